@@ -1,0 +1,15 @@
+//! Plain values that cross the ports: tokens, model descriptions, hidden states, logits, block ranges.
+
+mod block_range;
+mod hidden;
+mod logits;
+mod message;
+mod spec;
+mod swarm_map;
+
+pub use block_range::BlockRange;
+pub use hidden::{ElementType, Hidden};
+pub use logits::{LogitRow, Logits, Want};
+pub use message::{Message, Role};
+pub use spec::{ModelId, ModelSpec, TokenId};
+pub use swarm_map::{Hop, PeerId, ServerInfo, SwarmMap};

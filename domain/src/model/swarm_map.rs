@@ -1,0 +1,62 @@
+//! Who hosts which blocks: an immutable snapshot of a swarm.
+
+use std::{fmt, time::Duration};
+
+use super::BlockRange;
+
+/// A peer's name. Opaque to the domain.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub String);
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One server and what it offers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServerInfo {
+    /// Whom to dial.
+    pub peer: PeerId,
+    /// Blocks it hosts.
+    pub blocks: BlockRange,
+    /// One-token steps of one block it does in a second.
+    pub rps: f64,
+    /// Round trip to it; `None` where not measured yet.
+    pub rtt: Option<Duration>,
+    /// Tokens its KV cache can still take; `None` where it does not say.
+    pub free_tokens: Option<usize>,
+}
+
+/// Snapshot of a swarm: every server that can be dialled now.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SwarmMap {
+    /// In no particular order.
+    pub servers: Vec<ServerInfo>,
+}
+
+impl SwarmMap {
+    /// Blocks of `wanted` that no server hosts, in order.
+    #[must_use]
+    pub fn missing(&self, wanted: BlockRange) -> Vec<usize> {
+        (wanted.start()..wanted.end())
+            .filter(|b| !self.servers.iter().any(|s| s.blocks.start() <= *b && *b < s.blocks.end()))
+            .collect()
+    }
+}
+
+/// One leg of a route: these blocks at that peer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Hop {
+    /// Whom to dial.
+    pub peer: PeerId,
+    /// Which of its blocks to use.
+    pub blocks: BlockRange,
+}
+
+impl fmt::Display for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.blocks, self.peer)
+    }
+}

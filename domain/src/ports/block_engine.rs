@@ -1,0 +1,60 @@
+//! Transformer blocks on this machine, and sessions over them.
+
+use async_trait::async_trait;
+
+use super::PortError;
+use crate::model::{BlockRange, Hidden};
+
+/// What a session will need; memory for it is set aside when it opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionNeed {
+    /// Positions it may reach, at least 1.
+    pub max_length: usize,
+    /// Rows side by side, at least 1.
+    pub batch: usize,
+}
+
+/// Input of one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepInput {
+    /// Hidden states of shape `[batch, seq, width]` for the next `seq` positions.
+    pub hidden: Hidden,
+}
+
+/// Hosts transformer blocks of one model.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[async_trait]
+pub trait BlockEngine: Send + Sync {
+    /// The blocks it has.
+    fn hosted(&self) -> BlockRange;
+
+    /// Positions its KV cache can still take, over all hosted blocks, for batch 1.
+    fn free_tokens(&self) -> usize;
+
+    /// Opens a session over `range` and sets its KV cache aside. `InvalidInput` for a range that is not hosted or a
+    /// need of 0; `Capacity` where the cache has no room (nothing is set aside then).
+    async fn open(&self, range: BlockRange, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError>;
+}
+
+/// A KV cache over a run of blocks, wherever they are. Dropping it frees the cache, on every machine involved.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[async_trait]
+pub trait BlockSession: Send + Sync {
+    /// The blocks it runs through.
+    fn blocks(&self) -> BlockRange;
+
+    /// Positions confirmed: those of all steps that returned `Ok`, less what was rewound.
+    fn position(&self) -> usize;
+
+    /// Runs the next positions through the blocks and returns their hidden states, same shape.
+    ///
+    /// Any chunking of the same positions gives the same result within the dtype's tolerance. `Capacity` where the
+    /// step would pass `max_length`; `InvalidInput` for a wrong batch or width. A step that failed, or whose future
+    /// was dropped, MUST leave the session as if it had never been called, and MUST stop computing soon: at the
+    /// latest when the block it is in is done.
+    async fn step(&mut self, input: StepInput) -> Result<Hidden, PortError>;
+
+    /// Forgets all positions from `to` on. Rewinding and stepping again equals never having gone. `InvalidInput` where
+    /// `to` is beyond the position.
+    async fn rewind(&mut self, to: usize) -> Result<(), PortError>;
+}
