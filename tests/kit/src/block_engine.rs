@@ -1,0 +1,1 @@
+//! Contract of `block_engine`.

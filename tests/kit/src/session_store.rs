@@ -1,0 +1,1 @@
+//! Contract of `session_store`.
