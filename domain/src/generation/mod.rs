@@ -1,5 +1,13 @@
 //! From tokens to text: the loop, the sampler, stop sequences and incremental detokenising.
 
+mod detokenizer;
 mod request;
+mod sampler;
+mod stop;
+mod turn;
 
+pub use detokenizer::Detokenizer;
 pub use request::{Chunk, FinishReason, Sampling, StopRule};
+pub use sampler::Sampler;
+pub use stop::{Found, StopMatcher};
+pub use turn::{Conversation, Turn, TurnModel};

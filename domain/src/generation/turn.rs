@@ -1,0 +1,180 @@
+//! The loop: one token per [`Turn::next`].
+
+use std::{ops::DerefMut, sync::Arc};
+
+use super::{Chunk, Detokenizer, FinishReason, Sampler, Sampling, StopMatcher, StopRule};
+use crate::{
+    model::{Hidden, TokenId},
+    ports::{BlockSession, LocalModel, PortError, StepInput, Tokenizer},
+};
+
+/// The parts of a model that a turn talks to.
+#[derive(Clone)]
+pub struct TurnModel {
+    /// Text to tokens and back.
+    pub tokenizer: Arc<dyn Tokenizer>,
+    /// Embeddings and LM head.
+    pub local: Arc<dyn LocalModel>,
+}
+
+/// What was said so far, and the blocks' memory of it.
+pub struct Conversation {
+    /// Prompt and replies. The blocks know the first [`BlockSession::position`] of them.
+    pub tokens: Vec<TokenId>,
+    /// Of the last reply's tokens, how many have not been shown because their character is incomplete.
+    pub unread: usize,
+    /// Positions that `blocks` may reach.
+    pub max_length: usize,
+    /// KV cache over all blocks of the model.
+    pub blocks: Box<dyn BlockSession>,
+}
+
+/// One reply being written. Nothing is computed between calls of [`Turn::next`]; dropping the turn ends it, and the
+/// conversation keeps every token that was produced.
+pub struct Turn<C> {
+    model: TurnModel,
+    conversation: C,
+    sampler: Sampler,
+    text: Detokenizer,
+    stops: StopMatcher,
+    rule: StopRule,
+    /// Tokens that may still be produced.
+    left: usize,
+    prefill_chunk: usize,
+    computed: usize,
+    finished: bool,
+    /// Text before the first new token, due with the first chunk (the BOS token of an empty conversation).
+    begun: bool,
+}
+
+impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
+    /// Continues `conversation`, which has at least one token, by up to `new_tokens` tokens. `seed` is used where
+    /// `sampling` brings none.
+    ///
+    /// # Errors
+    /// `InvalidInput` where there is no token to continue, or a sampling parameter is out of range.
+    pub fn new(
+        model: TurnModel,
+        conversation: C,
+        (sampling, seed): (Sampling, u64),
+        rule: StopRule,
+        new_tokens: usize,
+        prefill_chunk: usize,
+    ) -> Result<Self, PortError> {
+        sampling.check()?;
+        if conversation.tokens.is_empty() {
+            return Err(PortError::invalid("there is no token to continue"));
+        }
+        Ok(Self {
+            sampler: Sampler::new(sampling, &conversation.tokens, seed),
+            text: Detokenizer::new(&conversation.tokens, conversation.unread, rule.skip_special),
+            stops: StopMatcher::new(rule.sequences.clone(), rule.include),
+            rule,
+            model,
+            conversation,
+            left: new_tokens.max(1),
+            prefill_chunk: prefill_chunk.max(1),
+            computed: 0,
+            finished: false,
+            begun: false,
+        })
+    }
+
+    /// Computes one token: a forward pass over everything the blocks have not seen, the logits of the last position, a
+    /// choice. `None` once a chunk with a finish reason has been returned. After an error, and after dropping the
+    /// future, it may be called again and goes on where it was.
+    ///
+    /// # Errors
+    /// Those of the ports.
+    pub async fn next(&mut self) -> Result<Option<Chunk>, PortError> {
+        if self.finished {
+            return Ok(None);
+        }
+        let start = self.start();
+        let (needed, max_length) = (self.conversation.tokens.len() - start, self.conversation.max_length);
+        if start + needed > max_length {
+            let reason = FinishReason::SessionFull { position: start, needed, max_length };
+            return self.chunk(None, Some(reason)).map(Some);
+        }
+        let hidden = self.feed(start).await?;
+        let logits = self.model.local.logits(hidden.last()?, self.sampler.want()).await?;
+        let row = logits.rows.into_iter().next_back();
+        let row = row.ok_or_else(|| PortError::internal("the LM head returned no logits"))?;
+        let token = self.sampler.pick(row)?;
+        self.conversation.tokens.push(token);
+        self.conversation.unread += 1;
+        self.left -= 1;
+        let ended = !self.rule.ignore_eos && self.model.local.spec().eos.contains(&token);
+        let reason = if ended {
+            Some(FinishReason::EndOfText(token))
+        } else if self.left == 0 {
+            Some(FinishReason::Length)
+        } else {
+            None
+        };
+        self.chunk(Some(token), reason).map(Some)
+    }
+
+    /// Positions run through the blocks so far.
+    #[must_use]
+    pub fn computed(&self) -> usize {
+        self.computed
+    }
+
+    /// The conversation being continued.
+    #[must_use]
+    pub fn conversation(&self) -> &C {
+        &self.conversation
+    }
+
+    /// Gives the conversation back.
+    pub fn conversation_mut(&mut self) -> &mut C {
+        &mut self.conversation
+    }
+
+    /// First position to run: the blocks' own, or one earlier where they know every token already (a reply was cut
+    /// between the blocks and the choice), since the last position's output is needed again.
+    fn start(&self) -> usize {
+        self.conversation.blocks.position().min(self.conversation.tokens.len() - 1)
+    }
+
+    /// Runs the tokens from `start` on through embeddings and blocks, a chunk at a time.
+    async fn feed(&mut self, start: usize) -> Result<Hidden, PortError> {
+        let Conversation { tokens, blocks, .. } = &mut *self.conversation;
+        if blocks.position() > start {
+            blocks.rewind(start).await?;
+        }
+        let mut last = None;
+        for chunk in tokens[start..].chunks(self.prefill_chunk) {
+            let hidden = self.model.local.embed(vec![chunk.to_vec()]).await?;
+            last = Some(blocks.step(StepInput { hidden }).await?);
+            self.computed += chunk.len();
+        }
+        last.ok_or_else(|| PortError::internal("nothing was fed to the blocks"))
+    }
+
+    /// Makes the chunk that shows `token`, and decides what text may go out with it.
+    fn chunk(&mut self, token: Option<TokenId>, reason: Option<FinishReason>) -> Result<Chunk, PortError> {
+        let tokenizer = &*self.model.tokenizer;
+        let mut fresh = String::new();
+        if !self.begun {
+            self.begun = true;
+            fresh += &self.text.advance(tokenizer)?;
+        }
+        if let Some(token) = token {
+            fresh += &self.text.push(tokenizer, token)?;
+        }
+        if matches!(reason, Some(FinishReason::EndOfText(_))) {
+            fresh += &self.text.finish(tokenizer)?;
+        }
+        let (text, finish) = match self.stops.push(&fresh) {
+            Ok(text) if reason.is_some() => (text + &self.stops.finish(), reason),
+            Ok(text) => (text, None),
+            Err(found) => (found.text, Some(FinishReason::StopSequence(found.sequence))),
+        };
+        let stopped = matches!(finish, Some(FinishReason::StopSequence(_)));
+        self.conversation.unread = if stopped { 0 } else { self.text.unread() };
+        self.finished = finish.is_some();
+        Ok(Chunk { text, tokens: token.into_iter().collect(), finish })
+    }
+}
