@@ -1,1 +1,12 @@
-//! routing
+//! From a map of servers to hidden states out of the last block: the route, the hops joined, and what happens when a
+//! server fails.
+
+mod bans;
+mod chain;
+mod in_process;
+mod plan;
+
+pub use bans::Bans;
+pub use chain::Chain;
+pub use in_process::InProcessSwarm;
+pub use plan::{NoRoute, plan};

@@ -1,0 +1,53 @@
+//! A swarm of one: the block engine of this very process. The generation path does not know the difference.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{
+    model::{Hop, ModelId, PeerId, ServerInfo, SwarmMap},
+    ports::{BlockEngine, BlockSession, FaultKind, PortError, RemoteSwarm, SessionNeed},
+};
+
+/// Serves one model's blocks from an engine in this process.
+pub struct InProcessSwarm {
+    model: ModelId,
+    engine: Arc<dyn BlockEngine>,
+}
+
+impl InProcessSwarm {
+    /// A swarm whose only server is `engine`.
+    #[must_use]
+    pub fn new(model: ModelId, engine: Arc<dyn BlockEngine>) -> Self {
+        Self { model, engine }
+    }
+
+    fn peer() -> PeerId {
+        PeerId("in-process".to_owned())
+    }
+}
+
+#[async_trait]
+impl RemoteSwarm for InProcessSwarm {
+    async fn map(&self, model: &ModelId) -> Result<Arc<SwarmMap>, PortError> {
+        if *model != self.model {
+            let text = format!("this process hosts {}, not {model}", self.model);
+            return Err(PortError::new(FaultKind::NotFound, text));
+        }
+        let server = ServerInfo {
+            peer: Self::peer(),
+            blocks: self.engine.hosted(),
+            rps: 1000.0,
+            rtt: Some(Duration::ZERO),
+            free_tokens: Some(self.engine.free_tokens()),
+        };
+        Ok(Arc::new(SwarmMap { servers: vec![server] }))
+    }
+
+    async fn dial(&self, hop: Hop, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
+        if hop.peer != Self::peer() {
+            return Err(PortError::new(FaultKind::Unavailable, format!("{} is not in this process", hop.peer)));
+        }
+        self.engine.open(hop.blocks, need).await
+    }
+}
