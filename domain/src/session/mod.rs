@@ -1,7 +1,19 @@
 //! Conversations: opening, continuing, closing, expiry, limits.
 
+mod catalogue;
+mod continuation;
+mod core;
 mod error;
+mod gate;
+mod meter;
+mod reply;
 mod request;
+mod service;
+mod table;
 
+pub use catalogue::{Catalogue, ModelEntry, ModelState};
 pub use error::ReplyError;
+pub use meter::{Meter, MeterReading};
+pub use reply::Reply;
 pub use request::{Ambient, Length, Limits, Prompt, Readiness, ReplyRequest, Usage};
+pub use service::SessionService;

@@ -1,0 +1,93 @@
+//! A reply being written, with its place at the door and in its session.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use super::{ReplyError, Usage, continuation::Undo, core::Core, gate::Pass, service::SessionService, table::Seat};
+use crate::{
+    generation::{Chunk, Turn},
+    model::ModelId,
+    ports::FaultKind,
+};
+
+/// A reply being written, one chunk a call. Dropping it stops the compute, frees its place, and leaves its session with
+/// every token that was produced.
+pub struct Reply {
+    core: Arc<Core>,
+    model: ModelId,
+    turn: Turn<Seat>,
+    usage: Usage,
+    undo: Undo,
+    _pass: Pass,
+}
+
+impl Reply {
+    pub(super) fn new(
+        core: Arc<Core>,
+        model: ModelId,
+        turn: Turn<Seat>,
+        (cached, undo): (usize, Undo),
+        pass: Pass,
+    ) -> Self {
+        let usage =
+            Usage { prompt_tokens: turn.conversation().tokens.len(), cached_tokens: cached, ..Usage::default() };
+        core.meter.turns_started.fetch_add(1, Relaxed);
+        core.meter.prompt_tokens_cached.fetch_add(cached as u64, Relaxed);
+        Self { core, model, turn, usage, undo, _pass: pass }
+    }
+
+    /// The next token's chunk; `None` after the one that carried a finish reason.
+    ///
+    /// # Errors
+    /// What went wrong at a port. The session keeps what was produced; the call may be repeated.
+    pub async fn next(&mut self) -> Result<Option<Chunk>, ReplyError> {
+        let chunk = loop {
+            let chunk = self.turn.next().await;
+            self.count(chunk.as_ref().is_ok_and(|c| c.as_ref().is_some_and(|c| !c.tokens.is_empty())));
+            match chunk {
+                // The cache is full: the session that was idle for longest gives up its part and is replayed later.
+                Err(fault) if fault.kind() == FaultKind::Capacity && self.core.evict_idle() => {}
+                chunk => break chunk?,
+            }
+        };
+        if chunk.as_ref().is_some_and(|c| c.finish.is_some())
+            && let Some(live) = self.turn.conversation_mut().live()
+        {
+            SessionService::save(&self.core, live).await?;
+        }
+        Ok(chunk)
+    }
+
+    /// Counts so far; final once the last chunk is out.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// Who is speaking.
+    #[must_use]
+    pub fn model(&self) -> &ModelId {
+        &self.model
+    }
+
+    fn count(&mut self, token: bool) {
+        let computed = self.turn.computed() - self.usage.computed_tokens;
+        self.usage.computed_tokens += computed;
+        self.core.meter.tokens_computed.fetch_add(computed as u64, Relaxed);
+        if token {
+            self.usage.new_tokens += 1;
+            self.core.meter.tokens_generated.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        let now = (self.core.ambient.now)();
+        if self.usage.new_tokens == 0 {
+            self.undo.apply(self.turn.conversation_mut());
+        }
+        if let Seat::Shared(_, entry) = self.turn.conversation() {
+            entry.last_used.store(now.0, Relaxed);
+        }
+    }
+}

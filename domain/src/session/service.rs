@@ -1,0 +1,180 @@
+//! The front door of the domain: sessions are opened and closed here, and replies asked for.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use uuid::Uuid;
+
+use super::{
+    Ambient, Catalogue, Limits, Meter, ModelState, Readiness, Reply, ReplyError, ReplyRequest,
+    continuation::{Continuation, Undo},
+    core::{Core, missing_blocks},
+    table::{Live, Seat},
+};
+use crate::{
+    generation::{Turn, TurnModel},
+    model::ModelId,
+    ports::{FaultKind, PortError, SessionRecord, SessionStore, Timestamp},
+};
+
+/// Expired sessions looked for at a time.
+const SWEEP: usize = 256;
+
+/// Opens, continues, closes and forgets conversations.
+pub struct SessionService {
+    core: Arc<Core>,
+}
+
+impl SessionService {
+    /// A service over `catalogue`, its sessions kept in `store`.
+    #[must_use]
+    pub fn new(catalogue: Catalogue, store: Arc<dyn SessionStore>, limits: Limits, ambient: Ambient) -> Self {
+        Self { core: Arc::new(Core::new(catalogue, store, limits, ambient)) }
+    }
+
+    /// The models offered.
+    #[must_use]
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.core.catalogue
+    }
+
+    /// The bounds in force.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.core.limits
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.core.meter
+    }
+
+    /// Opens a session for `max_length` positions and returns its name. Nothing is computed or set aside yet.
+    ///
+    /// # Errors
+    /// An unknown model, a length that is not allowed, too many sessions, a store that fails.
+    pub async fn open(&self, model: Option<ModelId>, max_length: Option<usize>) -> Result<Uuid, ReplyError> {
+        let core = &self.core;
+        let speaker = core.speaker(model.as_ref().unwrap_or(core.catalogue.default_id()))?;
+        let limit = core.longest(&speaker.spec);
+        let max_length = max_length.unwrap_or(core.limits.default_length.min(limit));
+        if max_length == 0 {
+            return Err(PortError::invalid("max_length must be at least 1, got 0").into());
+        }
+        if max_length > limit {
+            return Err(ReplyError::LengthNotAllowed { asked: max_length, limit, model: speaker.spec.id.clone() });
+        }
+        let now = (core.ambient.now)();
+        let record = SessionRecord {
+            id: core.new_id(),
+            model: speaker.spec.id.clone(),
+            max_length,
+            tokens: Vec::new(),
+            expires: now.after(core.limits.idle),
+            version: 0,
+        };
+        let id = record.id;
+        self.sweep().await;
+        match core.store.create(record, now, core.limits.max_sessions).await {
+            Ok(()) => Ok(id),
+            Err(fault) if fault.kind() == FaultKind::Capacity => {
+                Err(ReplyError::TooManySessions { max: core.limits.max_sessions })
+            }
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
+    /// Closes a session; whether there was one. A reply that is being written in it is not interrupted.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub async fn close(&self, id: Uuid) -> Result<bool, ReplyError> {
+        self.core.table.remove(id);
+        Ok(self.core.store.delete(id).await?)
+    }
+
+    /// Begins a reply: waits for its session and its turn, and checks all that can be checked before computing.
+    ///
+    /// # Errors
+    /// See [`ReplyError`].
+    pub async fn reply(&self, request: ReplyRequest) -> Result<Reply, ReplyError> {
+        request.sampling.check()?;
+        let core = &self.core;
+        let admission = core.gate.admit()?;
+        let (mut seat, speaker) = match request.session {
+            Some(id) => core.sit(id, request.model.as_ref()).await?,
+            None => core.stand(request.model.as_ref())?,
+        };
+        let prompt = Continuation::of(&speaker, &seat, &request.prompt).await?;
+        let new_tokens = core.new_tokens(&speaker.spec, &seat, &prompt, request.length)?;
+        let pass = admission.turn().await?;
+        if let Seat::Own(conversation) = &mut seat {
+            // Now that it is known, set aside exactly what this reply can need.
+            **conversation = core.conversation(&speaker, prompt.total() + new_tokens);
+        }
+        let undo = Undo::of(&seat, &prompt);
+        let cached = prompt.apply(&mut seat).await?;
+        let model = TurnModel { tokenizer: speaker.entry.tokenizer.clone(), local: speaker.entry.local.clone() };
+        let sampling = (request.sampling, (core.ambient.random)());
+        let turn = Turn::new(model, seat, sampling, request.stop, new_tokens, core.limits.prefill_chunk)?;
+        Ok(Reply::new(core.clone(), speaker.spec.id.clone(), turn, (cached, undo), pass))
+    }
+
+    /// For every model, whether it can answer now.
+    pub async fn readiness(&self) -> Vec<Readiness> {
+        let mut all = Vec::new();
+        for (id, state) in self.core.catalogue.states() {
+            let missing = match state {
+                ModelState::Loading => Some("it is still being loaded".to_owned()),
+                ModelState::Failed(reason) => Some(format!("it could not be loaded: {reason}")),
+                ModelState::Loaded(entry) => missing_blocks(&entry).await,
+            };
+            all.push(Readiness { model: id.clone(), missing });
+        }
+        all
+    }
+
+    /// Forgets expired sessions and stores what has not been stored. To be called every few seconds.
+    pub async fn sweep(&self) {
+        let core = &self.core;
+        for (id, entry) in core.table.rows() {
+            let Ok(mut live) = entry.live.clone().try_lock_owned() else { continue };
+            let Some(live) = live.as_mut().filter(|live| live.dirty) else { continue };
+            live.record.expires = Timestamp(entry.last_used.load(Relaxed)).after(core.limits.idle);
+            if let Err(fault) = Self::write(core, live).await {
+                tracing::warn!(session = %id, error = %fault, "a session could not be stored");
+            }
+        }
+        match core.store.expired((core.ambient.now)(), SWEEP).await {
+            Ok(ids) => {
+                for id in ids {
+                    core.forget_expired(id).await;
+                }
+            }
+            Err(fault) => tracing::warn!(error = %fault, "expired sessions could not be listed"),
+        }
+    }
+
+    /// Stores a session whose reply has just ended; its time to live counts from now.
+    pub(super) async fn save(core: &Core, live: &mut Live) -> Result<(), ReplyError> {
+        live.record.expires = (core.ambient.now)().after(core.limits.idle);
+        match Self::write(core, live).await {
+            Ok(()) => Ok(()),
+            // Closed while its reply was being written, or continued by another replica: this copy has no future.
+            Err(fault) if matches!(fault.kind(), FaultKind::NotFound | FaultKind::Conflict) => {
+                tracing::debug!(session = %live.record.id, error = %fault, "a session ended under its reply");
+                core.table.remove(live.record.id);
+                live.dirty = false;
+                Ok(())
+            }
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
+    async fn write(core: &Core, live: &mut Live) -> Result<(), PortError> {
+        let record = SessionRecord { tokens: live.conversation.tokens.clone(), ..live.record.clone() };
+        live.record.version = core.store.save(record).await?;
+        live.dirty = false;
+        Ok(())
+    }
+}
