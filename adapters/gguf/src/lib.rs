@@ -43,6 +43,15 @@ impl Gguf {
     /// # Errors
     /// Names the part of the file that is cut short, contradicts the format or is not supported.
     pub fn parse(bytes: &[u8]) -> Result<Self, GgufError> {
+        Self::parse_head(bytes, bytes.len())
+    }
+
+    /// Reads the first bytes of a file that is `len` bytes long, for callers that need no tensor data.
+    ///
+    /// # Errors
+    /// As [`Gguf::parse`]; [`GgufError::Truncated`] also where `bytes` ends before the data section begins: try again
+    /// with more of the file.
+    pub fn parse_head(bytes: &[u8], len: usize) -> Result<Self, GgufError> {
         let mut reader = Reader::new(bytes);
         if reader.take(4, "the magic").ok() != Some(b"GGUF") {
             return Err(GgufError::Magic);
@@ -57,10 +66,8 @@ impl Gguf {
         let alignment = alignment(&metadata)?;
         let entries = (0..tensors).map(|_| Entry::read(&mut reader)).collect::<Result<Vec<_>, _>>()?;
         let base = reader.at().checked_next_multiple_of(alignment).unwrap_or(usize::MAX);
-        let tensors = entries
-            .into_iter()
-            .map(|entry| entry.place(base, alignment, bytes.len()))
-            .collect::<Result<Vec<_>, _>>()?;
+        let tensors =
+            entries.into_iter().map(|entry| entry.place(base, alignment, len)).collect::<Result<Vec<_>, _>>()?;
         let by_name = sort_by_name(&tensors)?;
         Ok(Self { metadata, tensors, by_name })
     }

@@ -102,6 +102,14 @@ fn everything_written_is_read() {
 }
 
 #[test]
+fn the_head_of_a_file_is_enough() {
+    let bytes = small().bytes();
+    let head = bytes.len() - 84;
+    assert_eq!(Gguf::parse_head(&bytes[..head], bytes.len()), Gguf::parse(&bytes));
+    assert!(matches!(Gguf::parse_head(&bytes[..head / 2], bytes.len()), Err(GgufError::Truncated { .. })));
+}
+
+#[test]
 fn alignment_is_honoured() {
     let file = File::default().typed("general.alignment", 4, &64u32.to_le_bytes()).tensor("t", &[1], 0, 0);
     let mut bytes = file.bytes();

@@ -1,0 +1,3 @@
+//! The adapter as its users see it.
+
+mod smollm2;
