@@ -8,3 +8,5 @@ pub mod model;
 pub mod ports;
 pub mod routing;
 pub mod session;
+#[cfg(test)]
+pub(crate) mod testing;

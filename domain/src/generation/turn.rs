@@ -178,3 +178,6 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         Ok(Chunk { text, tokens: token.into_iter().collect(), finish })
     }
 }
+
+#[cfg(test)]
+mod tests;

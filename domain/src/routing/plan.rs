@@ -4,6 +4,8 @@ use crate::model::{BlockRange, Hop, PeerId, ServerInfo, SwarmMap};
 
 /// Assumed where a server has not been pinged yet.
 const UNKNOWN_RTT_S: f64 = 0.05;
+/// Every hop costs at least this, so that a server is not asked twice in a row for what it can do at once.
+const HOP_S: f64 = 1e-4;
 /// Added for a server that says its cache has no room: the last resort before no route at all.
 const NO_ROOM_S: f64 = 10.0;
 
@@ -63,7 +65,7 @@ fn hop_cost(server: &ServerInfo, blocks: usize, tokens: usize) -> f64 {
     let rtt = server.rtt.map_or(UNKNOWN_RTT_S, |rtt| rtt.as_secs_f64());
     let speed = if server.rps.is_finite() && server.rps > 0.0 { server.rps } else { 1.0 };
     let full = server.free_tokens.is_some_and(|free| free < tokens);
-    rtt + blocks as f64 / speed + if full { NO_ROOM_S } else { 0.0 }
+    HOP_S + rtt + blocks as f64 / speed + if full { NO_ROOM_S } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -94,6 +96,11 @@ mod tests {
         let servers = vec![server("a", 0, 4, 100.0, 5), server("b", 0, 2, 1000.0, 30), server("c", 2, 4, 1000.0, 30)];
         assert_eq!(route(servers.clone(), 4, &[]).unwrap(), "0:4@a");
         assert_eq!(route(servers, 4, &["a"]).unwrap(), "0:2@b 2:4@c");
+    }
+
+    #[test]
+    fn a_server_is_asked_once_for_all_it_has() {
+        assert_eq!(route(vec![server("here", 0, 9, 1000.0, 0)], 9, &[]).unwrap(), "0:9@here");
     }
 
     #[test]

@@ -178,3 +178,6 @@ impl SessionService {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,324 @@
+//! The service over mocked neighbours: a store that replicas share, a clock that is moved by hand.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use super::*;
+use crate::{
+    generation::{FinishReason, Sampling, StopRule},
+    model::{Message, Role},
+    routing::InProcessSwarm,
+    session::{Length, ModelEntry, Prompt, Usage},
+    testing::{self, Ledger},
+};
+
+struct House {
+    ledger: Arc<Ledger>,
+    clock: Arc<AtomicU64>,
+    records: Arc<Mutex<HashMap<Uuid, SessionRecord>>>,
+    service: SessionService,
+}
+
+fn limits() -> Limits {
+    Limits { max_sessions: 3, default_length: 64, max_length: 128, concurrent: 2, queue: 1, ..Limits::default() }
+}
+
+fn house() -> House {
+    replica(&Arc::default(), &Arc::new(AtomicU64::new(1_000_000)), 9)
+}
+
+fn replica(records: &Arc<Mutex<HashMap<Uuid, SessionRecord>>>, clock: &Arc<AtomicU64>, room: usize) -> House {
+    let ledger = Arc::<Ledger>::default();
+    let entry = |id: &str| ModelEntry {
+        tokenizer: Arc::new(testing::tokenizer()),
+        local: Arc::new(testing::local(testing::spec(id), testing::letter)),
+        swarm: Arc::new(InProcessSwarm::new(id.into(), Arc::new(testing::engine(&ledger, room)))),
+    };
+    let catalogue = Catalogue::new(vec![entry("m"), entry("other")], "m".into()).unwrap();
+    let store = Arc::new(testing::store(records));
+    let service = SessionService::new(catalogue, store, limits(), testing::ambient(clock));
+    House { ledger, clock: clock.clone(), records: records.clone(), service }
+}
+
+fn asking(session: Option<Uuid>, prompt: Prompt, length: Length) -> ReplyRequest {
+    ReplyRequest { model: None, session, prompt, length, sampling: Sampling::greedy(), stop: StopRule::default() }
+}
+
+fn text(text: &str) -> Prompt {
+    Prompt::Text(text.to_owned())
+}
+
+impl House {
+    async fn say(&self, request: ReplyRequest) -> Result<(String, Usage, FinishReason), ReplyError> {
+        let mut reply = self.service.reply(request).await?;
+        let mut text = String::new();
+        loop {
+            let chunk = reply.next().await?.expect("a finish reason comes first");
+            text += &chunk.text;
+            if let Some(reason) = chunk.finish {
+                return Ok((text, reply.usage(), reason));
+            }
+        }
+    }
+
+    async fn refusal(&self, request: ReplyRequest) -> String {
+        self.say(request).await.unwrap_err().to_string()
+    }
+
+    fn pass(&self, time: Duration) {
+        self.clock.fetch_add(u64::try_from(time.as_millis()).unwrap(), SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_session_continued_says_what_one_call_says_and_computes_nothing_twice() {
+    let house = house();
+    let (whole, usage, _) = house.say(asking(None, text("the prompt"), Length::NewTokens(9))).await.unwrap();
+    assert_eq!(usage, Usage { prompt_tokens: 10, cached_tokens: 0, computed_tokens: 18, new_tokens: 9 });
+
+    let session = Some(house.service.open(None, None).await.unwrap());
+    let first = house.say(asking(session, text("the prompt"), Length::NewTokens(3))).await.unwrap();
+    let second = house.say(asking(session, Prompt::Nothing, Length::NewTokens(2))).await.unwrap();
+    let third = house.say(asking(session, Prompt::Nothing, Length::Total(19))).await.unwrap();
+    assert_eq!(first.0 + &second.0 + &third.0, whole);
+    assert_eq!(second.1, Usage { prompt_tokens: 13, cached_tokens: 12, computed_tokens: 2, new_tokens: 2 });
+    assert_eq!(third.1, Usage { prompt_tokens: 15, cached_tokens: 14, computed_tokens: 4, new_tokens: 4 });
+    assert_eq!(house.service.meter().snapshot().tokens_computed, 36);
+    assert_eq!(house.ledger.stepped.load(SeqCst), 36);
+}
+
+#[tokio::test]
+async fn text_given_later_is_appended() {
+    let house = house();
+    let session = Some(house.service.open(None, None).await.unwrap());
+    let first = house.say(asking(session, text("ab"), Length::NewTokens(2))).await.unwrap().0;
+    let second = house.say(asking(session, text("cd"), Length::NewTokens(2))).await.unwrap().0;
+    let at_once = house.say(asking(None, text(&format!("ab{first}cd")), Length::NewTokens(2))).await.unwrap().0;
+    assert_eq!(second, at_once);
+}
+
+#[tokio::test]
+async fn nothing_at_all_starts_from_the_start_token_which_is_shown() {
+    let house = house();
+    let (reply, usage, _) = house.say(asking(None, Prompt::Nothing, Length::Total(4))).await.unwrap();
+    assert!(reply.starts_with("<s>") && reply.len() == 3 + 4, "{reply}");
+    assert_eq!(usage.new_tokens, 4);
+}
+
+#[tokio::test]
+async fn a_chat_reuses_the_prefix_it_shares_with_what_was_said() {
+    let house = house();
+    let session = Some(house.service.open(None, Some(128)).await.unwrap());
+    let message = |role, content: &str| Message { role, content: content.to_owned() };
+    let mut chat = vec![message(Role::User, "hello")];
+    let first = house.say(asking(session, Prompt::Chat(chat.clone()), Length::NewTokens(3))).await.unwrap();
+    chat.extend([message(Role::Assistant, &first.0), message(Role::User, "more")]);
+    let second = house.say(asking(session, Prompt::Chat(chat.clone()), Length::NewTokens(3))).await.unwrap();
+    assert_eq!(second.1.cached_tokens, first.1.prompt_tokens + 2, "all but the last token of the first reply");
+    let alone = house.say(asking(None, Prompt::Chat(chat.clone()), Length::NewTokens(3))).await.unwrap();
+    assert_eq!(second.0, alone.0);
+    // An edit of the first message goes back to where the texts part.
+    chat[0].content = "help!".into();
+    let edited = house.say(asking(session, Prompt::Chat(chat), Length::NewTokens(3))).await.unwrap();
+    assert_eq!(edited.1.cached_tokens, "User:hel".len());
+}
+
+#[tokio::test]
+async fn sessions_expire_after_their_last_reply() {
+    let house = house();
+    let id = house.service.open(None, None).await.unwrap();
+    for _ in 0..3 {
+        house.pass(Duration::from_secs(299));
+        house.say(asking(Some(id), text("a"), Length::NewTokens(1))).await.unwrap();
+    }
+    house.pass(Duration::from_secs(300));
+    let refusal = house.refusal(asking(Some(id), text("a"), Length::NewTokens(1))).await;
+    assert_eq!(refusal, format!("Session {} expired or does not exist", id.simple()));
+    assert_eq!(house.ledger.open.load(SeqCst), 0, "its cache is free");
+    assert!(house.records.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn sweeping_frees_what_expired_and_nothing_else() {
+    let house = house();
+    let old = house.service.open(None, None).await.unwrap();
+    house.say(asking(Some(old), text("a"), Length::NewTokens(1))).await.unwrap();
+    house.pass(Duration::from_secs(200));
+    let young = house.service.open(None, None).await.unwrap();
+    let mut running = house.service.reply(asking(Some(young), text("a"), Length::NewTokens(9))).await.unwrap();
+    running.next().await.unwrap();
+    house.pass(Duration::from_secs(1000));
+    house.service.sweep().await;
+    assert_eq!(house.records.lock().unwrap().keys().collect::<Vec<_>>(), [&young], "a running session is not expired");
+    drop(running);
+    house.pass(Duration::from_secs(299));
+    house.service.sweep().await;
+    assert!(house.say(asking(Some(young), Prompt::Nothing, Length::NewTokens(1))).await.is_ok());
+    assert_eq!(house.service.meter().snapshot().sessions_live, 1);
+}
+
+#[tokio::test]
+async fn closing_forgets_and_an_unknown_session_is_no_fault_to_close() {
+    let house = house();
+    let id = house.service.open(None, None).await.unwrap();
+    house.say(asking(Some(id), text("a"), Length::NewTokens(1))).await.unwrap();
+    assert!(house.service.close(id).await.unwrap());
+    assert!(!house.service.close(id).await.unwrap());
+    assert_eq!(house.ledger.open.load(SeqCst), 0);
+    assert!(house.refusal(asking(Some(id), text("a"), Length::NewTokens(1))).await.contains("does not exist"));
+}
+
+#[tokio::test]
+async fn there_are_so_many_sessions_and_no_more() {
+    let house = house();
+    for _ in 0..3 {
+        house.service.open(None, None).await.unwrap();
+    }
+    let refusal = house.service.open(None, None).await.unwrap_err();
+    assert_eq!(refusal.to_string(), "Too many opened inference sessions (max 3), please come back later");
+    house.pass(Duration::from_secs(300));
+    assert!(house.service.open(None, None).await.is_ok());
+}
+
+#[tokio::test]
+async fn lengths_that_cannot_be_are_refused_before_anything_is_computed() {
+    let house = house();
+    let refusal = async |prompt: &str, length| house.refusal(asking(None, text(prompt), length)).await;
+    assert_eq!(refusal("abc", Length::Total(3)).await, "Provided max_length is less than prefix size: 3 < 3");
+    assert_eq!(
+        refusal("abc", Length::NewTokens(usize::MAX)).await,
+        format!("Maximum length exceeded: prefix 0 + current {} exceeds pre-allocated maximum 128", usize::MAX)
+    );
+    assert!(refusal(&"a".repeat(200), Length::Rest).await.contains("prefix 0 + current 200 exceeds"));
+    assert!(refusal("", Length::NewTokens(1)).await.contains("must not be empty"));
+    assert_eq!(
+        house.service.open(None, Some(129)).await.unwrap_err().to_string(),
+        "max_length 129 is more than this server allows for m: at most 128"
+    );
+    assert!(house.service.open(None, Some(0)).await.is_err());
+    assert_eq!(house.ledger.stepped.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_session_that_runs_full_keeps_what_it_said_and_then_refuses() {
+    let house = house();
+    let session = Some(house.service.open(None, Some(8)).await.unwrap());
+    let (said, _, reason) = house.say(asking(session, text("12345"), Length::NewTokens(50))).await.unwrap();
+    assert_eq!(said.len(), 4);
+    assert_eq!(reason, FinishReason::SessionFull { position: 8, needed: 1, max_length: 8 });
+    let refusal = house.refusal(asking(session, text("abc"), Length::NewTokens(1))).await;
+    assert_eq!(refusal, "Maximum length exceeded: prefix 8 + current 4 exceeds pre-allocated maximum 8");
+}
+
+#[tokio::test]
+async fn one_model_a_session_and_unknown_models_are_named() {
+    let house = house();
+    let session = Some(house.service.open(Some("other".into()), None).await.unwrap());
+    let mut request = asking(session, text("a"), Length::NewTokens(1));
+    request.model = Some("m".into());
+    assert_eq!(house.refusal(request).await, "the session was opened for model other, not m");
+    let mut reply = house.service.reply(asking(session, text("a"), Length::NewTokens(1))).await.unwrap();
+    assert_eq!(reply.model(), &"other".into());
+    reply.next().await.unwrap();
+    assert!(house.service.open(Some("x".into()), None).await.unwrap_err().to_string().contains("there is: m, other"));
+}
+
+#[tokio::test]
+async fn a_dropped_reply_keeps_its_tokens_and_one_without_tokens_never_was() {
+    let house = house();
+    let whole = house.say(asking(None, text("abc"), Length::NewTokens(6))).await.unwrap().0;
+    let session = Some(house.service.open(None, None).await.unwrap());
+    drop(house.service.reply(asking(session, text("abc"), Length::NewTokens(6))).await.unwrap());
+    let mut reply = house.service.reply(asking(session, text("abc"), Length::NewTokens(6))).await.unwrap();
+    let mut said = String::new();
+    for _ in 0..2 {
+        said += &reply.next().await.unwrap().unwrap().text;
+    }
+    drop(reply);
+    assert_eq!(house.service.meter().snapshot().turns_running, 0);
+    said += &house.say(asking(session, Prompt::Nothing, Length::NewTokens(4))).await.unwrap().0;
+    assert_eq!(said, whole);
+}
+
+#[tokio::test]
+async fn too_many_requests_are_turned_away_at_once() {
+    let house = house();
+    let request = || asking(None, text("a"), Length::NewTokens(1));
+    let first = house.service.reply(request()).await.unwrap();
+    let _second = house.service.reply(request()).await.unwrap();
+    let mut third = Box::pin(house.service.reply(request()));
+    assert!(futures_util::poll!(third.as_mut()).is_pending());
+    assert!(
+        house.refusal(request()).await.starts_with("the server is busy: 2 replies are being written and 1 are waiting")
+    );
+    drop(first);
+    assert!(third.await.is_ok());
+}
+
+#[tokio::test]
+async fn calls_on_one_session_queue_for_its_lock() {
+    let house = house();
+    let session = Some(house.service.open(None, None).await.unwrap());
+    let mut first = house.service.reply(asking(session, text("ab"), Length::NewTokens(2))).await.unwrap();
+    let mut second = Box::pin(house.say(asking(session, Prompt::Nothing, Length::NewTokens(2))));
+    assert!(futures_util::poll!(second.as_mut()).is_pending());
+    let mut said = String::new();
+    while let Some(chunk) = first.next().await.unwrap() {
+        said += &chunk.text;
+    }
+    drop(first);
+    said += &second.await.unwrap().0;
+    assert_eq!(said, house.say(asking(None, text("ab"), Length::NewTokens(4))).await.unwrap().0);
+}
+
+#[tokio::test]
+async fn a_full_cache_takes_the_room_of_idle_sessions_which_are_replayed_later() {
+    let house = replica(&Arc::default(), &Arc::new(AtomicU64::new(0)), 1);
+    let mut sessions = Vec::new();
+    for _ in 0..2 {
+        sessions.push(Some(house.service.open(None, None).await.unwrap()));
+    }
+    let whole = async |at: usize, prompt: &str| {
+        let first = house.say(asking(sessions[at], text(prompt), Length::NewTokens(2))).await.unwrap();
+        house.pass(Duration::from_secs(1));
+        first.0
+    };
+    let a = whole(0, "abc").await;
+    whole(1, "xyz").await;
+    let more = house.say(asking(sessions[0], Prompt::Nothing, Length::NewTokens(2))).await.unwrap();
+    assert_eq!(more.1.cached_tokens, 0, "its cache had to go");
+    drop(house.service.close(sessions[0].unwrap()).await);
+    let alone = house.say(asking(None, text("abc"), Length::NewTokens(4))).await.unwrap().0;
+    assert_eq!(a + &more.0, alone);
+}
+
+#[tokio::test]
+async fn another_replica_continues_a_session_from_the_store() {
+    let (records, clock) = (Arc::default(), Arc::new(AtomicU64::new(0)));
+    let here = replica(&records, &clock, 9);
+    let there = replica(&records, &clock, 9);
+    let session = Some(here.service.open(None, None).await.unwrap());
+    let mut said = here.say(asking(session, text("abc"), Length::NewTokens(2))).await.unwrap().0;
+    said += &there.say(asking(session, Prompt::Nothing, Length::NewTokens(2))).await.unwrap().0;
+    let (back, usage, _) = here.say(asking(session, Prompt::Nothing, Length::NewTokens(2))).await.unwrap();
+    assert_eq!(usage.cached_tokens, 4, "what it knew before is still in its cache");
+    let whole = here.say(asking(None, text("abc"), Length::NewTokens(6))).await.unwrap().0;
+    assert_eq!(said + &back, whole);
+}
+
+#[tokio::test]
+async fn readiness_names_what_is_missing() {
+    let house = house();
+    assert!(house.service.readiness().await.iter().all(|r| r.missing.is_none()));
+    let catalogue = house.service.catalogue();
+    catalogue.set(&"m".into(), ModelState::Loading);
+    catalogue.set(&"other".into(), ModelState::Failed("no such file".into()));
+    let missing: Vec<_> = house.service.readiness().await.into_iter().map(|r| r.missing.unwrap()).collect();
+    assert_eq!(missing, ["it is still being loaded", "it could not be loaded: no such file"]);
+}
