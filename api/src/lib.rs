@@ -1,1 +1,26 @@
-//! .
+//! How people reach Corolla: HTTP endpoints, their OpenAPI description, and the page.
+//!
+//! A handler parses, calls the domain, and maps what comes back; it decides nothing. `/api/v1` is the API of the first
+//! clients, `/v1/chat/completions` the one that OpenAI's clients speak, and the page talks to both like any stranger.
+
+mod body;
+mod chat;
+mod error;
+mod fault;
+mod front;
+mod models;
+mod operation;
+mod page;
+mod reply;
+mod routes;
+mod server;
+mod settings;
+mod spec;
+mod v1;
+
+#[cfg(test)]
+mod stage;
+
+pub use routes::{openapi_yaml, routes};
+pub use server::serve;
+pub use settings::ApiSettings;

@@ -1,0 +1,283 @@
+//! From the JSON of a chat request to a request for the domain.
+
+use corolla_domain::{
+    generation::{Sampling, StopRule},
+    model::{Message, ModelId, Role},
+    session::{Length, Prompt, ReplyRequest},
+};
+use poem::http::StatusCode;
+use serde_json::Value;
+
+use super::fields::{Fields, kind};
+use crate::{error::Fault, v1};
+
+/// Stop texts that one request may bring.
+pub(super) const MAX_STOPS: usize = 16;
+
+/// What is asked for.
+#[derive(Debug)]
+pub(super) struct ChatAsk {
+    /// For the domain.
+    pub(super) request: ReplyRequest,
+    /// How to stream; `None` for a reply in one piece.
+    pub(super) stream: Option<StreamOptions>,
+}
+
+/// How to stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StreamOptions {
+    /// Whether a last chunk carries the counts.
+    pub(super) include_usage: bool,
+}
+
+impl ChatAsk {
+    /// Reads the request. Members that nobody knows are passed over; known ones that this server cannot honour are
+    /// refused by name, since a reply without them would be a wrong one.
+    pub(super) fn read(body: &Value) -> Result<Self, Fault> {
+        let Value::Object(members) = body else {
+            return Err(Fault::invalid("body", format!("the body must be a JSON object, not {}", kind(body))));
+        };
+        let fields = Fields(members);
+        refuse_unsupported(&fields)?;
+        let model = fields.text("model")?.filter(|model| !model.is_empty()).map(ModelId::from);
+        let messages = messages(fields.get("messages"))?;
+        let max_tokens = fields.count("max_tokens")?;
+        let length = fields.count("max_completion_tokens")?.or(max_tokens).map_or(Length::Rest, Length::NewTokens);
+        let stream = fields.flag("stream")?.unwrap_or(false);
+        let include_usage = match fields.get("stream_options") {
+            None => false,
+            Some(Value::Object(options)) => Fields(options).flag("include_usage")?.unwrap_or(false),
+            Some(other) => {
+                let message = format!("stream_options must be an object, not {}", kind(other));
+                return Err(Fault::invalid("stream_options", message));
+            }
+        };
+        let session = fields.text("session_id")?.map(v1::session_id).transpose()?;
+        let request = ReplyRequest {
+            model,
+            session,
+            prompt: Prompt::Chat(messages),
+            length,
+            sampling: sampling(&fields)?,
+            stop: StopRule {
+                sequences: stops(fields.get("stop"))?,
+                include: false,
+                ignore_eos: false,
+                skip_special: true,
+            },
+        };
+        Ok(Self { request, stream: stream.then_some(StreamOptions { include_usage }) })
+    }
+}
+
+fn sampling(fields: &Fields<'_>) -> Result<Sampling, Fault> {
+    Ok(Sampling {
+        temperature: fields.number("temperature")?.unwrap_or(1.0),
+        top_k: fields.count("top_k")?,
+        top_p: fields.number("top_p")?,
+        min_p: fields.number("min_p")?,
+        repetition_penalty: fields.number("repetition_penalty")?.unwrap_or(1.0),
+        presence_penalty: fields.number("presence_penalty")?.unwrap_or(0.0),
+        frequency_penalty: fields.number("frequency_penalty")?.unwrap_or(0.0),
+        seed: fields.bits("seed")?,
+    })
+}
+
+/// Members that change what a reply is, and the values of them that ask for nothing.
+fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), Fault> {
+    let harmless = |name: &str, value: &Value| match name {
+        "n" => value.as_u64() == Some(1),
+        "logprobs" => *value == Value::Bool(false),
+        "top_logprobs" => value.as_u64() == Some(0),
+        "tool_choice" | "function_call" => matches!(value.as_str(), Some("none" | "auto")),
+        "response_format" => value["type"] == "text",
+        "modalities" => value.as_array().is_some_and(|all| all.iter().all(|one| one == "text")),
+        _ => {
+            value.as_array().is_some_and(Vec::is_empty)
+                || value.as_object().is_some_and(serde_json::Map::is_empty)
+                || *value == Value::Bool(false)
+        }
+    };
+    for name in super::describe::UNSUPPORTED {
+        if let Some(value) = fields.get(name)
+            && !harmless(name, value)
+        {
+            return Err(unsupported(name, format!("{name} is not supported by this server yet")));
+        }
+    }
+    Ok(())
+}
+
+fn unsupported(param: &str, message: String) -> Fault {
+    Fault::new(StatusCode::BAD_REQUEST, "unsupported_parameter", message).about(param)
+}
+
+fn messages(value: Option<&Value>) -> Result<Vec<Message>, Fault> {
+    let list = match value {
+        None => return Err(Fault::invalid("messages", "messages is missing")),
+        Some(Value::Array(list)) if list.is_empty() => {
+            return Err(Fault::invalid("messages", "messages must not be empty"));
+        }
+        Some(Value::Array(list)) => list,
+        Some(other) => {
+            return Err(Fault::invalid("messages", format!("messages must be a list, not {}", kind(other))));
+        }
+    };
+    list.iter().enumerate().map(|(index, message)| one_message(&format!("messages[{index}]"), message)).collect()
+}
+
+fn one_message(at: &str, value: &Value) -> Result<Message, Fault> {
+    let Value::Object(members) = value else {
+        return Err(Fault::invalid(at, format!("{at} must be an object, not {}", kind(value))));
+    };
+    let role_at = format!("{at}.role");
+    let role = match members.get("role").and_then(Value::as_str) {
+        Some("system" | "developer") => Role::System,
+        Some("user") => Role::User,
+        Some("assistant") => Role::Assistant,
+        Some(role @ ("tool" | "function")) => {
+            return Err(unsupported(
+                &role_at,
+                format!("messages of the role {role} are not supported by this server yet"),
+            ));
+        }
+        _ => {
+            let message = format!("{role_at} must be one of system, developer, user, assistant");
+            return Err(Fault::invalid(&role_at, message));
+        }
+    };
+    for name in ["tool_calls", "function_call", "audio"] {
+        if members.get(name).is_some_and(|value| !value.is_null() && *value != Value::Array(Vec::new())) {
+            let at = format!("{at}.{name}");
+            return Err(unsupported(&at, format!("{at} is not supported by this server yet")));
+        }
+    }
+    let content = content(&format!("{at}.content"), members.get("content"), role)?;
+    Ok(Message { role, content })
+}
+
+/// A text, or a list of parts that are all texts.
+fn content(at: &str, value: Option<&Value>, role: Role) -> Result<String, Fault> {
+    match value {
+        Some(Value::String(text)) => Ok(text.clone()),
+        None | Some(Value::Null) if role == Role::Assistant => Ok(String::new()),
+        Some(Value::Array(parts)) => {
+            let part = |(index, part): (usize, &Value)| {
+                let at = format!("{at}[{index}]");
+                match (part["type"].as_str(), part["text"].as_str()) {
+                    (Some("text"), Some(text)) => Ok(text.to_owned()),
+                    (Some(kind), _) if kind != "text" => Err(unsupported(
+                        &at,
+                        format!("{at}: parts of the type {kind:.40} are not supported, only text"),
+                    )),
+                    _ => Err(Fault::invalid(&at, format!("{at} must be {{\"type\":\"text\",\"text\":\"...\"}}"))),
+                }
+            };
+            parts.iter().enumerate().map(part).collect()
+        }
+        Some(other) => {
+            Err(Fault::invalid(at, format!("{at} must be a string or a list of text parts, not {}", kind(other))))
+        }
+        None => Err(Fault::invalid(at, format!("{at} is missing"))),
+    }
+}
+
+fn stops(value: Option<&Value>) -> Result<Vec<String>, Fault> {
+    let wrong = |message: String| Fault::invalid("stop", message);
+    let all = match value {
+        None => return Ok(Vec::new()),
+        Some(Value::String(text)) => vec![text.clone()],
+        Some(Value::Array(texts)) => texts
+            .iter()
+            .map(|text| text.as_str().map(str::to_owned))
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| wrong("stop must hold strings only".to_owned()))?,
+        Some(other) => return Err(wrong(format!("stop must be a string or a list of strings, not {}", kind(other)))),
+    };
+    if all.len() > MAX_STOPS {
+        return Err(wrong(format!("stop must hold at most {MAX_STOPS} strings, got {}", all.len())));
+    }
+    if all.iter().any(String::is_empty) {
+        return Err(wrong("stop must not hold an empty string".to_owned()));
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(extra: &Value) -> Result<ChatAsk, Fault> {
+        let mut body = json!({"messages": [{"role": "user", "content": "Hi"}]});
+        for (name, value) in extra.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        ChatAsk::read(&body)
+    }
+
+    #[test]
+    fn a_plain_request_takes_the_usual_defaults() {
+        let ask = read(&json!({"model": "m", "unknown": {"a": 1}, "user": null})).unwrap();
+        assert!(ask.stream.is_none());
+        assert_eq!(ask.request.model, Some("m".into()));
+        assert_eq!(ask.request.length, Length::Rest);
+        assert_eq!(ask.request.sampling, Sampling::at_temperature(1.0));
+        assert!(ask.request.stop.skip_special && !ask.request.stop.include);
+        let Prompt::Chat(messages) = ask.request.prompt else { panic!("not a chat") };
+        assert_eq!(messages, [Message { role: Role::User, content: "Hi".into() }]);
+    }
+
+    #[test]
+    fn content_may_be_text_parts() {
+        let parts = json!({"messages": [
+            {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": null},
+        ]});
+        let ask = ChatAsk::read(&parts).unwrap();
+        let Prompt::Chat(messages) = ask.request.prompt else { panic!("not a chat") };
+        assert_eq!(messages[0], Message { role: Role::System, content: "ab".into() });
+        assert_eq!(messages[1], Message { role: Role::Assistant, content: String::new() });
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_by_name() {
+        for name in super::super::describe::UNSUPPORTED {
+            let fault = read(&json!({name: [{"type": "x"}]})).unwrap_err();
+            assert_eq!((fault.code, fault.param.as_deref()), ("unsupported_parameter", Some(name)));
+            assert!(read(&json!({name: null})).is_ok(), "{name}");
+        }
+        let nothing =
+            json!({"n": 1, "tools": [], "logit_bias": {}, "response_format": {"type": "text"}, "logprobs": false});
+        assert!(read(&nothing).is_ok());
+        let image = json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]});
+        assert_eq!(read(&image).unwrap_err().param.as_deref(), Some("messages[0].content[0]"));
+    }
+
+    #[test]
+    fn every_documented_member_is_read() {
+        for (name, _) in super::super::describe::members() {
+            let wrong = json!({name: [[1]]});
+            let fault = read(&wrong).unwrap_err();
+            let at = fault.param.unwrap();
+            assert!(at.starts_with(name), "{name} is documented, but the fault is at {at}");
+        }
+    }
+
+    #[test]
+    fn stops_are_bounded() {
+        assert_eq!(read(&json!({"stop": "x"})).unwrap().request.stop.sequences, ["x"]);
+        assert_eq!(read(&json!({"stop": ["x", "y"]})).unwrap().request.stop.sequences, ["x", "y"]);
+        assert!(read(&json!({"stop": ""})).is_err());
+        assert!(read(&json!({"stop": vec!["x"; MAX_STOPS + 1]})).is_err());
+    }
+
+    #[test]
+    fn the_newer_name_of_the_length_wins() {
+        let both = read(&json!({"max_tokens": 5, "max_completion_tokens": 7})).unwrap();
+        assert_eq!(both.request.length, Length::NewTokens(7));
+        assert!(read(&json!({"max_tokens": -1})).is_err());
+        assert!(read(&json!({"max_tokens": 1.5})).is_err());
+    }
+}

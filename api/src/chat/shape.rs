@@ -1,0 +1,127 @@
+//! What goes out: a completion, its chunks, its counts.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use corolla_domain::model::ModelId;
+use poem_openapi::Object;
+use uuid::Uuid;
+
+/// What all parts of one reply carry.
+#[derive(Debug, Clone)]
+pub(super) struct Stamp {
+    pub(super) id: String,
+    pub(super) created: u64,
+    pub(super) model: String,
+}
+
+impl Stamp {
+    pub(super) fn new(model: &ModelId) -> Self {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Self { id: format!("chatcmpl-{}", Uuid::new_v4().simple()), created, model: model.to_string() }
+    }
+}
+
+/// A reply in one piece.
+#[derive(Debug, Object)]
+#[oai(rename = "ChatCompletion")]
+pub(crate) struct Completion {
+    /// Names this reply.
+    pub(super) id: String,
+    /// Always `chat.completion`.
+    pub(super) object: String,
+    /// When it was begun, in seconds since 1970.
+    pub(super) created: u64,
+    /// Who answered.
+    pub(super) model: String,
+    /// One choice.
+    pub(super) choices: Vec<Choice>,
+    /// Counts.
+    pub(super) usage: TokenUsage,
+}
+
+/// The reply.
+#[derive(Debug, Object)]
+#[oai(rename = "ChatChoice")]
+pub(crate) struct Choice {
+    /// Always 0.
+    pub(super) index: u32,
+    /// What was said.
+    pub(super) message: Said,
+    /// `stop`: the model ended or a stop text appeared. `length`: no more tokens were allowed or had room.
+    pub(super) finish_reason: String,
+}
+
+/// What was said.
+#[derive(Debug, Object)]
+#[oai(rename = "ChatReply")]
+pub(crate) struct Said {
+    /// Always `assistant`.
+    pub(super) role: String,
+    /// The text.
+    pub(super) content: String,
+}
+
+/// Counts of one reply.
+#[derive(Debug, Clone, Copy, Object)]
+#[oai(rename = "ChatUsage")]
+pub(crate) struct TokenUsage {
+    /// Tokens before the reply.
+    pub(super) prompt_tokens: u64,
+    /// Tokens of the reply.
+    pub(super) completion_tokens: u64,
+    /// Both.
+    pub(super) total_tokens: u64,
+    /// More on the prompt.
+    pub(super) prompt_tokens_details: PromptDetails,
+}
+
+/// More on the prompt.
+#[derive(Debug, Clone, Copy, Object)]
+#[oai(rename = "ChatPromptDetails")]
+pub(crate) struct PromptDetails {
+    /// Tokens that were in the session's cache and not computed again.
+    pub(super) cached_tokens: u64,
+}
+
+/// A piece of a streamed reply.
+#[derive(Debug, Object)]
+#[oai(rename = "ChatChunk")]
+pub(crate) struct Piece {
+    /// Names this reply; the same in all its pieces.
+    pub(super) id: String,
+    /// Always `chat.completion.chunk`.
+    pub(super) object: String,
+    /// When the reply was begun, in seconds since 1970.
+    pub(super) created: u64,
+    /// Who answers.
+    pub(super) model: String,
+    /// One choice; none in the piece that carries the counts.
+    pub(super) choices: Vec<PieceChoice>,
+    /// Counts, in a last piece of their own where `stream_options.include_usage` asked for them.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) usage: Option<TokenUsage>,
+}
+
+/// What a piece adds.
+#[derive(Debug, Object)]
+#[oai(rename = "ChatChunkChoice")]
+pub(crate) struct PieceChoice {
+    /// Always 0.
+    pub(super) index: u32,
+    /// What is added.
+    pub(super) delta: Delta,
+    /// Set on the last piece of the text: `stop` or `length`.
+    pub(super) finish_reason: Option<String>,
+}
+
+/// What is added.
+#[derive(Debug, Default, Object)]
+#[oai(rename = "ChatDelta")]
+pub(crate) struct Delta {
+    /// `assistant`, on the first piece.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) role: Option<String>,
+    /// More text.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) content: Option<String>,
+}

@@ -1,0 +1,63 @@
+//! All paths put together.
+
+use std::sync::Arc;
+
+use corolla_domain::session::SessionService;
+use poem::{
+    Endpoint, EndpointExt, Response, Route,
+    endpoint::{BoxEndpoint, make_sync},
+    get,
+    http::{StatusCode, header},
+    middleware::CatchPanic,
+};
+use poem_openapi::OpenApiService;
+
+use crate::{error::Fault, front::Front, settings::ApiSettings, spec};
+
+/// What the page with the interactive description may do. It is one file that runs its own script.
+const DOCS_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+                           img-src 'self' data: blob:; font-src data:; connect-src 'self'; worker-src blob:; \
+                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Everything the server answers: the page, the operations, and their description.
+pub fn routes(service: Arc<SessionService>, settings: ApiSettings) -> impl Endpoint<Output = Response> {
+    let settings = Arc::new(settings);
+    let mut methods = spec::methods();
+    for path in ["/docs", "/openapi.yaml"] {
+        methods.insert(path.to_owned(), "GET, HEAD".to_owned());
+    }
+    let operations = OpenApiService::new(spec::operations(service, settings.clone()), "Corolla", &settings.version);
+    let inner = Route::new()
+        .at("/openapi.yaml", get(fixed("application/yaml; charset=utf-8", spec::yaml(&settings.version), None)))
+        .at("/docs", get(fixed("text/html; charset=utf-8", spec::page(&settings.version), Some(DOCS_POLICY))))
+        .nest("/", operations)
+        .with(CatchPanic::new().with_handler(panicked));
+    Front { inner: inner.map_to_response(), methods }
+}
+
+/// The OpenAPI description of everything the server answers. Needs no running service, and is the same each time.
+#[must_use]
+pub fn openapi_yaml() -> String {
+    spec::yaml(&ApiSettings::default().version)
+}
+
+/// The same text each time.
+fn fixed(media_type: &'static str, text: String, policy: Option<&'static str>) -> BoxEndpoint<'static> {
+    let text = bytes::Bytes::from(text);
+    make_sync(move |_| {
+        let mut response = Response::builder().content_type(media_type).header(header::CACHE_CONTROL, "no-cache");
+        if let Some(policy) = policy {
+            response = response.header(header::CONTENT_SECURITY_POLICY, policy);
+        }
+        response.body(text.clone())
+    })
+    .boxed()
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "the middleware hands the value over")]
+fn panicked(what: Box<dyn std::any::Any + Send>) -> Response {
+    let what = what.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| what.downcast_ref().cloned());
+    tracing::error!(what, "a handler panicked");
+    let message = "something went wrong inside the server; its log has the details";
+    crate::fault::response(&Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message), "", "")
+}

@@ -1,0 +1,169 @@
+//! The public description: what the operations say of themselves, completed with examples, as YAML.
+
+mod examples;
+pub(crate) mod meta;
+mod yaml;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use corolla_domain::session::SessionService;
+use poem_openapi::{LicenseObject, OpenApi, OpenApiService, Tags};
+use serde_json::Value;
+
+use crate::{chat::Chat, models::Models, operation::Operations, settings::ApiSettings, v1::V1};
+
+/// Areas of the description.
+#[derive(Tags)]
+pub(crate) enum Tag {
+    /// Text generation and sessions with plain forms: the API of the first clients, kept as it was and extended.
+    #[oai(rename = "v1")]
+    V1,
+    /// Chat in the shape that OpenAI's clients speak, streamed or in one piece.
+    #[oai(rename = "chat")]
+    Chat,
+    /// Which models there are, and whether they can answer.
+    #[oai(rename = "models")]
+    Models,
+    /// For those who run the server: liveness, readiness, counters.
+    #[oai(rename = "operations")]
+    Operations,
+}
+
+/// Everything that is described.
+pub(crate) type Everything = (V1, Chat, Models, Operations);
+
+const ABOUT: &str = "A chat page and an HTTP endpoint for large language models, on this machine or over a swarm.";
+
+/// All operations, ready to serve.
+pub(crate) fn operations(service: Arc<SessionService>, settings: Arc<ApiSettings>) -> Everything {
+    (
+        V1 { service: service.clone(), settings: settings.clone() },
+        Chat { service: service.clone(), settings: settings.clone() },
+        Models { service: service.clone() },
+        Operations { service, settings },
+    )
+}
+
+/// The document as data.
+pub(crate) fn document(version: &str) -> Value {
+    let mut document: Value = serde_json::from_str(&raw(version)).unwrap_or_default();
+    examples::complete(&mut document);
+    document
+}
+
+/// The document as YAML. Needs no running service, and is the same each time.
+pub(crate) fn yaml(version: &str) -> String {
+    yaml::write(&document(version))
+}
+
+/// The interactive page for the document; everything it needs is inside.
+pub(crate) fn page(version: &str) -> String {
+    let service = described(version);
+    let complete = document(version).to_string().replace("</", "<\\/");
+    service.scalar_html().replacen(&service.spec(), &complete, 1).replacen("<title>Scalar</title>", TITLE, 1)
+}
+
+const TITLE: &str = "<title>Corolla API</title>";
+
+fn raw(version: &str) -> String {
+    described(version).spec()
+}
+
+/// Paths and the methods they answer to, for the `Allow` header.
+pub(crate) fn methods() -> BTreeMap<String, String> {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for path in Everything::meta().into_iter().flat_map(|api| api.paths) {
+        let methods = found.entry(path.path).or_default();
+        for operation in path.operations {
+            methods.push(operation.method.to_string());
+            if operation.method == "GET" {
+                methods.push("HEAD".to_owned());
+            }
+        }
+    }
+    found.into_iter().map(|(path, methods)| (path, methods.join(", "))).collect()
+}
+
+/// A service that can only describe itself.
+fn described(version: &str) -> OpenApiService<Description, ()> {
+    OpenApiService::new(Description, "Corolla", version)
+        .description(ABOUT)
+        .license(LicenseObject::new("MIT OR Apache-2.0").url("https://spdx.org/licenses/MIT.html"))
+        .server("/")
+}
+
+/// [`Everything`] without anything behind it.
+struct Description;
+
+impl OpenApi for Description {
+    fn meta() -> Vec<poem_openapi::registry::MetaApi> {
+        Everything::meta()
+    }
+
+    fn register(registry: &mut poem_openapi::registry::Registry) {
+        Everything::register(registry);
+    }
+
+    fn add_routes(
+        self,
+        _: &mut std::collections::HashMap<
+            String,
+            std::collections::HashMap<poem::http::Method, poem::endpoint::BoxEndpoint<'static>>,
+        >,
+    ) {
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_is_the_same_each_time() {
+        assert_eq!(yaml("1.2.3"), yaml("1.2.3"));
+    }
+
+    #[test]
+    fn every_operation_is_complete() {
+        let document = document("1.2.3");
+        let mut seen = std::collections::BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, operation) in item.as_object().unwrap() {
+                let at = format!("{method} {path}");
+                let id = operation["operationId"].as_str().unwrap_or_else(|| panic!("{at} has no operationId"));
+                assert!(seen.insert(id.to_owned()), "{id} stands twice");
+                assert!(id.contains('-') && id.chars().all(|c| c.is_ascii_lowercase() || c == '-'), "{id}");
+                for part in ["summary", "description", "tags", "responses"] {
+                    assert!(operation.get(part).is_some(), "{at} has no {part}");
+                }
+                for (status, response) in operation["responses"].as_object().unwrap() {
+                    for (media, content) in response["content"].as_object().into_iter().flatten() {
+                        let there = content.get("examples").is_some() || content.get("example").is_some();
+                        assert!(there, "{at} {status} {media} has no example");
+                    }
+                }
+                for (media, content) in operation["requestBody"]["content"].as_object().into_iter().flatten() {
+                    assert!(content.get("examples").is_some(), "{at} request {media} has no example");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        fn walk(value: &Value, root: &Value) {
+            match value {
+                Value::Object(members) => {
+                    if let Some(Value::String(target)) = members.get("$ref") {
+                        assert!(root.pointer(target.trim_start_matches('#')).is_some(), "{target}");
+                    }
+                    members.values().for_each(|member| walk(member, root));
+                }
+                Value::Array(items) => items.iter().for_each(|item| walk(item, root)),
+                _ => {}
+            }
+        }
+        let document = document("1.2.3");
+        walk(&document, &document);
+    }
+}

@@ -1,0 +1,1 @@
+//! A small stage for tests.
