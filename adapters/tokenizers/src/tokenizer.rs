@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use crate::{chat::Chat, pieces::Pieces};
 
 /// Texts up to so many bytes are encoded on the executor: below its budget of 500 µs.
-const SHORT: usize = 2 * 1024;
+const SHORT: usize = 512;
 
 /// Long texts encoded at the same time; others wait. Encoding takes about 100 bytes of memory a byte of text.
 const LONG_AT_ONCE: usize = 2;
