@@ -1,0 +1,55 @@
+//! Greedy decoding of token ids, timed: `cargo run --release -p corolla-candle --example greedy -- MODEL COUNT ID...`
+
+use std::{error::Error, time::Instant};
+
+use corolla_candle::{BlockChoice, CandleConfig, CandleModel, DeviceChoice, DtypeChoice};
+use corolla_domain::{
+    model::{LogitRow, TokenId, Want},
+    ports::{SessionNeed, StepInput},
+};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = std::env::args().skip(1);
+    let path = args.next().ok_or("no model")?.into();
+    let count: usize = args.next().ok_or("no count")?.parse()?;
+    let prompt = args.map(|id| id.parse().map(TokenId)).collect::<Result<Vec<_>, _>>()?;
+    let dtype = match std::env::var("DTYPE").as_deref() {
+        Ok("f32") => DtypeChoice::F32,
+        Ok("bf16") => DtypeChoice::Bf16,
+        _ => DtypeChoice::Auto,
+    };
+    let started = Instant::now();
+    let model = CandleModel::load(CandleConfig {
+        id: "example".into(),
+        path,
+        dtype,
+        device: DeviceChoice::Cpu,
+        blocks: BlockChoice::All,
+        cache_tokens: 8192,
+        threads: None,
+    })
+    .await?;
+    let (local, engine) = (model.local(), model.engine().ok_or("no blocks")?);
+    println!("{:?} loaded in {:.2?}", local.spec(), started.elapsed());
+    let need = SessionNeed { max_length: prompt.len() + count, batch: 1 };
+    let mut session = engine.open(engine.hosted(), need).await?;
+    let (mut input, mut tokens) = (prompt.clone(), Vec::new());
+    let started = Instant::now();
+    let mut decoding = Instant::now();
+    for nth in 0..count {
+        let hidden = session.step(StepInput { hidden: local.embed(vec![input]).await? }).await?;
+        let rows = local.logits(hidden.last()?, Want::Top { k: 1, also: Vec::new() }).await?.rows;
+        let best = rows.into_iter().flat_map(LogitRow::into_pairs).max_by(|a, b| a.1.total_cmp(&b.1));
+        let (token, _) = best.ok_or("no scores")?;
+        if nth == 0 {
+            println!("prompt of {} in {:.2?}", prompt.len(), started.elapsed());
+            decoding = Instant::now();
+        }
+        tokens.push(token.0);
+        input = vec![token];
+    }
+    let speed = (count - 1) as f64 / decoding.elapsed().as_secs_f64();
+    println!("{tokens:?}\n{speed:.1} tokens/s");
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Kernels for processors with AVX-512: sixteen numbers at a time.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use super::{Kernels, bf16, f16};
+
+/// Numbers of one register.
+const LANES: usize = 16;
+
+/// The set, if this processor has what it needs.
+pub(super) fn kernels() -> Option<Kernels> {
+    let able = is_x86_feature_detected!("avx512f");
+    able.then_some(Kernels {
+        name: "avx512",
+        // SAFETY: the features of the functions were found on this processor just above, and this is the
+        // only way to get at them. The same holds for the other three.
+        dot: |a, x| unsafe { dot(a, x) },
+        // SAFETY: as above.
+        dot_bf16: |a, x| unsafe { dot_bf16(a, x) },
+        // SAFETY: as above.
+        dot_f16: |a, x| unsafe { dot_f16(a, x) },
+        // SAFETY: as above.
+        add_scaled: |factor, a, sum| unsafe { add_scaled(factor, a, sum) },
+    })
+}
+
+macro_rules! dot {
+    ($name:ident, $number:ty, $load:ident, $widen:expr) => {
+        #[target_feature(enable = "avx512f")]
+        fn $name(a: &[$number], x: &[f32]) -> f32 {
+            let (a, x) = {
+                let len = a.len().min(x.len());
+                (&a[..len], &x[..len])
+            };
+            // Four sums at a time hide the latency of the additions.
+            let mut sums = [_mm512_setzero_ps(); 4];
+            let (many_a, rest_a) = a.as_chunks::<{ 4 * LANES }>();
+            let (many_x, rest_x) = x.as_chunks::<{ 4 * LANES }>();
+            for (a, x) in many_a.iter().zip(many_x) {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm512_fmadd_ps($load(&a[i * LANES..]), load(&x[i * LANES..]), *sum);
+                }
+            }
+            let (some_a, rest_a) = rest_a.as_chunks::<LANES>();
+            let (some_x, rest_x) = rest_x.as_chunks::<LANES>();
+            for (a, x) in some_a.iter().zip(some_x) {
+                sums[0] = _mm512_fmadd_ps($load(a), load(x), sums[0]);
+            }
+            let sum = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
+            let rest: f32 = rest_a.iter().zip(rest_x).map(|(a, x)| $widen(*a) * x).sum();
+            add_lanes(sum) + rest
+        }
+    };
+}
+
+dot!(dot, f32, load, std::convert::identity::<f32>);
+dot!(dot_bf16, u16, load_bf16, bf16);
+dot!(dot_f16, u16, load_f16, f16);
+
+#[target_feature(enable = "avx512f")]
+fn add_scaled(factor: f32, a: &[f32], sum: &mut [f32]) {
+    let factors = _mm512_set1_ps(factor);
+    let (many_a, rest_a) = a.as_chunks::<LANES>();
+    let (many_sum, rest_sum) = sum.as_chunks_mut::<LANES>();
+    for (sum, a) in many_sum.iter_mut().zip(many_a) {
+        let added = _mm512_fmadd_ps(factors, load(a), load(sum));
+        // SAFETY: `sum` is an array of LANES numbers.
+        unsafe { _mm512_storeu_ps(sum.as_mut_ptr(), added) };
+    }
+    for (sum, a) in rest_sum.iter_mut().zip(rest_a) {
+        *sum += factor * a;
+    }
+}
+
+/// The first LANES numbers of `x`.
+#[target_feature(enable = "avx512f")]
+fn load(x: &[f32]) -> __m512 {
+    let x = &x[..LANES];
+    // SAFETY: the slice has LANES numbers; the load needs no alignment.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+/// The first LANES numbers of `a`, widened: a bf16 is the upper half of an f32.
+#[target_feature(enable = "avx512f")]
+fn load_bf16(a: &[u16]) -> __m512 {
+    let a = &a[..LANES];
+    // SAFETY: the slice has LANES numbers of two bytes; the load needs no alignment.
+    let bits = unsafe { _mm256_loadu_si256(a.as_ptr().cast()) };
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
+}
+
+/// The first LANES numbers of `a`, widened.
+#[target_feature(enable = "avx512f")]
+fn load_f16(a: &[u16]) -> __m512 {
+    let a = &a[..LANES];
+    // SAFETY: the slice has LANES numbers of two bytes; the load needs no alignment.
+    let bits = unsafe { _mm256_loadu_si256(a.as_ptr().cast()) };
+    _mm512_cvtph_ps(bits)
+}
+
+/// The sum of all lanes.
+#[target_feature(enable = "avx512f")]
+fn add_lanes(sum: __m512) -> f32 {
+    _mm512_reduce_add_ps(sum)
+}

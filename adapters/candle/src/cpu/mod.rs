@@ -1,0 +1,127 @@
+//! Products of f32 activations with f32, bf16 and f16 numbers on the processor. All sums are f32.
+//!
+//! The scalar file is the reference; the others must agree with it up to the order of the sums. Which one runs is
+//! decided once, at run time. `unsafe` stays inside this folder.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod dense;
+mod scalar;
+
+use std::sync::OnceLock;
+
+pub(crate) use dense::{Operand, Strided, matmul, product_into};
+
+/// A set of kernels for one instruction set. Slices given to one call have equal lengths.
+pub(crate) struct Kernels {
+    /// What the set is called.
+    pub name: &'static str,
+    /// Sum of products of two f32 rows.
+    pub dot: fn(&[f32], &[f32]) -> f32,
+    /// Sum of products of a bf16 and an f32 row.
+    pub dot_bf16: fn(&[u16], &[f32]) -> f32,
+    /// Sum of products of an f16 and an f32 row.
+    pub dot_f16: fn(&[u16], &[f32]) -> f32,
+    /// Adds a multiple of the second row to the third.
+    pub add_scaled: fn(f32, &[f32], &mut [f32]),
+}
+
+/// The fastest set this processor can run.
+pub(crate) fn kernels() -> &'static Kernels {
+    static CHOSEN: OnceLock<Kernels> = OnceLock::new();
+    CHOSEN.get_or_init(|| {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(kernels) = avx512::kernels().or_else(avx2::kernels) {
+            return kernels;
+        }
+        scalar::kernels()
+    })
+}
+
+/// Widens a bf16 number.
+pub(crate) fn bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// Widens an f16 number.
+pub(crate) fn f16(bits: u16) -> f32 {
+    half::f16::from_bits(bits).to_f32()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers in -1..1 without a pattern.
+    fn noise(len: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let next = |_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        };
+        (0..len).map(next).collect()
+    }
+
+    fn all() -> Vec<Kernels> {
+        let mut all = vec![scalar::kernels()];
+        #[cfg(target_arch = "x86_64")]
+        all.extend([avx2::kernels(), avx512::kernels()].into_iter().flatten());
+        all
+    }
+
+    #[test]
+    fn every_set_agrees_with_the_reference_at_every_length() {
+        let reference = scalar::kernels();
+        for len in (0..70).chain([576, 1000, 1535]) {
+            let (a, b) = (noise(len, 1), noise(len, 2));
+            let wide: Vec<u16> = a.iter().map(|v| half::bf16::from_f32(*v).to_bits()).collect();
+            let half: Vec<u16> = a.iter().map(|v| half::f16::from_f32(*v).to_bits()).collect();
+            for kernels in all() {
+                let near = |x: f32, y: f32| assert!((x - y).abs() < 1e-4, "{} at {len}: {x} {y}", kernels.name);
+                near((kernels.dot)(&a, &b), (reference.dot)(&a, &b));
+                near((kernels.dot_bf16)(&wide, &b), (reference.dot_bf16)(&wide, &b));
+                near((kernels.dot_f16)(&half, &b), (reference.dot_f16)(&half, &b));
+                let (mut x, mut y) = (b.clone(), b.clone());
+                (kernels.add_scaled)(0.3, &a, &mut x);
+                (reference.add_scaled)(0.3, &a, &mut y);
+                x.iter().zip(&y).for_each(|(x, y)| near(*x, *y));
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_products_lose_nothing_but_the_order_of_sums() {
+        let a = noise(64, 3);
+        let wide: Vec<u16> = a.iter().map(|v| half::bf16::from_f32(*v).to_bits()).collect();
+        for i in 0..64 {
+            let mut unit = vec![0.0f32; 64];
+            unit[i] = 1.234_567_9;
+            for kernels in all() {
+                assert_eq!((kernels.dot_bf16)(&wide, &unit), bf16(wide[i]) * 1.234_567_9, "{}", kernels.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_of_matrices_is_the_same_whatever_path_it_takes() {
+        let (rows, cols) = (37, 96);
+        let weight = noise(rows * cols, 5);
+        let bits: Vec<u16> = weight.iter().map(|v| half::bf16::from_f32(*v).to_bits()).collect();
+        let widened: Vec<f32> = bits.iter().map(|b| bf16(*b)).collect();
+        for many in [1, 2, 5, 40] {
+            let x = noise(many * cols, 7);
+            let by_hand: Vec<f32> = (0..many * rows)
+                .map(|i| scalar::dot(&widened[i % rows * cols..][..cols], &x[i / rows * cols..][..cols]))
+                .collect();
+            for operand in [Operand::F32(&widened), Operand::Bf16(&bits)] {
+                let product = matmul(&x, operand, cols);
+                assert_eq!(product.len(), by_hand.len());
+                product.iter().zip(&by_hand).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{a} {b}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The part of a row of scores that a caller wants.
+
+use corolla_domain::model::{LogitRow, TokenId, Want};
+
+/// What `want` names of `scores`, one for each token.
+pub(crate) fn pick(scores: &[f32], want: &Want) -> LogitRow {
+    let (k, also) = match want {
+        Want::Top { k, also } if *k < scores.len() => (*k, also),
+        Want::All | Want::Top { .. } => return LogitRow::Dense(scores.to_vec()),
+    };
+    let mut order: Vec<u32> = (0u32..).take(scores.len()).collect();
+    let descending = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]);
+    order.select_nth_unstable_by(k - 1, descending);
+    order.truncate(k);
+    order.extend(also.iter().map(|token| token.0));
+    order.sort_unstable();
+    order.dedup();
+    LogitRow::Sparse(order.into_iter().map(|id| (TokenId(id), scores[id as usize])).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_and_the_named_come_once_each() {
+        let scores = [0.0, 5.0, -1.0, 4.0, 3.0];
+        let row = pick(&scores, &Want::Top { k: 2, also: vec![TokenId(2), TokenId(1), TokenId(2)] });
+        assert_eq!(row, LogitRow::Sparse(vec![(TokenId(1), 5.0), (TokenId(2), -1.0), (TokenId(3), 4.0)]));
+    }
+
+    #[test]
+    fn wanting_as_many_as_there_are_is_wanting_all() {
+        let scores = [1.0, 2.0];
+        assert_eq!(pick(&scores, &Want::Top { k: 2, also: Vec::new() }), pick(&scores, &Want::All));
+    }
+}
