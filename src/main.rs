@@ -1,1 +1,71 @@
-fn main() {}
+//! The entrance: reads the command line, and starts what it asks for.
+
+mod commands;
+mod config;
+mod wiring;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A chat page and an HTTP endpoint for large language models.
+///
+/// Settings come from built-in defaults, then the configuration file, then environment variables with the prefix
+/// COROLLA_ (COROLLA_LISTEN, COROLLA_SESSIONS__MAX_SESSIONS), then flags; the later one wins. COROLLA_LOG sets what is
+/// logged (error, warn, info, debug, trace).
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the chat page and the HTTP API.
+    Serve(commands::serve::Options),
+    /// Write a continuation of a prompt to the standard output.
+    Generate(Box<commands::generate::Options>),
+    /// Print the OpenAPI description of the HTTP API.
+    Openapi,
+    /// Check the configuration and the models' files without loading anything.
+    CheckConfig(commands::check::Options),
+}
+
+/// What ends a command early: a sentence for the user and an exit code.
+pub(crate) struct Stop {
+    sentence: String,
+    code: u8,
+}
+
+impl Stop {
+    /// The configuration or the command line is at fault; nothing was started.
+    #[allow(clippy::needless_pass_by_value, reason = "fits `map_err`")]
+    fn usage(sentence: impl ToString) -> Self {
+        Self { sentence: sentence.to_string(), code: 2 }
+    }
+
+    /// Something failed while running.
+    #[allow(clippy::needless_pass_by_value, reason = "fits `map_err`")]
+    fn failure(sentence: impl ToString) -> Self {
+        Self { sentence: sentence.to_string(), code: 1 }
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Serve(options) => commands::serve::run(options).await,
+        Command::Generate(options) => commands::generate::run(*options).await,
+        Command::Openapi => commands::print(&corolla_api::openapi_yaml()),
+        Command::CheckConfig(options) => commands::check::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Stop { sentence, code }) => {
+            eprintln!("corolla: {sentence}");
+            ExitCode::from(code)
+        }
+    }
+}

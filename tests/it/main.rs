@@ -1,1 +1,3 @@
+//! The house as a whole, through the real binary.
+
 fn main() {}

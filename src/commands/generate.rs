@@ -1,0 +1,199 @@
+//! `corolla generate`: one reply on the standard output.
+
+use std::{io::IsTerminal, time::Instant};
+
+use corolla_domain::{
+    generation::{Sampling, StopRule},
+    model::{Message, Role, TokenId},
+    session::{Length, ModelEntry, ModelState, Prompt, ReplyRequest, Usage},
+};
+use serde::Serialize;
+
+use super::{ConfigFile, asked_to_stop, log, print, settings};
+use crate::{Stop, config::Overrides, wiring};
+
+/// Flags of `generate`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Text to continue.
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// Take the prompt as a user's message in the model's chat format.
+    #[arg(long)]
+    chat: bool,
+    /// Name of the model, as in the configuration.
+    #[arg(long, value_name = "ID")]
+    model: Option<String>,
+    /// Tokens to produce at most.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    max_new_tokens: usize,
+    /// Draw from the softmax at this temperature; without it, or at 0, the most probable token is taken each time.
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw from the K most probable tokens.
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Draw from the most probable tokens that together reach this share.
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Draw from tokens at least this fraction as probable as the best.
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+    /// Make tokens that were there already less probable (1 is off).
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Subtracted from the score of every token generated before.
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    presence_penalty: f32,
+    /// Subtracted from a token's score for each time it was generated.
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    frequency_penalty: f32,
+    /// Same seed, same tokens.
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// End the reply before this text (may be given several times).
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Go on after the end-of-text token.
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Threads to compute with.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Print one JSON object with token ids and timings at the end instead of streaming text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    prompt_ids: Vec<TokenId>,
+    ids: Vec<TokenId>,
+    text: String,
+    timings: Timings,
+}
+
+#[derive(Serialize)]
+struct Timings {
+    load_s: f64,
+    prefill_s: f64,
+    decode_s: f64,
+    decode_tokens_per_s: f64,
+}
+
+/// Loads the model and writes the reply, token by token. Ctrl-C ends it.
+pub(crate) async fn run(options: Options) -> Result<(), Stop> {
+    let overrides = Overrides { default_model: options.model.clone(), ..Overrides::default() };
+    let mut settings = settings(&options.file, &overrides)?;
+    sampling(&options).check().map_err(Stop::usage)?;
+    log("warn");
+    settings.models.retain(|model| model.id == settings.default_model);
+    for model in &mut settings.models {
+        model.threads = options.threads.or(model.threads);
+    }
+    tokio::select! {
+        outcome = reply(&options, &settings) => outcome,
+        () = asked_to_stop() => Err(Stop { sentence: "interrupted".to_owned(), code: 130 }),
+    }
+}
+
+async fn reply(options: &Options, settings: &crate::config::Settings) -> Result<(), Stop> {
+    let begun = Instant::now();
+    let progress = std::io::stderr().is_terminal() && !options.json;
+    if progress {
+        eprint!("loading {} ...", settings.default_model);
+    }
+    let service = wiring::service(settings).await.map_err(Stop::failure)?;
+    wiring::load_models(&service, &settings.models).await;
+    if progress {
+        eprint!("\r\x1b[K");
+    }
+    let Some(entry) = service.catalogue().get(&settings.default_model) else {
+        let states = service.catalogue().states().map(|(_, state)| state);
+        let reasons: Vec<String> =
+            states.filter_map(|s| if let ModelState::Failed(r) = s { Some(r) } else { None }).collect();
+        return Err(Stop::failure(format!("{} could not be loaded: {}", settings.default_model, reasons.join("; "))));
+    };
+    let load_s = begun.elapsed().as_secs_f64();
+    let prompt_ids = if options.json { prompt_ids(options, &entry).await? } else { Vec::new() };
+    let mut reply = service.reply(request(options)).await.map_err(Stop::usage)?;
+    let asked = Instant::now();
+    let (mut first, mut last) = (asked, asked);
+    let (mut text, mut ids) = (String::new(), Vec::new());
+    while let Some(chunk) = reply.next().await.map_err(Stop::failure)? {
+        last = Instant::now();
+        if ids.is_empty() {
+            first = last;
+        }
+        ids.extend(chunk.tokens);
+        if options.json {
+            text += &chunk.text;
+        } else {
+            print(&chunk.text)?;
+        }
+    }
+    if !options.json {
+        return print("\n");
+    }
+    let timings = timings(load_s, (first - asked).as_secs_f64(), (last - first).as_secs_f64(), reply.usage());
+    let report = serde_json::to_string(&Report { prompt_ids, ids, text, timings }).map_err(Stop::failure)?;
+    print(&(report + "\n"))
+}
+
+/// The first token belongs to the prefill, so the decoding speed is that of the others.
+fn timings(load_s: f64, prefill_s: f64, decode_s: f64, usage: Usage) -> Timings {
+    let others = usage.new_tokens.saturating_sub(1) as f64;
+    let decode_tokens_per_s = if decode_s > 0.0 { others / decode_s } else { 0.0 };
+    Timings { load_s, prefill_s, decode_s, decode_tokens_per_s }
+}
+
+async fn prompt_ids(options: &Options, entry: &ModelEntry) -> Result<Vec<TokenId>, Stop> {
+    let tokenizer = &entry.tokenizer;
+    let encoded = match prompt(options) {
+        Prompt::Chat(messages) => match tokenizer.chat_prompt(&messages) {
+            Ok(text) => tokenizer.encode(&text, false).await,
+            Err(fault) => Err(fault),
+        },
+        _ => tokenizer.encode(&options.prompt, true).await,
+    };
+    encoded.map_err(Stop::usage)
+}
+
+fn prompt(options: &Options) -> Prompt {
+    if options.chat {
+        Prompt::Chat(vec![Message { role: Role::User, content: options.prompt.clone() }])
+    } else {
+        Prompt::Text(options.prompt.clone())
+    }
+}
+
+fn request(options: &Options) -> ReplyRequest {
+    ReplyRequest {
+        model: None,
+        session: None,
+        prompt: prompt(options),
+        length: Length::NewTokens(options.max_new_tokens),
+        sampling: sampling(options),
+        stop: StopRule {
+            sequences: options.stop.clone(),
+            include: false,
+            ignore_eos: options.ignore_eos,
+            skip_special: options.chat,
+        },
+    }
+}
+
+fn sampling(options: &Options) -> Sampling {
+    Sampling {
+        temperature: options.temperature,
+        top_k: options.top_k,
+        top_p: options.top_p,
+        min_p: options.min_p,
+        repetition_penalty: options.repetition_penalty,
+        presence_penalty: options.presence_penalty,
+        frequency_penalty: options.frequency_penalty,
+        seed: options.seed,
+    }
+}

@@ -1,0 +1,71 @@
+//! One module a subcommand.
+
+pub(crate) mod check;
+pub(crate) mod generate;
+pub(crate) mod serve;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+};
+
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{
+    Stop,
+    config::{self, Overrides, Settings},
+    wiring,
+};
+
+/// The flag that every command with settings has.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigFile {
+    /// Configuration file; without this, ./corolla.toml where there is one.
+    #[arg(long, value_name = "FILE", env = "COROLLA_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// Settings in which every model could be loaded, as far as its files' headers tell.
+fn settings(file: &ConfigFile, overrides: &Overrides) -> Result<Settings, Stop> {
+    let settings = config::load(file.config.as_deref(), overrides).map_err(Stop::usage)?;
+    for (at, model) in settings.models.iter().enumerate() {
+        wiring::inspect(model).map_err(|fault| Stop::usage(format!("models[{at}] ({}): {fault}", model.id)))?;
+    }
+    Ok(settings)
+}
+
+/// Writes to the standard output. A reader that went away is no fault.
+pub(crate) fn print(text: &str) -> Result<(), Stop> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(fault) if fault.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Stop::failure(format!("cannot write to the standard output: {fault}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Sends events to the standard error stream; `default` is what is shown where COROLLA_LOG does not say.
+fn log(default: &str) {
+    let filter = EnvFilter::try_from_env("COROLLA_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let format = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    tracing_subscriber::registry().with(filter).with(format).init();
+}
+
+/// Ready when the user or the system asks this process to end.
+async fn asked_to_stop() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => signal.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        _ = interrupt => {}
+        _ = terminate => {}
+    }
+}

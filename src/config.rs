@@ -1,0 +1,184 @@
+//! Configuration: what was typed (defaults, file, environment, flags) becomes what is true. A fault names the key, the
+//! value and the fix.
+
+mod typed;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use corolla_domain::{model::ModelId, session::Limits};
+pub(crate) use typed::{Backend, Blocks, Dtype, Overrides};
+
+/// The file that is read where none is named.
+const DEFAULT_FILE: &str = "corolla.toml";
+
+/// Where sessions are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// In this process; gone with it.
+    Memory,
+    /// In a Redis server, shared by replicas.
+    Redis(String),
+}
+
+/// One model to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ModelSettings {
+    /// The name clients use.
+    pub(crate) id: ModelId,
+    /// A GGUF file, or a folder in Hugging Face layout.
+    pub(crate) path: PathBuf,
+    /// What computes.
+    pub(crate) backend: Backend,
+    /// What it computes with.
+    pub(crate) dtype: Dtype,
+    /// Who runs the transformer blocks.
+    pub(crate) blocks: Blocks,
+    /// Threads of the backend; `None` is one for each core.
+    pub(crate) threads: Option<usize>,
+    /// Positions that the KV cache holds, over all sessions.
+    pub(crate) cache_tokens: usize,
+}
+
+/// A configuration that was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// Where to listen.
+    pub(crate) listen: SocketAddr,
+    /// The model for requests that name none.
+    pub(crate) default_model: ModelId,
+    /// The models, at least one.
+    pub(crate) models: Vec<ModelSettings>,
+    /// Bounds on what clients can ask for.
+    pub(crate) limits: Limits,
+    /// Where sessions are kept.
+    pub(crate) store: Store,
+    /// Longest request body in bytes.
+    pub(crate) max_body_bytes: usize,
+    /// How long one reply may take.
+    pub(crate) reply_timeout: Duration,
+}
+
+/// Reads the configuration: defaults, then `file` (or `corolla.toml` where there is one), then the environment, then
+/// flags.
+///
+/// # Errors
+/// A sentence for each fault found, naming key, value and fix.
+pub(crate) fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Settings, String> {
+    let file = match file {
+        Some(file) if !file.is_file() => return Err(format!("there is no configuration file {}", file.display())),
+        Some(file) => Some(file.to_owned()),
+        None => Some(PathBuf::from(DEFAULT_FILE)).filter(|file| file.is_file()),
+    };
+    let typed = typed::read(file.as_deref(), overrides)?;
+    check(typed)
+}
+
+fn check(typed: typed::Typed) -> Result<Settings, String> {
+    let mut faults = Vec::new();
+    let listen = typed.listen.parse().map_err(|_| {
+        format!("listen = \"{}\" is no address; write an IP address and a port, e.g. \"127.0.0.1:8000\"", typed.listen)
+    });
+    let mut models: Vec<ModelSettings> = Vec::new();
+    for (at, model) in typed.models.into_iter().enumerate() {
+        match check_model(at, model) {
+            Ok(model) if models.iter().any(|m| m.id == model.id) => {
+                faults.push(format!("models[{at}].id = \"{}\" is used twice; give each model its own name", model.id));
+            }
+            Ok(model) => models.push(model),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let default_model = match (typed.default_model, models.first()) {
+        (Some(id), _) if models.iter().any(|m| m.id.0 == id) => Some(ModelId(id)),
+        (Some(id), _) if faults.is_empty() => {
+            let ids: Vec<&str> = models.iter().map(|m| m.id.0.as_str()).collect();
+            faults.push(format!("default_model = \"{id}\" is none of the models; there is: {}", ids.join(", ")));
+            None
+        }
+        (None, Some(first)) => Some(first.id.clone()),
+        _ => None,
+    };
+    let sessions = typed.sessions;
+    let store = match sessions.store.as_str() {
+        "memory" => Some(Store::Memory),
+        url if url.starts_with("redis://") || url.starts_with("rediss://") => Some(Store::Redis(url.to_owned())),
+        other => {
+            faults.push(format!("sessions.store = \"{other}\" is no store; write \"memory\" or \"redis://host:port\""));
+            None
+        }
+    };
+    let numbers = [
+        ("sessions.max_sessions", sessions.max_sessions, 1, 1_000_000),
+        ("sessions.default_length", sessions.default_length, 1, sessions.max_length.max(1)),
+        ("sessions.max_length", sessions.max_length, 1, 10_000_000),
+        ("sessions.idle_seconds", sessions.idle_seconds, 1, 30 * 24 * 3600),
+        ("limits.concurrent", typed.limits.concurrent, 1, 100_000),
+        ("limits.queue", typed.limits.queue, 0, 1_000_000),
+        ("limits.prefill_chunk", typed.limits.prefill_chunk, 1, 65_536),
+        ("limits.max_body_bytes", typed.limits.max_body_bytes, 1024, 1 << 30),
+        ("limits.reply_seconds", typed.limits.reply_seconds, 1, 24 * 3600),
+    ];
+    for (key, value, low, high) in numbers {
+        if !(low..=high).contains(&value) {
+            faults.push(format!("{key} = {value} is out of range; it may be {low} to {high}"));
+        }
+    }
+    let listen = listen.map_err(|fault| faults.push(fault)).ok();
+    match (listen, default_model, store) {
+        (Some(listen), Some(default_model), Some(store)) if faults.is_empty() => Ok(Settings {
+            listen,
+            default_model,
+            models,
+            limits: Limits {
+                max_sessions: sessions.max_sessions,
+                default_length: sessions.default_length,
+                max_length: sessions.max_length,
+                idle: Duration::from_secs(sessions.idle_seconds as u64),
+                concurrent: typed.limits.concurrent,
+                queue: typed.limits.queue,
+                prefill_chunk: typed.limits.prefill_chunk,
+            },
+            store,
+            max_body_bytes: typed.limits.max_body_bytes,
+            reply_timeout: Duration::from_secs(typed.limits.reply_seconds as u64),
+        }),
+        _ => Err(faults.join("\n")),
+    }
+}
+
+fn check_model(at: usize, model: typed::Model) -> Result<ModelSettings, String> {
+    let name = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
+    if model.id.is_empty() || model.id.len() > 128 || !model.id.chars().all(name) {
+        let id = model.id;
+        return Err(format!("models[{at}].id = \"{id}\" is no name; use up to 128 of letters, digits and - _ . / :"));
+    }
+    if !model.path.exists() {
+        let path = model.path.display();
+        return Err(format!(
+            "models[{at}].path = \"{path}\": there is no such file or folder; `make model` fetches the default model, \
+             any other is a GGUF file or a folder in Hugging Face layout"
+        ));
+    }
+    if model.threads == Some(0) || model.threads.is_some_and(|n| n > 1024) {
+        return Err(format!("models[{at}].threads must be 1 to 1024; leave it out for one thread a core"));
+    }
+    if model.cache_tokens == 0 {
+        return Err(format!("models[{at}].cache_tokens = 0 leaves no room for a session; 32768 is the default"));
+    }
+    Ok(ModelSettings {
+        id: ModelId(model.id),
+        path: model.path,
+        backend: model.backend,
+        dtype: model.dtype,
+        blocks: model.blocks,
+        threads: model.threads,
+        cache_tokens: model.cache_tokens,
+    })
+}
+
+#[cfg(test)]
+mod tests;

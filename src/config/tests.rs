@@ -1,0 +1,92 @@
+//! Faults in a configuration file, and the order of the layers.
+
+use super::*;
+
+fn settings(text: &str) -> Result<Settings, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("corolla.toml");
+    std::fs::write(&file, text).unwrap();
+    load(Some(&file), &Overrides::default()).map_err(|fault| fault.replace(&file.display().to_string(), "FILE"))
+}
+
+fn with_model(text: &str) -> Result<Settings, String> {
+    settings(&format!("{text}\n[[models]]\nid = \"m\"\npath = \"Cargo.toml\"\n"))
+}
+
+#[test]
+fn a_file_overrides_the_defaults_and_leaves_the_rest() {
+    let settings = with_model("listen = \"0.0.0.0:9000\"\n[sessions]\nidle_seconds = 7").unwrap();
+    assert_eq!(settings.listen.to_string(), "0.0.0.0:9000");
+    assert_eq!(settings.limits, Limits { idle: Duration::from_secs(7), ..Limits::default() });
+    assert_eq!((settings.default_model, settings.models.len()), ("m".into(), 1));
+}
+
+#[test]
+fn a_fault_names_key_value_and_fix() {
+    for (text, fault) in [
+        (
+            "listn = 1",
+            "listn is no key of the configuration in FILE; the keys here are: \
+             listen, default_model, sessions, limits, models",
+        ),
+        (
+            "listen = \"here\"",
+            "listen = \"here\" is no address; write an IP address and a port, e.g. \"127.0.0.1:8000\"",
+        ),
+        ("default_model = \"x\"", "default_model = \"x\" is none of the models; there is: m"),
+        ("[sessions]\nmax_sessions = 0", "sessions.max_sessions = 0 is out of range; it may be 1 to 1000000"),
+        (
+            "[sessions]\nstore = \"disk\"",
+            "sessions.store = \"disk\" is no store; write \"memory\" or \"redis://host:port\"",
+        ),
+        (
+            "[limits]\nqueue = \"long\"",
+            "limits.queue = string \"long\" does not fit in FILE; it must be an unsigned integer",
+        ),
+    ] {
+        let found = with_model(text).unwrap_err();
+        // figment names integers by their width
+        assert_eq!(found.replace("usize", "an unsigned integer").replace("an an", "an"), fault);
+    }
+}
+
+#[test]
+fn a_models_faults_name_the_model() {
+    let model = |text: &str| settings(&format!("[[models]]\n{text}")).unwrap_err();
+    assert_eq!(
+        model("id = \"a b\"\npath = \"x\""),
+        "models[0].id = \"a b\" is no name; use up to 128 of letters, digits and - _ . / :"
+    );
+    assert!(
+        model("id = \"a\"\npath = \"nowhere.gguf\"")
+            .starts_with("models[0].path = \"nowhere.gguf\": there is no such file")
+    );
+    assert!(model("id = \"a\"").contains("models.0.path is missing"), "{}", model("id = \"a\""));
+    assert_eq!(
+        model("id = \"a\"\npath = \"Cargo.toml\"\nbackend = \"cpu\""),
+        "models.0.backend = \"cpu\" is not possible in FILE; it may be: candle-cpu, candle-cuda, tch"
+    );
+    let twice = "id = \"a\"\npath = \"Cargo.toml\"\n";
+    assert!(model(&format!("{twice}[[models]]\n{twice}")).contains("used twice"));
+}
+
+#[test]
+fn broken_toml_is_located() {
+    let fault = settings("listen = ").unwrap_err();
+    assert!(fault.contains("FILE") && fault.contains("line 1"), "{fault}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let fault = load(Some(Path::new("nowhere.toml")), &Overrides::default()).unwrap_err();
+    assert_eq!(fault, "there is no configuration file nowhere.toml");
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("corolla.toml");
+    std::fs::write(&file, "listen = \"127.0.0.1:1\"\n[[models]]\nid = \"m\"\npath = \"Cargo.toml\"\n").unwrap();
+    let flags = Overrides { listen: Some("127.0.0.1:2".into()), default_model: None };
+    assert_eq!(load(Some(&file), &flags).unwrap().listen.port(), 2);
+}

@@ -1,0 +1,148 @@
+//! Settings become adapters behind ports: the only place that knows every adapter by name.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use corolla_candle::{BlockChoice, CandleConfig, CandleModel, DeviceChoice, DtypeChoice};
+use corolla_domain::{
+    ports::{FaultKind, PortError, SessionStore, Timestamp},
+    routing::InProcessSwarm,
+    session::{Ambient, Catalogue, ModelEntry, ModelState, SessionService},
+};
+use corolla_sessions::{MemorySessions, RedisSessions};
+
+use crate::config::{Backend, Blocks, Dtype, ModelSettings, Settings, Store};
+
+/// Sessions of several services may live in one Redis server.
+const REDIS_PREFIX: &str = "corolla:";
+/// How often expired sessions are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// A service over models that are still to be loaded; see [`load_models`].
+///
+/// # Errors
+/// A session store that cannot be reached.
+pub(crate) async fn service(settings: &Settings) -> Result<Arc<SessionService>, PortError> {
+    let ids = settings.models.iter().map(|m| m.id.clone()).collect();
+    let catalogue = Catalogue::loading(ids, settings.default_model.clone())?;
+    let store: Arc<dyn SessionStore> = match &settings.store {
+        Store::Memory => Arc::new(MemorySessions::default()),
+        Store::Redis(url) => Arc::new(RedisSessions::connect(url, REDIS_PREFIX).await?),
+    };
+    Ok(Arc::new(SessionService::new(catalogue, store, settings.limits.clone(), ambient())))
+}
+
+/// Checks what can be known of a model before it is loaded: its files' headers, and that this build has its backend.
+///
+/// # Errors
+/// A sentence that names the fix.
+pub(crate) fn inspect(model: &ModelSettings) -> Result<String, PortError> {
+    let config = candle_config(model)?;
+    let summary = corolla_candle::inspect(&config.path)?;
+    corolla_tokenizers::load(&config.path)?;
+    let positions = summary.max_positions.map_or("any number of".to_owned(), |n| n.to_string());
+    Ok(format!(
+        "{} in {}, {} blocks, hidden {}, vocabulary {}, {positions} positions; {} MB of weights, {} MB of KV cache at most",
+        summary.family,
+        summary.dtype,
+        summary.blocks,
+        summary.hidden,
+        summary.vocab,
+        summary.bytes / 1_000_000,
+        summary.cache_bytes.saturating_mul(config.cache_tokens) / 1_000_000,
+    ))
+}
+
+/// Loads every model of the catalogue, one after the other, and tells the service what became of it.
+pub(crate) async fn load_models(service: &SessionService, models: &[ModelSettings]) {
+    for model in models {
+        let begun = std::time::Instant::now();
+        let state = match load_model(model).await {
+            Ok(entry) => {
+                let spec = entry.local.spec();
+                tracing::info!(model = %model.id, dtype = %spec.dtype, seconds = begun.elapsed().as_secs_f64(), "loaded");
+                ModelState::Loaded(entry)
+            }
+            Err(fault) => {
+                tracing::error!(model = %model.id, error = %fault, "not loaded");
+                ModelState::Failed(fault.to_string())
+            }
+        };
+        service.catalogue().set(&model.id, state);
+    }
+}
+
+/// Forgets expired sessions for as long as it runs.
+pub(crate) async fn sweep(service: Arc<SessionService>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        ticks.tick().await;
+        service.sweep().await;
+    }
+}
+
+/// Loads one model: tokenizer, local part, blocks.
+///
+/// # Errors
+/// What the adapters say.
+pub(crate) async fn load_model(model: &ModelSettings) -> Result<ModelEntry, PortError> {
+    let config = candle_config(model)?;
+    let path = config.path.clone();
+    let tokenizer = tokio::task::spawn_blocking(move || corolla_tokenizers::load(&path))
+        .await
+        .map_err(|e| PortError::internal("the tokenizer's loader ended early").with_source(e))??;
+    let candle = CandleModel::load(config).await?;
+    let engine = candle.engine().ok_or_else(|| PortError::internal("the model was loaded without blocks"))?;
+    Ok(ModelEntry {
+        tokenizer: Arc::new(tokenizer),
+        local: candle.local(),
+        swarm: Arc::new(InProcessSwarm::new(model.id.clone(), engine)),
+    })
+}
+
+fn candle_config(model: &ModelSettings) -> Result<CandleConfig, PortError> {
+    let unsupported = |text: &str| Err(PortError::new(FaultKind::Unsupported, text));
+    if model.blocks == Blocks::Swarm {
+        return unsupported(
+            "blocks = \"swarm\" needs the cargo feature `swarm`, which this version does not have yet; use \"local\"",
+        );
+    }
+    let device = match model.backend {
+        Backend::CandleCpu => DeviceChoice::Cpu,
+        Backend::CandleCuda => DeviceChoice::Cuda(0),
+        Backend::Tch => {
+            return unsupported(
+                "backend = \"tch\" needs the cargo feature `libtorch`, which this version does not have yet; use \
+                 \"candle-cpu\"",
+            );
+        }
+    };
+    let dtype = match model.dtype {
+        Dtype::Auto => DtypeChoice::Auto,
+        Dtype::F32 => DtypeChoice::F32,
+        Dtype::Bf16 => DtypeChoice::Bf16,
+    };
+    Ok(CandleConfig {
+        id: model.id.clone(),
+        path: PathBuf::from(&model.path),
+        dtype,
+        device,
+        blocks: BlockChoice::All,
+        cache_tokens: model.cache_tokens,
+        threads: model.threads,
+    })
+}
+
+fn ambient() -> Ambient {
+    let now = || {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    };
+    // Session names must not be guessable, so there is no way to go on without the system's randomness.
+    #[allow(clippy::expect_used, reason = "see above")]
+    let random = || getrandom::u64().expect("the system's source of randomness");
+    Ambient { now: Arc::new(now), random: Arc::new(random) }
+}
