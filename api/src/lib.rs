@@ -20,6 +20,8 @@ mod v1;
 
 #[cfg(test)]
 mod stage;
+#[cfg(test)]
+mod tests;
 
 pub use routes::{openapi_yaml, routes};
 pub use server::serve;

@@ -6,6 +6,9 @@ mod request;
 mod shape;
 mod stream;
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::HashMap, sync::Arc};
 
 use corolla_domain::{

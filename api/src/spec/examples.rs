@@ -5,9 +5,24 @@ use serde_json::{Value, json};
 
 /// Puts the examples in.
 pub(super) fn complete(document: &mut Value) {
+    name_json_plainly(document);
     v1(document);
     chat(document);
     rest(document);
+}
+
+/// JSON has no charset parameter (RFC 8259); the macros write one.
+fn name_json_plainly(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            if let Some(content) = members.remove("application/json; charset=utf-8") {
+                members.insert(JSON.to_owned(), content);
+            }
+            members.values_mut().for_each(name_json_plainly);
+        }
+        Value::Array(items) => items.iter_mut().for_each(name_json_plainly),
+        _ => {}
+    }
 }
 
 /// Where examples stand: operation, then status (or `request`), then media type.

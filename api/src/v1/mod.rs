@@ -7,6 +7,9 @@ mod params;
 mod python;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::HashMap, sync::Arc};
 
 use corolla_domain::{
