@@ -1,1 +1,282 @@
-//! Contract of `block_engine`.
+//! Contract of [`BlockEngine`] and its sessions: one function per promise, [`all`] for the lot.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use corolla_domain::{
+    model::{BlockRange, Hidden},
+    ports::{BlockEngine, BlockSession, FaultKind, SessionNeed, StepInput},
+};
+use futures_util::future::join;
+
+use crate::local_model::{assert_near, noise};
+
+/// Positions of the longest session that is tried.
+pub const LONGEST: usize = 48;
+/// What [`BlockEngine::free_tokens`] must at least be before the suite begins.
+pub const FREE_TOKENS: usize = 6 * LONGEST;
+
+/// An engine to be tried.
+pub struct Subject {
+    /// The engine. It hosts at least two blocks and has [`FREE_TOKENS`] free.
+    pub engine: Arc<dyn BlockEngine>,
+    /// Width of its hidden states.
+    pub width: usize,
+    /// How far two computations of the same number may be apart, as a part of the largest number.
+    pub tolerance: f32,
+}
+
+impl Subject {
+    async fn session(&self, blocks: BlockRange, batch: usize) -> Box<dyn BlockSession> {
+        self.engine.open(blocks, SessionNeed { max_length: LONGEST, batch }).await.expect("a session")
+    }
+
+    /// A session over everything, with one row.
+    async fn lone(&self) -> Box<dyn BlockSession> {
+        self.session(self.engine.hosted(), 1).await
+    }
+
+    fn states(&self, batch: usize, seq: usize, seed: u64) -> Hidden {
+        let shape = (batch, seq, self.width);
+        Hidden::from_f32(shape, &noise(batch * seq * self.width, seed)).expect("a shape that fits")
+    }
+
+    fn near(&self, found: &Hidden, wanted: &Hidden, what: &str) {
+        assert_eq!((found.batch(), found.seq()), (wanted.batch(), wanted.seq()), "the shape of {what}");
+        assert_near(&found.to_f32(), &wanted.to_f32(), self.tolerance, what);
+    }
+}
+
+async fn step(session: &mut dyn BlockSession, hidden: &Hidden) -> Hidden {
+    session.step(StepInput { hidden: hidden.clone() }).await.expect("a step")
+}
+
+/// Steps of those lengths, joined.
+async fn steps(session: &mut dyn BlockSession, hidden: &Hidden, lengths: &[usize]) -> Hidden {
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    for length in lengths {
+        pieces.push(step(session, &hidden.positions(at, at + length).expect("positions")).await);
+        at += length;
+    }
+    Hidden::concat(&pieces).expect("pieces of one conversation")
+}
+
+/// All promises, each with an engine that `make` makes.
+pub async fn all<F: Future<Output = Subject>>(make: impl Fn() -> F) {
+    a_step_keeps_the_shape_and_moves_the_position(&make().await).await;
+    prefill_and_single_steps_equal_one_prefill(&make().await).await;
+    any_chunking_gives_the_same(&make().await).await;
+    two_halves_of_the_blocks_equal_the_whole(&make().await).await;
+    rewinding_equals_never_having_gone(&make().await).await;
+    rewinding_forward_is_refused(&make().await).await;
+    past_the_end_is_capacity_and_does_no_harm(&make().await).await;
+    a_wrong_batch_or_width_is_refused_and_does_no_harm(&make().await).await;
+    rows_of_a_batch_equal_lone_sessions(&make().await).await;
+    sessions_do_not_see_each_other(&make().await).await;
+    a_dropped_step_was_never_called(&make().await).await;
+    opening_sets_cache_aside_and_dropping_gives_it_back(&make().await).await;
+    a_full_cache_is_capacity_and_sets_nothing_aside(&make().await).await;
+    impossible_needs_are_refused(&make().await).await;
+}
+
+/// The result has the shape of the input; the position moves by its length.
+pub async fn a_step_keeps_the_shape_and_moves_the_position(subject: &Subject) {
+    let mut session = subject.session(subject.engine.hosted(), 2).await;
+    assert_eq!((session.position(), session.blocks()), (0, subject.engine.hosted()));
+    let out = step(&mut *session, &subject.states(2, 5, 1)).await;
+    assert_eq!((out.batch(), out.seq(), out.width()), (2, 5, subject.width));
+    assert!(out.to_f32().iter().all(|v| v.is_finite()));
+    step(&mut *session, &subject.states(2, 1, 2)).await;
+    assert_eq!(session.position(), 6);
+}
+
+/// A prompt at once and then one position after the other equals all positions at once.
+pub async fn prefill_and_single_steps_equal_one_prefill(subject: &Subject) {
+    let hidden = subject.states(1, 24, 3);
+    let whole = step(&mut *subject.lone().await, &hidden).await;
+    let mut lengths = vec![16];
+    lengths.resize(9, 1);
+    let pieces = steps(&mut *subject.lone().await, &hidden, &lengths).await;
+    subject.near(&pieces, &whole, "a prefill and single steps");
+}
+
+/// However the positions are cut into steps, the result is the same.
+pub async fn any_chunking_gives_the_same(subject: &Subject) {
+    let hidden = subject.states(2, 30, 4);
+    let whole = step(&mut *subject.session(subject.engine.hosted(), 2).await, &hidden).await;
+    for lengths in [&[15, 15][..], &[1, 29], &[29, 1], &[2, 3, 5, 7, 13], &[4, 5, 6, 7, 8]] {
+        let pieces = steps(&mut *subject.session(subject.engine.hosted(), 2).await, &hidden, lengths).await;
+        subject.near(&pieces, &whole, &format!("steps of {lengths:?}"));
+    }
+}
+
+/// Blocks `0..k` and then `k..n` give what `0..n` gives, wherever the cut is.
+pub async fn two_halves_of_the_blocks_equal_the_whole(subject: &Subject) {
+    let all = subject.engine.hosted();
+    let hidden = subject.states(1, 9, 5);
+    let whole = step(&mut *subject.lone().await, &hidden).await;
+    for cut in all.start() + 1..all.end() {
+        let half = |start, end| BlockRange::new(start, end).expect("a run of blocks");
+        let mut below = subject.session(half(all.start(), cut), 1).await;
+        let mut above = subject.session(half(cut, all.end()), 1).await;
+        let between = step(&mut *below, &hidden).await;
+        subject.near(&step(&mut *above, &between).await, &whole, "the upper blocks after the lower ones");
+    }
+}
+
+/// Going, rewinding and going elsewhere equals going there at once, also to the very beginning.
+pub async fn rewinding_equals_never_having_gone(subject: &Subject) {
+    let (begin, wrong, right) = (subject.states(1, 6, 6), subject.states(1, 7, 7), subject.states(1, 5, 8));
+    let mut straight = subject.lone().await;
+    step(&mut *straight, &begin).await;
+    let wanted = step(&mut *straight, &right).await;
+    let mut winding = subject.lone().await;
+    step(&mut *winding, &begin).await;
+    step(&mut *winding, &wrong).await;
+    winding.rewind(6).await.expect("rewinding");
+    assert_eq!(winding.position(), 6);
+    subject.near(&step(&mut *winding, &right).await, &wanted, "a step after rewinding");
+    winding.rewind(0).await.expect("rewinding to the beginning");
+    let again = Hidden::concat(&[begin, right]).expect("pieces of one conversation");
+    let again = step(&mut *winding, &again).await;
+    subject.near(&again.positions(6, 11).expect("positions"), &wanted, "a step after rewinding to the beginning");
+}
+
+/// Rewinding to where the session is not yet is `InvalidInput`; to where it is, it changes nothing.
+pub async fn rewinding_forward_is_refused(subject: &Subject) {
+    let mut session = subject.lone().await;
+    step(&mut *session, &subject.states(1, 3, 9)).await;
+    let error = session.rewind(4).await.expect_err("rewinding forward is refused");
+    assert_eq!(error.kind(), FaultKind::InvalidInput, "{error}");
+    session.rewind(3).await.expect("rewinding to the position");
+    assert_eq!(session.position(), 3);
+}
+
+/// A step past `max_length` is `Capacity`; the session goes on as if it had not been called, up to its last position.
+pub async fn past_the_end_is_capacity_and_does_no_harm(subject: &Subject) {
+    let hidden = subject.states(1, LONGEST, 10);
+    let whole = step(&mut *subject.lone().await, &hidden).await;
+    let mut session = subject.lone().await;
+    let begun = step(&mut *session, &hidden.positions(0, 40).expect("positions")).await;
+    for beyond in [LONGEST - 39, LONGEST] {
+        let input = StepInput { hidden: subject.states(1, beyond, 12) };
+        let error = session.step(input).await.expect_err("a step past the end is refused");
+        assert_eq!(error.kind(), FaultKind::Capacity, "{error}");
+        assert_eq!(session.position(), 40);
+    }
+    let ended = step(&mut *session, &hidden.positions(40, LONGEST).expect("positions")).await;
+    assert_eq!(session.position(), LONGEST);
+    subject.near(&Hidden::concat(&[begun, ended]).expect("pieces"), &whole, "a session after a step past its end");
+}
+
+/// Another batch or width than the session's is `InvalidInput`, and changes nothing.
+pub async fn a_wrong_batch_or_width_is_refused_and_does_no_harm(subject: &Subject) {
+    let hidden = subject.states(1, 4, 13);
+    let wanted = step(&mut *subject.lone().await, &hidden).await;
+    let mut session = subject.lone().await;
+    let width = subject.width + 1;
+    let wide = Hidden::from_f32((1, 2, width), &noise(2 * width, 1)).expect("a shape that fits");
+    for bad in [subject.states(2, 2, 14), wide] {
+        let error = session.step(StepInput { hidden: bad }).await.expect_err("a wrong shape is refused");
+        assert_eq!(error.kind(), FaultKind::InvalidInput, "{error}");
+    }
+    assert_eq!(session.position(), 0);
+    subject.near(&step(&mut *session, &hidden).await, &wanted, "a step after wrong ones");
+}
+
+/// Each row of a batch equals a session of its own.
+pub async fn rows_of_a_batch_equal_lone_sessions(subject: &Subject) {
+    let hidden = subject.states(3, 12, 15);
+    let together = steps(&mut *subject.session(subject.engine.hosted(), 3).await, &hidden, &[7, 1, 4]).await;
+    let row = 12 * subject.width;
+    for nth in 0..3 {
+        let of = |hidden: &Hidden| {
+            let numbers = &hidden.to_f32()[nth * row..(nth + 1) * row];
+            Hidden::from_f32((1, 12, subject.width), numbers).expect("one row")
+        };
+        let alone = steps(&mut *subject.lone().await, &of(&hidden), &[7, 1, 4]).await;
+        subject.near(&of(&together), &alone, "a row of a batch");
+    }
+}
+
+/// Sessions that take turns, and sessions that run at once, give what they would give alone.
+pub async fn sessions_do_not_see_each_other(subject: &Subject) {
+    let (a, b) = (subject.states(1, 10, 16), subject.states(1, 10, 17));
+    let alone_a = step(&mut *subject.lone().await, &a).await;
+    let alone_b = step(&mut *subject.lone().await, &b).await;
+    let (mut first, mut second) = (subject.lone().await, subject.lone().await);
+    let (mut out_a, mut out_b) = (Vec::new(), Vec::new());
+    for at in (0..10).step_by(2) {
+        let some = |hidden: &Hidden| hidden.positions(at, at + 2).expect("positions");
+        let (some_a, some_b) = (some(&a), some(&b));
+        let (from_a, from_b) = join(step(&mut *first, &some_a), step(&mut *second, &some_b)).await;
+        out_a.push(from_a);
+        out_b.push(from_b);
+    }
+    subject.near(&Hidden::concat(&out_a).expect("pieces"), &alone_a, "the first of two sessions");
+    subject.near(&Hidden::concat(&out_b).expect("pieces"), &alone_b, "the second of two sessions");
+}
+
+/// A step whose future was dropped, polled or not, leaves the session as if it had not been called.
+pub async fn a_dropped_step_was_never_called(subject: &Subject) {
+    let hidden = subject.states(1, 20, 18);
+    let whole = step(&mut *subject.lone().await, &hidden).await;
+    let mut session = subject.lone().await;
+    let mut pieces = Vec::new();
+    for at in (0..20).step_by(4) {
+        for nth in 0..10u64 {
+            let input = StepInput { hidden: subject.states(1, 1 + nth as usize % 5, 19) };
+            let a_moment = Duration::from_micros(30 * nth);
+            if nth == 0 {
+                drop(session.step(input));
+            } else if tokio::time::timeout(a_moment, session.step(input)).await.is_ok() {
+                session.rewind(at).await.expect("rewinding a step that was faster");
+            }
+            assert_eq!(session.position(), at);
+        }
+        pieces.push(step(&mut *session, &hidden.positions(at, at + 4).expect("positions")).await);
+    }
+    subject.near(&Hidden::concat(&pieces).expect("pieces"), &whole, "steps between dropped ones");
+}
+
+/// A session takes `max_length * batch` of `free_tokens`, over a part of the blocks that part of it; its drop gives it
+/// back at once.
+pub async fn opening_sets_cache_aside_and_dropping_gives_it_back(subject: &Subject) {
+    let all = subject.engine.hosted();
+    let before = subject.engine.free_tokens();
+    let mut session = subject.session(all, 2).await;
+    assert_eq!(subject.engine.free_tokens(), before - 2 * LONGEST);
+    let part = subject.session(BlockRange::new(all.start(), all.start() + 1).expect("one block"), 1).await;
+    let over_part = before - 2 * LONGEST - subject.engine.free_tokens();
+    assert!(over_part > 0 && over_part < LONGEST, "one block of {} took {over_part} of {LONGEST}", all.len());
+    step(&mut *session, &subject.states(2, 3, 20)).await;
+    drop((session, part));
+    assert_eq!(subject.engine.free_tokens(), before);
+}
+
+/// Where the cache has no room, opening is `Capacity` and sets nothing aside; a smaller need may still fit.
+pub async fn a_full_cache_is_capacity_and_sets_nothing_aside(subject: &Subject) {
+    let all = subject.engine.hosted();
+    let free = subject.engine.free_tokens();
+    for (max_length, batch) in [(free + 1, 1), (free, 2), (usize::MAX, 1), (usize::MAX, usize::MAX)] {
+        let refused = subject.engine.open(all, SessionNeed { max_length, batch }).await;
+        let error = refused.err().expect("the need is refused");
+        assert_eq!(error.kind(), FaultKind::Capacity, "{error}");
+        assert_eq!(subject.engine.free_tokens(), free);
+    }
+    let session = subject.engine.open(all, SessionNeed { max_length: free, batch: 1 }).await.expect("all that is free");
+    assert_eq!(subject.engine.free_tokens(), 0);
+    drop(session);
+    subject.lone().await;
+}
+
+/// Blocks that are not hosted and needs of nothing are `InvalidInput`.
+pub async fn impossible_needs_are_refused(subject: &Subject) {
+    let all = subject.engine.hosted();
+    let beyond = BlockRange::new(all.start(), all.end() + 1).expect("a run of blocks");
+    for (range, max_length, batch) in [(beyond, 8, 1), (all, 0, 1), (all, 8, 0)] {
+        let refused = subject.engine.open(range, SessionNeed { max_length, batch }).await;
+        let error = refused.err().expect("the need is refused");
+        assert_eq!(error.kind(), FaultKind::InvalidInput, "{error}");
+    }
+}
