@@ -8,6 +8,7 @@ mod chat;
 mod error;
 mod fault;
 mod front;
+mod hangup;
 mod models;
 mod operation;
 mod page;

@@ -2,8 +2,10 @@
 
 use std::{future::Future, io, time::Duration};
 
-use poem::{Endpoint, Server, listener::TcpAcceptor};
+use poem::{Endpoint, Response, Server};
 use tokio::net::TcpListener;
+
+use crate::hangup;
 
 /// How long replies that are being written may go on once the server was asked to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -17,9 +19,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Where the listener cannot be used.
 pub async fn serve(
     listener: TcpListener,
-    routes: impl Endpoint + 'static,
+    routes: impl Endpoint<Output = Response> + 'static,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let acceptor = TcpAcceptor::from_tokio(listener)?;
+    let (acceptor, routes) = hangup::watch(listener, routes)?;
     Server::new_with_acceptor(acceptor).run_with_graceful_shutdown(routes, shutdown, Some(DRAIN)).await
 }
