@@ -1,0 +1,124 @@
+//! The same model in every format and every ggml type.
+
+use candle_core::quantized::GgmlDType;
+use corolla_candle::DtypeChoice;
+use safetensors::Dtype;
+use tempfile::TempDir;
+use testkit::{fixtures, local_model::assert_near};
+
+use crate::{
+    run::{feed, greedy, load, session},
+    tiny::{Size, Tiny},
+};
+
+const PROMPT: [u32; 9] = [1, 5, 9, 80, 33, 2, 95, 0, 41];
+
+async fn logits(path: &std::path::Path, dtype: DtypeChoice) -> Vec<f32> {
+    let model = load(path, dtype).await;
+    let mut session = session(&model, 16).await;
+    feed(&model, &mut *session, &PROMPT).await
+}
+
+fn models() -> [(&'static str, Tiny); 2] {
+    let size = Size { hidden: 48, inner: 80, heads: 6, kv: 2, blocks: 3 };
+    [("llama", Tiny::llama(size)), ("bloom", Tiny::bloom(48, 6, 3))]
+}
+
+#[tokio::test]
+async fn every_format_gives_the_same_logits_in_f32() {
+    for (name, tiny) in models() {
+        let (single, sharded) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        tiny.write_folder(single.path(), Dtype::F32, 1);
+        tiny.write_folder(sharded.path(), Dtype::F32, 4);
+        let gguf = sharded.path().join("model.gguf");
+        tiny.write_gguf(&gguf, GgmlDType::F32);
+        let wanted = logits(single.path(), DtypeChoice::F32).await;
+        assert!(wanted.iter().any(|v| v.abs() > 0.1), "the logits of {name} say something");
+        assert_eq!(logits(sharded.path(), DtypeChoice::F32).await, wanted, "shards of {name}");
+        assert_near(&logits(&gguf, DtypeChoice::F32).await, &wanted, 1e-5, &format!("GGUF of {name}"));
+    }
+}
+
+#[tokio::test]
+async fn bloom_keys_may_begin_with_transformer() {
+    let (bare, long) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let mut tiny = Tiny::bloom(48, 6, 2);
+    tiny.write_folder(bare.path(), Dtype::F32, 1);
+    tiny.tensors = tiny.tensors.into_iter().map(|(name, tensor)| (format!("transformer.{name}"), tensor)).collect();
+    tiny.write_folder(long.path(), Dtype::F32, 1);
+    assert_eq!(logits(bare.path(), DtypeChoice::F32).await, logits(long.path(), DtypeChoice::F32).await);
+}
+
+#[tokio::test]
+async fn a_pickle_in_shards_is_the_pickle() {
+    let source = fixtures::path("models").join("tiny-bloom");
+    let folder = TempDir::new().unwrap();
+    std::fs::copy(source.join("config.json"), folder.path().join("config.json")).unwrap();
+    for shard in ["a.bin", "b.bin"] {
+        std::fs::copy(source.join("pytorch_model.bin"), folder.path().join(shard)).unwrap();
+    }
+    let tiny = Tiny::bloom(48, 6, 3);
+    let map = tiny.tensors.keys().enumerate().map(|(nth, name)| {
+        let file = if nth % 2 == 0 { "a.bin" } else { "b.bin" };
+        (name.clone(), file.into())
+    });
+    let map: serde_json::Map<String, serde_json::Value> = map.collect();
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    std::fs::write(folder.path().join("pytorch_model.bin.index.json"), index).unwrap();
+    assert_eq!(logits(folder.path(), DtypeChoice::Auto).await, logits(&source, DtypeChoice::Auto).await);
+}
+
+#[tokio::test]
+async fn half_precision_checkpoints_lose_nothing_in_auto() {
+    for (name, tiny) in models() {
+        for dtype in [Dtype::F16, Dtype::BF16] {
+            let folder = TempDir::new().unwrap();
+            tiny.write_folder(folder.path(), dtype, 1);
+            let wanted = logits(folder.path(), DtypeChoice::F32).await;
+            assert_near(
+                &logits(folder.path(), DtypeChoice::Auto).await,
+                &wanted,
+                1e-5,
+                &format!("{name} in {dtype:?}"),
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_ggml_type_stays_close_to_f32() {
+    let folder = TempDir::new().unwrap();
+    let tiny = Tiny::llama(Size { hidden: 256, inner: 512, heads: 4, kv: 2, blocks: 2 });
+    let file = folder.path().join("f32.gguf");
+    tiny.write_gguf(&file, GgmlDType::F32);
+    let wanted = logits(&file, DtypeChoice::F32).await;
+    // How far rounding the weights may move a logit, as a part of the largest one.
+    for (dtype, name, rounding) in [
+        (GgmlDType::F16, "f16", 0.002),
+        (GgmlDType::BF16, "bf16", 0.01),
+        (GgmlDType::Q8_0, "q8_0", 0.03),
+        (GgmlDType::Q6K, "q6_k", 0.08),
+        (GgmlDType::Q5_0, "q5_0", 0.15),
+        (GgmlDType::Q5_1, "q5_1", 0.15),
+        (GgmlDType::Q5K, "q5_k", 0.15),
+        (GgmlDType::Q4_0, "q4_0", 0.3),
+        (GgmlDType::Q4_1, "q4_1", 0.3),
+        (GgmlDType::Q4K, "q4_k", 0.3),
+    ] {
+        let file = folder.path().join(format!("{name}.gguf"));
+        tiny.write_gguf(&file, dtype);
+        assert_eq!(load(&file, DtypeChoice::Auto).await.local().spec().dtype, name);
+        let widened = logits(&file, DtypeChoice::F32).await;
+        assert_near(&widened, &wanted, rounding, &format!("{name} widened to f32"));
+        assert_near(&logits(&file, DtypeChoice::File).await, &widened, 0.03, &format!("products in {name}"));
+        assert_near(&logits(&file, DtypeChoice::Bf16).await, &widened, 0.02, &format!("{name} rounded to bf16"));
+    }
+}
+
+#[tokio::test]
+async fn a_folder_with_one_gguf_file_is_that_file() {
+    let folder = TempDir::new().unwrap();
+    models()[0].1.write_gguf(&folder.path().join("some.gguf"), GgmlDType::F16);
+    let model = load(folder.path(), DtypeChoice::Auto).await;
+    assert_eq!(greedy(&model, &PROMPT, 4).await.1.len(), 4);
+}

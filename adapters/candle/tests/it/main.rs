@@ -1,0 +1,9 @@
+//! The adapter as callers see it: its contracts, what other implementations say, formats, and damaged files.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod contract;
+mod damage;
+mod formats;
+mod golden;
+mod run;
+mod tiny;
