@@ -8,6 +8,8 @@ const SAMPLING = { temperature: 0.75, top_p: 0.9 };
 export const LONGEST_REPLY = 1024;
 /** Tokens of a session where the model and the server would allow more. */
 const ROOM = 4096;
+/** Why a reply was stopped whose conversation is no more. */
+const FORGET = new DOMException("a new chat was begun", "AbortError");
 
 export class Chat {
   constructor() {
@@ -33,7 +35,8 @@ export class Chat {
 
   /** Forgets everything that was said. */
   clear() {
-    this.stop();
+    this.abort?.abort(FORGET);
+    this.abort = null;
     this.leave();
     this.messages = [];
     this.keep();
@@ -93,7 +96,7 @@ export class Chat {
       throw error;
     } finally {
       if (this.abort === abort) this.abort = null;
-      if (text && !abort.signal.reason?.forget) this.messages.push({ role: "assistant", content: text });
+      if (text && abort.signal.reason !== FORGET) this.messages.push({ role: "assistant", content: text });
       this.keep();
     }
   }

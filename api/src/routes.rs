@@ -1,7 +1,8 @@
 //! All paths put together.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use corolla_domain::session::SessionService;
 use poem::{
     Endpoint, EndpointExt, Response, Route,
@@ -28,8 +29,8 @@ pub fn routes(service: Arc<SessionService>, settings: ApiSettings) -> impl Endpo
     }
     let operations = OpenApiService::new(spec::operations(service, settings.clone()), "Corolla", &settings.version);
     let inner = Route::new()
-        .at("/openapi.yaml", get(fixed("application/yaml; charset=utf-8", spec::yaml(&settings.version), None)))
-        .at("/docs", get(fixed("text/html; charset=utf-8", spec::page(&settings.version), Some(DOCS_POLICY))))
+        .at("/openapi.yaml", get(fixed("application/yaml; charset=utf-8", spec::yaml, &settings, None)))
+        .at("/docs", get(fixed("text/html; charset=utf-8", spec::page, &settings, Some(DOCS_POLICY))))
         .nest("/", operations)
         .with(CatchPanic::new().with_handler(panicked));
     Front { inner: inner.map_to_response(), methods }
@@ -41,10 +42,16 @@ pub fn openapi_yaml() -> String {
     spec::yaml(&ApiSettings::default().version)
 }
 
-/// The same text each time.
-fn fixed(media_type: &'static str, text: String, policy: Option<&'static str>) -> BoxEndpoint<'static> {
-    let text = bytes::Bytes::from(text);
+/// A text that is written when it is first asked for, and then stays the same.
+fn fixed(
+    media_type: &'static str,
+    write: fn(&str) -> String,
+    settings: &Arc<ApiSettings>,
+    policy: Option<&'static str>,
+) -> BoxEndpoint<'static> {
+    let (settings, text) = (settings.clone(), OnceLock::new());
     make_sync(move |_| {
+        let text = text.get_or_init(|| Bytes::from(write(&settings.version)));
         let mut response = Response::builder().content_type(media_type).header(header::CACHE_CONTROL, "no-cache");
         if let Some(policy) = policy {
             response = response.header(header::CONTENT_SECURITY_POLICY, policy);
