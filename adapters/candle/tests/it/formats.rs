@@ -110,7 +110,7 @@ async fn every_ggml_type_stays_close_to_f32() {
         assert_eq!(load(&file, DtypeChoice::Auto).await.local().spec().dtype, name);
         let widened = logits(&file, DtypeChoice::F32).await;
         assert_near(&widened, &wanted, rounding, &format!("{name} widened to f32"));
-        assert_near(&logits(&file, DtypeChoice::File).await, &widened, 0.03, &format!("products in {name}"));
+        assert_near(&logits(&file, DtypeChoice::File).await, &widened, 0.08, &format!("products in {name}"));
         assert_near(&logits(&file, DtypeChoice::Bf16).await, &widened, 0.02, &format!("{name} rounded to bf16"));
     }
 }

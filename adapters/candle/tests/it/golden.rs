@@ -12,6 +12,9 @@ use testkit::{fixtures, local_model::assert_near};
 
 use crate::run::{config, embed, greedy, load};
 
+/// Cases of the small chat model that are tried: all of them take a minute.
+const SOME: usize = 3;
+
 #[derive(Deserialize)]
 struct Golden {
     cases: Vec<Case>,
@@ -126,7 +129,7 @@ async fn gguf_files_of_both_families() {
 #[tokio::test]
 async fn the_small_chat_model_widened_to_f32() {
     let golden: Golden = read("smollm2-f32.json");
-    cases_agree(&fixtures::smollm2(), DtypeChoice::F32, &golden.cases).await;
+    cases_agree(&fixtures::smollm2(), DtypeChoice::F32, &golden.cases[..SOME]).await;
 }
 
 /// With activations rounded to 8 bits the path may leave transformers' where the best two are close, but not at once.
@@ -136,11 +139,11 @@ async fn the_small_chat_model_in_the_blocks_of_its_file() {
     let model = load(&fixtures::smollm2(), DtypeChoice::Auto).await;
     assert_eq!(model.local().spec().dtype, "q4_1");
     let mut same = 0;
-    for case in &golden.cases {
+    for case in &golden.cases[..SOME] {
         let (_, ids) = greedy(&model, &case.prompt_ids, 16).await;
         same += ids.iter().zip(&case.new_ids).take_while(|(a, b)| a == b).count();
     }
-    assert!(same >= 8 * golden.cases.len(), "only {same} tokens of {} x 16 are the same", golden.cases.len());
+    assert!(same >= 8 * SOME, "only {same} tokens of {SOME} x 16 are the same");
 }
 
 #[test]
