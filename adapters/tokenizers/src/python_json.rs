@@ -19,16 +19,41 @@ pub(crate) struct Style {
     pub(crate) sorted: bool,
 }
 
+/// The longest text written: a value may hold itself many times over.
+const MAX_TEXT: usize = 32 * 1024 * 1024;
+
 pub(crate) fn write(value: &impl Serialize, style: Style) -> Result<String, serde_json::Error> {
-    let mut bytes = Vec::new();
-    let layout = Layout { style, depth: 0, empty: false };
-    let mut serializer = Serializer::with_formatter(&mut bytes, layout);
-    if style.sorted {
-        sorted(serde_json::to_value(value)?).serialize(&mut serializer)?;
-    } else {
-        value.serialize(&mut serializer)?;
+    let text = write_as_given(value, style)?;
+    if !style.sorted {
+        return Ok(text);
     }
-    String::from_utf8(bytes).map_err(serde::ser::Error::custom)
+    write_as_given(&sorted(serde_json::from_str(&text)?), style)
+}
+
+fn write_as_given(value: &impl Serialize, style: Style) -> Result<String, serde_json::Error> {
+    let mut bounded = Bounded { bytes: Vec::new() };
+    let layout = Layout { style, depth: 0, empty: false };
+    value.serialize(&mut Serializer::with_formatter(&mut bounded, layout))?;
+    String::from_utf8(bounded.bytes).map_err(serde::ser::Error::custom)
+}
+
+/// Memory that ends at [`MAX_TEXT`].
+struct Bounded {
+    bytes: Vec<u8>,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + part.len() > MAX_TEXT {
+            return Err(io::Error::other(format!("the JSON is longer than {MAX_TEXT} bytes")));
+        }
+        self.bytes.extend_from_slice(part);
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// With the keys of every object in order.

@@ -1,3 +1,9 @@
 //! The adapter as its users see it.
 
-mod smollm2;
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod damage;
+mod golden;
+mod promises;
+mod speed;
+mod templates;
