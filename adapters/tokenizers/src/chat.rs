@@ -1,5 +1,7 @@
 //! Chat templates: Jinja as the `transformers` library renders it, within bounds.
 
+use std::fmt::Write;
+
 use corolla_domain::{
     model::{Message, Role},
     ports::{FaultKind, PortError},
@@ -9,12 +11,12 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 
 use crate::python_json;
 
-/// Work a rendering may do: instructions, and the bytes it makes at 64 for one. Ends hostile templates after at most
-/// some tens of milliseconds and 128 MB; an honest one needs about 50 for a message.
+/// Work a rendering may do: instructions, and the bytes it makes at 64 for one, so about 128 MB in all; an honest template
+/// needs about 50 for a message. Lists are joined by `+` without being counted: a model's template is trusted so far.
 const FUEL: u64 = 2_000_000;
 /// Calls within calls; honest templates need fewer than ten.
 const RECURSION: usize = 100;
-/// Longest template read; honest ones have a few kilobytes.
+/// Longest template read, and longest list or map printed; honest ones have a few kilobytes.
 const MAX_TEMPLATE: usize = 1024 * 1024;
 const NAME: &str = "chat";
 
@@ -83,9 +85,32 @@ fn environment() -> Environment<'static> {
     environment.add_filter("tojson", to_json);
     environment.set_formatter(|out, state, value| match python_name(value) {
         Some(name) => Ok(out.write_str(name)?),
+        None if value.as_object().is_some() => Ok(out.write_str(&container(value)?)?),
         None => minijinja::escape_formatter(out, state, value),
     });
     environment
+}
+
+/// The text of a list or map, which may hold itself many times over.
+fn container(value: &Value) -> Result<String, Error> {
+    let mut bounded = Bounded(String::new());
+    match write!(bounded, "{value}") {
+        Ok(()) => Ok(bounded.0),
+        Err(_) => Err(Error::new(ErrorKind::OutOfFuel, "a value to be printed is too long")),
+    }
+}
+
+/// Text that ends at [`MAX_TEMPLATE`].
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, part: &str) -> std::fmt::Result {
+        if self.0.len() + part.len() > MAX_TEMPLATE {
+            return Err(std::fmt::Error);
+        }
+        self.0.push_str(part);
+        Ok(())
+    }
 }
 
 fn message(message: &Message) -> Value {

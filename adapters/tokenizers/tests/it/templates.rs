@@ -66,6 +66,7 @@ fn hostile_templates_come_to_an_end() {
     let doubled =
         "{% set ns = namespace(x=messages) %}{% for a in range(50) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
     for template in [
+        &format!("{doubled}{{{{ ns.x }}}}"),
         &format!("{doubled}{{{{ ns.x | tojson }}}}"),
         &format!("{doubled}{{{{ ns.x | tojson(sort_keys=true) }}}}"),
         "{% for a in range(100000) %}{% for b in range(100000) %}{{ b }}{% endfor %}{% endfor %}",
