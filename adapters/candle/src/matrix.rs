@@ -2,14 +2,14 @@
 
 use candle_core::{
     Device, Tensor,
-    quantized::{QTensor, ggml_file::qtensor_from_ggml},
+    quantized::{GgmlDType, QTensor, ggml_file::qtensor_from_ggml},
 };
 use corolla_domain::ports::PortError;
 use half::slice::HalfFloatSliceExt;
 
 use crate::{
     config::DtypeChoice,
-    cpu::{self, Operand},
+    cpu::{self, BlockType, Operand},
     fault::{bad_file, library},
     weights::{Stored, View, Weights},
 };
@@ -26,6 +26,8 @@ enum Data {
     Bf16(Vec<u16>),
     F16(Vec<u16>),
     Quantised(QTensor),
+    /// Blocks that candle has no fast product for.
+    Blocks(BlockType, Vec<u8>),
     /// On a GPU; activations travel to it and back.
     Device(Tensor),
 }
@@ -100,7 +102,10 @@ impl Loader<'_> {
             (_, Stored::Bf16) => Data::Bf16(halves(view.bytes)),
             (DtypeChoice::Bf16, _) => Data::Bf16(narrowed(&view)?),
             (_, Stored::F16) => Data::F16(halves(view.bytes)),
-            (_, Stored::Quantised(_)) => Data::Quantised(quantised(&view, &self.device)?),
+            (_, Stored::Quantised(dtype)) => match block_type(dtype).filter(|_| self.device.is_cpu()) {
+                Some(kind) => Data::Blocks(kind, view.bytes.to_vec()),
+                None => Data::Quantised(quantised(&view, &self.device)?),
+            },
             (_, Stored::F32) => Data::F32(widened(&view)?),
         };
         Ok(Matrix { rows, cols, data: self.placed(data, rows, cols)? })
@@ -126,7 +131,7 @@ impl Loader<'_> {
             Data::F16(bits) => {
                 Tensor::from_vec(bits.into_iter().map(half::f16::from_bits).collect::<Vec<_>>(), shape, &Device::Cpu)
             }
-            Data::Quantised(_) | Data::Device(_) => return Ok(data),
+            Data::Quantised(_) | Data::Blocks(..) | Data::Device(_) => return Ok(data),
         };
         host.and_then(|tensor| tensor.to_device(&self.device)).map(Data::Device).map_err(library)
     }
@@ -144,6 +149,7 @@ impl Matrix {
             Data::F32(numbers) => Ok(cpu::matmul(x, Operand::F32(numbers), self.cols)),
             Data::Bf16(bits) => Ok(cpu::matmul(x, Operand::Bf16(bits), self.cols)),
             Data::F16(bits) => Ok(cpu::matmul(x, Operand::F16(bits), self.cols)),
+            Data::Blocks(kind, bytes) => Ok(cpu::matmul(x, Operand::Blocks(*kind, bytes), self.cols)),
             Data::Quantised(tensor) => {
                 let device = tensor.device();
                 self.tensor(x, &device).and_then(|x| flat(&x.apply_op1_no_bwd(tensor)?)).map_err(library)
@@ -163,6 +169,14 @@ impl Matrix {
             Data::F32(numbers) => Ok(ids.iter().flat_map(|id| &numbers[row(id)]).copied().collect()),
             Data::Bf16(bits) => Ok(ids.iter().flat_map(|id| &bits[row(id)]).map(|b| cpu::bf16(*b)).collect()),
             Data::F16(bits) => Ok(ids.iter().flat_map(|id| &bits[row(id)]).map(|b| cpu::f16(*b)).collect()),
+            Data::Blocks(kind, bytes) => {
+                let row = kind.bytes(self.cols);
+                let mut numbers = vec![0f32; ids.len() * self.cols];
+                for (id, numbers) in ids.iter().zip(numbers.chunks_exact_mut(self.cols)) {
+                    (cpu::kernels().widen)(*kind, &bytes[*id as usize * row..][..row], numbers);
+                }
+                Ok(numbers)
+            }
             Data::Quantised(tensor) => {
                 ids_on(&tensor.device()).and_then(|ids| flat(&tensor.embedding(&ids)?)).map_err(library)
             }
@@ -218,6 +232,15 @@ fn narrowed(view: &View<'_>) -> Result<Vec<u16>, PortError> {
 
 fn halves(bytes: &[u8]) -> Vec<u16> {
     bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect()
+}
+
+fn block_type(dtype: GgmlDType) -> Option<BlockType> {
+    match dtype {
+        GgmlDType::Q4_1 => Some(BlockType::Q4_1),
+        GgmlDType::Q5_0 => Some(BlockType::Q5_0),
+        GgmlDType::Q5_1 => Some(BlockType::Q5_1),
+        _ => None,
+    }
 }
 
 fn quantised(view: &View<'_>, device: &Device) -> Result<QTensor, PortError> {

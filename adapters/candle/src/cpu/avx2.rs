@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernels, bf16, f16};
+use super::{BlockType, Kernels, bf16, blocks, f16};
 
 /// Numbers of one register.
 const LANES: usize = 8;
@@ -14,7 +14,7 @@ pub(super) fn kernels() -> Option<Kernels> {
     able.then_some(Kernels {
         name: "avx2",
         // SAFETY: the features of the functions were found on this processor just above, and this is the
-        // only way to get at them. The same holds for the other three.
+        // only way to get at them. The same holds for the others.
         dot: |a, x| unsafe { dot(a, x) },
         // SAFETY: as above.
         dot_bf16: |a, x| unsafe { dot_bf16(a, x) },
@@ -22,6 +22,8 @@ pub(super) fn kernels() -> Option<Kernels> {
         dot_f16: |a, x| unsafe { dot_f16(a, x) },
         // SAFETY: as above.
         add_scaled: |factor, a, sum| unsafe { add_scaled(factor, a, sum) },
+        // SAFETY: as above.
+        widen: |kind, bytes, numbers| unsafe { widen(kind, bytes, numbers) },
     })
 }
 
@@ -71,6 +73,11 @@ fn add_scaled(factor: f32, a: &[f32], sum: &mut [f32]) {
     for (sum, a) in rest_sum.iter_mut().zip(rest_a) {
         *sum += factor * a;
     }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen(kind: BlockType, bytes: &[u8], numbers: &mut [f32]) {
+    blocks::widen(kind, bytes, numbers);
 }
 
 /// The first LANES numbers of `x`.

@@ -4,7 +4,7 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::{bf16, f16, kernels};
+use super::{BlockType, bf16, f16, kernels};
 
 /// Up to this many rows of activations, each weight row is multiplied with each of them; above, gemm's blocking pays.
 const FEW: usize = 4;
@@ -24,6 +24,8 @@ pub(crate) enum Operand<'a> {
     Bf16(&'a [u16]),
     /// f16 bits.
     F16(&'a [u16]),
+    /// Blocks of a ggml type.
+    Blocks(BlockType, &'a [u8]),
 }
 
 /// `x` of shape `[m, cols]` times the transpose of `weight` of shape `[rows, cols]`: `[m, rows]`.
@@ -36,6 +38,16 @@ pub(crate) fn matmul(x: &[f32], weight: Operand<'_>, cols: usize) -> Vec<f32> {
             }
             Operand::Bf16(bits) => widened_panels(x, bits, cols, bf16),
             Operand::F16(bits) => widened_panels(x, bits, cols, f16),
+            Operand::Blocks(kind, bytes) => {
+                let row = kind.bytes(cols);
+                gemm_panels(x, bytes.len() / row, cols, |from, to| {
+                    let mut numbers = vec![0f32; (to - from) * cols];
+                    let rows = bytes[from * row..to * row].par_chunks(TASK_ROWS * row);
+                    rows.zip(numbers.par_chunks_mut(TASK_ROWS * cols))
+                        .for_each(|(bytes, numbers)| (kernels().widen)(kind, bytes, numbers));
+                    Panel::Owned(numbers)
+                })
+            }
         };
     }
     let kernels = kernels();
@@ -43,27 +55,41 @@ pub(crate) fn matmul(x: &[f32], weight: Operand<'_>, cols: usize) -> Vec<f32> {
         Operand::F32(weight) => by_rows(x, weight, cols, kernels.dot),
         Operand::Bf16(bits) => by_rows(x, bits, cols, kernels.dot_bf16),
         Operand::F16(bits) => by_rows(x, bits, cols, kernels.dot_f16),
+        Operand::Blocks(kind, bytes) => {
+            let row = kind.bytes(cols);
+            by_tasks(x, bytes.len() / row, cols, |from, products| {
+                let mut numbers = vec![0f32; cols];
+                let many = x.len() / cols;
+                for (nth, products) in products.chunks_exact_mut(many).enumerate() {
+                    let bytes = &bytes[(from + nth) * row..][..row];
+                    (kernels.widen)(kind, bytes, &mut numbers);
+                    x.chunks_exact(cols).zip(products).for_each(|(x, product)| *product = (kernels.dot)(&numbers, x));
+                }
+            })
+        }
     }
 }
 
 /// Few rows: one dot product for each weight row and each row of `x`.
 fn by_rows<T: Sync>(x: &[f32], weight: &[T], cols: usize, dot: fn(&[T], &[f32]) -> f32) -> Vec<f32> {
-    let many = x.len() / cols;
-    let rows = weight.len() / cols;
-    // Column-major here: all products of a weight row stand together, so that tasks write to places of their own.
-    let mut products = vec![0f32; many * rows];
-    let task = |(chunk, products): (usize, &mut [f32])| {
-        let weights = weight[chunk * TASK_ROWS * cols..].chunks_exact(cols);
-        for (weight, products) in weights.zip(products.chunks_exact_mut(many)) {
-            for (x, product) in x.chunks_exact(cols).zip(products) {
-                *product = dot(weight, x);
-            }
+    by_tasks(x, weight.len() / cols, cols, |from, products| {
+        let weights = weight[from * cols..].chunks_exact(cols);
+        for (weight, products) in weights.zip(products.chunks_exact_mut(x.len() / cols)) {
+            x.chunks_exact(cols).zip(products).for_each(|(x, product)| *product = dot(weight, x));
         }
-    };
-    if weight.len() < ALONE {
-        products.chunks_mut(TASK_ROWS * many).enumerate().for_each(task);
+    })
+}
+
+/// `task(from, products)` fills the products of some weight rows from `from` on, those of one weight row side by side:
+/// so tasks write to places of their own.
+fn by_tasks(x: &[f32], rows: usize, cols: usize, task: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let many = x.len() / cols;
+    let mut products = vec![0f32; many * rows];
+    if rows * cols < ALONE {
+        task(0, &mut products);
     } else {
-        products.par_chunks_mut(TASK_ROWS * many).enumerate().for_each(task);
+        let tasks = products.par_chunks_mut(TASK_ROWS * many).enumerate();
+        tasks.for_each(|(nth, products)| task(nth * TASK_ROWS, products));
     }
     if many == 1 {
         return products;

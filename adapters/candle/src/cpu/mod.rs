@@ -7,11 +7,13 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod blocks;
 mod dense;
 mod scalar;
 
 use std::sync::OnceLock;
 
+pub(crate) use blocks::BlockType;
 pub(crate) use dense::{Operand, Strided, matmul, product_into};
 
 /// A set of kernels for one instruction set. Slices given to one call have equal lengths.
@@ -26,6 +28,8 @@ pub(crate) struct Kernels {
     pub dot_f16: fn(&[u16], &[f32]) -> f32,
     /// Adds a multiple of the second row to the third.
     pub add_scaled: fn(f32, &[f32], &mut [f32]),
+    /// Widens the blocks of the second slice to the numbers of the third.
+    pub widen: fn(BlockType, &[u8], &mut [f32]),
 }
 
 /// The fastest set this processor can run.

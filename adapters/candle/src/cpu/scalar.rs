@@ -1,9 +1,9 @@
 //! The reference kernels: one number after the other.
 
-use super::{Kernels, bf16, f16};
+use super::{Kernels, bf16, blocks, f16};
 
 pub(super) fn kernels() -> Kernels {
-    Kernels { name: "scalar", dot, dot_bf16, dot_f16, add_scaled }
+    Kernels { name: "scalar", dot, dot_bf16, dot_f16, add_scaled, widen: blocks::widen }
 }
 
 pub(super) fn dot(a: &[f32], x: &[f32]) -> f32 {
