@@ -1,10 +1,10 @@
-// A small, safe part of Markdown: code fences, inline code, bold, lists, headings. Text only ever becomes text nodes.
+// A small, safe part of Markdown: code fences, inline code, bold, italics, lists, headings. Text only ever becomes text nodes.
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([\w+#.-]*)\s*$/;
 const BULLET = /^ {0,3}[-*+]\s+(.*)$/;
 const NUMBER = /^ {0,3}(\d{1,9})[.)]\s+(.*)$/;
 const HEADING = /^ {0,3}#{1,6}\s+(.*?)\s*#*$/;
-const INLINE = /(`+)([^`]|[^`][\s\S]*?[^`])\1(?!`)|\*\*(?=\S)([\s\S]*?\S)\*\*/g;
+const INLINE = /(`+)([^`]|[^`][\s\S]*?[^`])\1(?!`)|\*\*(?=\S)([\s\S]*?\S)\*\*|\*(?=[^\s*])([^*\n]*[^\s*])\*(?!\w)/g;
 
 /** Shows `source` in `target`, in place of what was there. */
 export function render(target, source) {
@@ -87,7 +87,9 @@ function inline(text) {
   let from = 0;
   for (const found of text.matchAll(INLINE)) {
     out.push(...broken(text.slice(from, found.index)));
-    out.push(found[1] ? element("code", [found[2]]) : element("strong", inline(found[3])));
+    if (found[1]) out.push(element("code", [found[2]]));
+    else if (found[3]) out.push(element("strong", inline(found[3])));
+    else out.push(element("em", [found[4]]));
     from = found.index + found[0].length;
   }
   out.push(...broken(text.slice(from)));

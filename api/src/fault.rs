@@ -52,8 +52,10 @@ pub(crate) struct ChatFault {
     /// `invalid_request_error`, `rate_limit_error` or `server_error`.
     pub(crate) r#type: String,
     /// The parameter at fault, where it is known.
+    #[oai(nullable)]
     pub(crate) param: Option<String>,
     /// Stable name of the error, for programs.
+    #[oai(nullable)]
     pub(crate) code: Option<String>,
 }
 

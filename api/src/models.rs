@@ -29,20 +29,28 @@ pub(crate) struct ModelInfo {
     /// Whether it can answer now.
     state: State,
     /// What it lacks, where it cannot.
+    #[oai(nullable)]
     missing: Option<String>,
     /// Whether it has a chat format, which `/v1/chat/completions` needs.
+    #[oai(nullable)]
     chat: Option<bool>,
     /// Architecture, e.g. `llama` or `bloom`.
+    #[oai(nullable)]
     family: Option<String>,
     /// Tokens that it was trained to see at once; null where its position scheme sets no limit.
+    #[oai(nullable)]
     context_length: Option<u64>,
     /// Weights as they are computed with.
+    #[oai(nullable)]
     dtype: Option<String>,
     /// Number of transformer blocks.
+    #[oai(nullable)]
     blocks: Option<u64>,
     /// Width of its hidden state.
+    #[oai(nullable)]
     hidden: Option<u64>,
     /// Number of tokens it knows.
+    #[oai(nullable)]
     vocab: Option<u64>,
 }
 

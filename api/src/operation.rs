@@ -40,6 +40,7 @@ pub(crate) struct ModelReady {
     /// Whether it can answer now.
     ready: bool,
     /// What it lacks, where it cannot.
+    #[oai(nullable)]
     missing: Option<String>,
 }
 

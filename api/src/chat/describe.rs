@@ -104,13 +104,8 @@ pub(super) fn register(registry: &mut Registry) {
     let roles = ["system", "developer", "user", "assistant"].map(Into::into).to_vec();
     let role = MetaSchema { enum_items: roles, ..text("Who speaks. developer is the same as system.") };
     let parts = list(named(PART), "Texts that are put together.");
-    let content = MetaSchema {
-        nullable: true,
-        ..one_of(
-            vec![inline(MetaSchema::new("string")), inline(parts)],
-            "What is said; null is fine for the assistant.",
-        )
-    };
+    let words = MetaSchema { nullable: true, ..text("The text; null is fine for the assistant.") };
+    let content = one_of(vec![inline(words), inline(parts)], "What is said.");
     let message = object("One message of a chat.", vec!["role"], [("role", role), ("content", content)]);
     registry.schemas.insert(MESSAGE.to_owned(), message);
     let kind = MetaSchema { enum_items: vec!["text".into()], ..text("Always `text`.") };
@@ -173,6 +168,8 @@ pub(super) fn api() -> MetaApi {
 
 /// Events as OpenAPI 3.0 can say them: a list of what each `data` holds.
 fn stream_schema() -> MetaSchemaRef {
+    let shapes = vec![Piece::schema_ref(), named(ChatFaultBody::NAME)];
+    let event = inline(one_of(shapes, "A piece of the reply, or the failure that ended it."));
     let description = "Each event's data is one of these; the last event's data is `[DONE]`.";
-    inline(MetaSchema { format: Some("event-stream"), ..list(Piece::schema_ref(), description) })
+    inline(MetaSchema { format: Some("event-stream"), ..list(event, description) })
 }

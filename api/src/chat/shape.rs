@@ -111,6 +111,7 @@ pub(crate) struct PieceChoice {
     /// What is added.
     pub(super) delta: Delta,
     /// Set on the last piece of the text: `stop` or `length`.
+    #[oai(nullable)]
     pub(super) finish_reason: Option<String>,
 }
 

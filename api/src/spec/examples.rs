@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 /// Puts the examples in.
 pub(super) fn complete(document: &mut Value) {
     name_json_plainly(document);
+    // Nobody is asked who they are; a server that needs it stands behind a proxy that asks.
+    document["security"] = json!([]);
     v1(document);
     chat(document);
     rest(document);
@@ -157,24 +159,17 @@ fn chat(document: &mut Value) {
                "choices": [{"index": 0, "message": said, "finish_reason": "stop"}], "usage": usage}),
         )],
     );
-    let head =
-        r#""id":"chatcmpl-1f0c","object":"chat.completion.chunk","created":1750000000,"model":"smollm2-135m-instruct""#;
-    let chunk = |delta: &str, finish: &str| {
-        format!("data: {{{head},\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":{finish}}}]}}\n\n")
+    let chunk = |delta: Value, finish: Value| {
+        json!({"id": "chatcmpl-1f0c", "object": "chat.completion.chunk", "created": 1_750_000_000,
+               "model": "smollm2-135m-instruct",
+               "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
     };
-    let begin = chunk("{\"role\":\"assistant\",\"content\":\"\"}", "null") + &chunk("{\"content\":\"Paris\"}", "null");
-    let stream = format!("{begin}{}data: [DONE]\n\n", chunk("{}", "\"stop\""));
+    let begin = chunk(json!({"role": "assistant", "content": ""}), Value::Null);
+    let word = chunk(json!({"content": "Paris"}), Value::Null);
+    let end = chunk(json!({}), json!("stop"));
     let broken = chat_error("server_error", "unavailable", "the block server at 10.0.0.7 is gone", None);
-    put(
-        document,
-        path,
-        "200",
-        "text/event-stream",
-        &[
-            ("A reply", json!(stream)),
-            ("A failure on the way", json!(format!("{begin}data: {broken}\n\ndata: [DONE]\n\n"))),
-        ],
-    );
+    let streams = [("A reply", json!([begin, word, end])), ("A failure on the way", json!([begin, word, broken]))];
+    put(document, path, "200", "text/event-stream", &streams);
     let wrong = "invalid_request_error";
     let rows = [
         (

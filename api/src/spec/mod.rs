@@ -60,10 +60,16 @@ pub(crate) fn yaml(version: &str) -> String {
 pub(crate) fn page(version: &str) -> String {
     let service = described(version);
     let complete = document(version).to_string().replace("</", "<\\/");
-    service.scalar_html().replacen(&service.spec(), &complete, 1).replacen("<title>Scalar</title>", TITLE, 1)
+    service.scalar_html().replacen(&service.spec(), &complete, 1).replacen("<title>Scalar</title>", TITLE, 1).replacen(
+        "id=\"api-reference\"",
+        CONFIGURATION,
+        1,
+    )
 }
 
-const TITLE: &str = "<title>Corolla API</title>";
+const TITLE: &str = r#"<title>Corolla API</title><link rel="icon" href="logo.svg" type="image/svg+xml">"#;
+/// Without the fonts that it would fetch from elsewhere.
+const CONFIGURATION: &str = r#"id="api-reference" data-configuration='{"withDefaultFonts":false}'"#;
 
 fn raw(version: &str) -> String {
     described(version).spec()

@@ -6,10 +6,11 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 /// Keys that come first, in this order; all others follow alphabetically.
-const FIRST: [&str; 20] = [
+const FIRST: [&str; 21] = [
     "openapi",
     "info",
     "servers",
+    "security",
     "tags",
     "paths",
     "components",
