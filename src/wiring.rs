@@ -41,6 +41,11 @@ pub(crate) async fn service(settings: &Settings) -> Result<Arc<SessionService>, 
 /// A sentence that names the fix.
 pub(crate) fn inspect(model: &ModelSettings) -> Result<String, PortError> {
     let config = candle_config(model)?;
+    if model.backend == Backend::CandleCuda && !cfg!(feature = "cuda") {
+        let text =
+            "backend = \"candle-cuda\" is not in this build: build with `--features cuda`, or use \"candle-cpu\"";
+        return Err(PortError::new(FaultKind::Unsupported, text));
+    }
     let summary = corolla_candle::inspect(&config.path)?;
     corolla_tokenizers::load(&config.path)?;
     let positions = summary.max_positions.map_or("any number of".to_owned(), |n| n.to_string());

@@ -1,3 +1,11 @@
-//! The house as a whole, through the real binary.
+//! The house as a whole: through the real binary, with real models, on real sockets.
 
-fn main() {}
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in tests, in their helpers too")]
+
+mod bad_input;
+mod chat;
+mod golden;
+mod layering;
+mod open_api;
+mod server;
+mod v1;

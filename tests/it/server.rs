@@ -1,0 +1,151 @@
+//! The real binary, started on a free port and ended with the test.
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use testkit::fixtures;
+
+/// Nothing here takes longer; a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A running `corolla serve`.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) base: String,
+    pub(crate) http: reqwest::Client,
+    _folder: tempfile::TempDir,
+}
+
+/// A configuration with the tiny Llama of the fixtures, quick to load and to run.
+pub(crate) fn tiny_llama() -> String {
+    model("tiny-llama", &fixtures::path("models/tiny-llama"), "")
+}
+
+/// A configuration with the real chat model.
+pub(crate) fn smollm2() -> String {
+    model("smollm2-135m-instruct", &fixtures::smollm2(), "")
+}
+
+/// One entry of a configuration's models.
+pub(crate) fn model(id: &str, path: &Path, more: &str) -> String {
+    format!("[[models]]\nid = \"{id}\"\npath = \"{}\"\n{more}\n", path.display())
+}
+
+/// Runs `corolla` with a configuration to its end.
+pub(crate) fn run(config: &str, arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("corolla.toml");
+    std::fs::write(&file, config).unwrap();
+    corolla().args(arguments).arg("--config").arg(&file).stdin(Stdio::null()).output().unwrap()
+}
+
+pub(crate) fn corolla() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_corolla"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("COROLLA_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+impl Server {
+    /// Starts it and waits until every model answers.
+    pub(crate) async fn start(config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("corolla.toml");
+        std::fs::write(&file, config).unwrap();
+        let mut child = corolla()
+            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (tell, told) = mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            let mut log = String::new();
+            for line in lines.map_while(Result::ok) {
+                let _ = writeln!(log, "{line}");
+                if let Some((_, base)) = line.split_once("listening on ") {
+                    let _ = tell.try_send(Ok(base.trim().to_owned()));
+                }
+            }
+            let _ = tell.try_send(Err(log));
+        });
+        let base = told.recv_timeout(PATIENCE).unwrap().expect("the server started");
+        let server = Self { child, base, http: reqwest::Client::new(), _folder: folder };
+        server.until("ready", async || server.get("/health/ready").await.0 == 200).await;
+        server
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let response = self.http.get(format!("{}{path}", self.base)).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    /// Posts a form to `/api/v1/generate`; the JSON that comes back, and the `Server-Timing` header.
+    pub(crate) async fn generate(&self, form: &[(&str, &str)]) -> (Value, String) {
+        let response = self.http.post(format!("{}/api/v1/generate", self.base)).form(form).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let timing = response.headers().get("server-timing").map(|v| v.to_str().unwrap().to_owned());
+        (response.json().await.unwrap(), timing.unwrap_or_default())
+    }
+
+    /// The text of a reply that must succeed.
+    pub(crate) async fn outputs(&self, form: &[(&str, &str)]) -> String {
+        let (reply, _) = self.generate(form).await;
+        assert_eq!(reply["ok"], true, "{reply}");
+        reply["outputs"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn open(&self, query: &str) -> String {
+        let (_, text) = self.get(&format!("/api/v1/open_inference_session?{query}")).await;
+        let reply: Value = serde_json::from_str(&text).unwrap();
+        reply["session_id"].as_str().expect(&text).to_owned()
+    }
+
+    /// One number of `/metrics`.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let (_, text) = self.get("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.expect(&text).parse().unwrap()
+    }
+
+    /// Asks again and again until it is so.
+    pub(crate) async fn until(&self, what: &str, mut so: impl AsyncFnMut() -> bool) {
+        let begun = Instant::now();
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        while !so().await {
+            assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+            ticks.tick().await;
+        }
+    }
+
+    /// Memory in use now, in MiB.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    }
+
+    /// Whether the process runs.
+    pub(crate) fn alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
