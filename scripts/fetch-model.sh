@@ -35,6 +35,7 @@ fail() {
 
 by_hand="Or put the file there yourself: $kept (SHA-256 $sha256), then run this again."
 
+# shellcheck disable=SC2329 # called by the trap
 clean() {
     if [ -n "$child" ]; then kill "$child" 2>/dev/null && wait "$child" 2>/dev/null || :; fi
     if [ -n "$work" ]; then rm -rf -- "$work"; fi
@@ -106,8 +107,9 @@ link() {
         mv -f -- "$linked" "$linked.other"
         say "$linked was another file; it is now $name.other"
     fi
-    ln -s -- "$kept" "$linked.$$" && mv -f -- "$linked.$$" "$linked" ||
+    if ! { ln -s -- "$kept" "$linked.$$" && mv -f -- "$linked.$$" "$linked"; }; then
         fail "cannot write $linked" "Make this checkout writable for you."
+    fi
 }
 
 done_with() {

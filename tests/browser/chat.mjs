@@ -18,7 +18,7 @@ if (!server) {
 const LONG = "Write a long story about a lighthouse keeper, with many chapters.";
 const REPLY = 60_000; // a short reply, on a busy machine
 const RAMBLE = 20_000; // longer than that no test listens to a reply
-const SOON = 5_000; // what a person notices at once, on a busy machine
+const SOON = 10_000; // what a person notices at once, on a busy machine
 const PHONE = { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true, deviceScaleFactor: 2 };
 
 let browser;
