@@ -21,13 +21,19 @@ async fn time(tokenizer: &HfTokenizer, text: &str) -> Duration {
     start.elapsed()
 }
 
+/// The quietest of three moments of a busy machine.
+async fn best_time(tokenizer: &HfTokenizer, text: &str) -> Duration {
+    let times = [time(tokenizer, text).await, time(tokenizer, text).await, time(tokenizer, text).await];
+    times.into_iter().min().unwrap_or_default()
+}
+
 #[tokio::test]
 async fn uniform_texts_take_linear_time() {
     for tokenizer in tokenizers() {
         for unit in UNITS {
             let (short, long) = (unit.repeat(10_000 / unit.len()), unit.repeat(200_000 / unit.len()));
             time(&tokenizer, &short).await;
-            let (short, long) = (time(&tokenizer, &short).await, time(&tokenizer, &long).await);
+            let (short, long) = (best_time(&tokenizer, &short).await, best_time(&tokenizer, &long).await);
             // 20 times the text in 400 times the time would be quadratic; a busy machine is not.
             assert!(
                 long < 150 * short + Duration::from_millis(50),
