@@ -20,7 +20,7 @@ pub(crate) struct Style {
 }
 
 /// The longest text written: a value may hold itself many times over.
-const MAX_TEXT: usize = 32 * 1024 * 1024;
+const MAX_TEXT: usize = 8 * 1024 * 1024;
 
 pub(crate) fn write(value: &impl Serialize, style: Style) -> Result<String, serde_json::Error> {
     let text = write_as_given(value, style)?;

@@ -80,7 +80,7 @@ fn hostile_templates_come_to_an_end() {
         let start = Instant::now();
         let fault = prompt(&folder, template, &hello()).unwrap_err();
         assert!(matches!(fault.kind(), FaultKind::Unsupported | FaultKind::InvalidInput), "{fault}");
-        assert!(start.elapsed().as_secs() < 10, "{template} took {:?}", start.elapsed());
+        assert!(start.elapsed().as_secs() < 60, "{template} took {:?}", start.elapsed());
     }
 }
 
