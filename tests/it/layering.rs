@@ -5,15 +5,19 @@ use std::collections::BTreeMap;
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
 /// For every crate of ours, which other crates of ours it may depend on (for its tests also `testkit`).
-const OURS: [(&str, &[&str]); 8] = [
+const OURS: [(&str, &[&str]); 9] = [
     ("corolla-domain", &[]),
     ("corolla-gguf", &[]),
     ("corolla-candle", &["corolla-domain", "corolla-gguf"]),
     ("corolla-tokenizers", &["corolla-domain", "corolla-gguf"]),
     ("corolla-sessions", &["corolla-domain"]),
+    ("corolla-swarm", &["corolla-domain"]),
     ("corolla-api", &["corolla-domain"]),
     ("testkit", &["corolla-domain"]),
-    ("corolla", &["corolla-domain", "corolla-candle", "corolla-tokenizers", "corolla-sessions", "corolla-api"]),
+    (
+        "corolla",
+        &["corolla-domain", "corolla-candle", "corolla-tokenizers", "corolla-sessions", "corolla-swarm", "corolla-api"],
+    ),
 ];
 
 /// What the domain may use of the outside world.
@@ -21,11 +25,12 @@ const DOMAIN: [&str; 9] =
     ["async-trait", "bytes", "mockall", "rand_chacha", "serde", "thiserror", "tokio", "tracing", "uuid"];
 
 /// Heavy libraries, and the only crate that may know each of them.
-const HEAVY: [(&str, &str); 8] = [
+const HEAVY: [(&str, &str); 9] = [
     ("candle-core", "corolla-candle"),
     ("tokenizers", "corolla-tokenizers"),
     ("minijinja", "corolla-tokenizers"),
     ("redis", "corolla-sessions"),
+    ("libp2p", "corolla-swarm"),
     ("poem", "corolla-api"),
     ("poem-openapi", "corolla-api"),
     ("figment", "corolla"),

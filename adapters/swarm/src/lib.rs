@@ -1,0 +1,7 @@
+//! A client of Petals swarms: `RemoteSwarm` over libp2p, wire-compatible with the Python servers.
+
+mod client;
+pub mod dht;
+pub mod rpc;
+pub mod transport;
+pub mod wire;
