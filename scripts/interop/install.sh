@@ -1,0 +1,75 @@
+#!/bin/sh
+# Makes the Python environment of the reference swarm: petals, hivemind with its Go daemon, transformers. Instant where it is there already.
+# Prints the environment's folder. Needs CPython 3.11, gcc and readelf; 1 GB to fetch, 2.5 GB on disk.
+#   COROLLA_CACHE   where to keep it (default: $XDG_CACHE_HOME/corolla, else ~/.cache/corolla)
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+cache=${COROLLA_CACHE:-${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}/corolla}
+case $cache in
+    /corolla) cache=$here/../../.cache/corolla ;; # neither HOME nor XDG_CACHE_HOME is set
+    /*) ;;
+    *) cache=$PWD/$cache ;;
+esac
+venv=$cache/petals-reference
+stamp=$venv/.installed
+needed_kb=3600000 # the environment and pip's downloads side by side
+
+say() { printf '%s\n' "interop: $*" >&2; }
+
+fail() {
+    printf '%s\n' "interop: $1" >&2
+    shift
+    for line in "$@"; do printf '%s\n' "         $line" >&2; done
+    exit 1
+}
+
+is_there() { [ -x "$venv/bin/python" ] && cmp -s "$here/requirements.txt" "$stamp"; }
+
+done_with() {
+    printf '%s\n' "$venv"
+    exit 0
+}
+
+if is_there; then done_with; fi
+
+[ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] ||
+    fail "the reference swarm runs on x86_64 Linux only: there is no p2pd in hivemind's wheels for $(uname -s) on $(uname -m)"
+python3.11 -c 'import ensurepip, venv' 2>/dev/null ||
+    fail "python3.11 with venv is missing; the reference packages have no wheels for other versions" \
+        "Install it (Debian 12: apt-get install python3.11 python3.11-venv; elsewhere: pyenv install 3.11) and run this again."
+for tool in gcc readelf; do
+    command -v "$tool" >/dev/null 2>&1 || fail "$tool is missing" "Install it (Debian, Ubuntu: apt-get install gcc binutils) and run this again."
+done
+mkdir -p -- "$cache" 2>/dev/null && [ -w "$cache" ] ||
+    fail "cannot write the cache folder $cache" "Make it writable, or choose another one: COROLLA_CACHE=/some/folder"
+
+# Of two runs at the same time the second one waits, then finds the environment.
+if command -v flock >/dev/null 2>&1; then
+    exec 9>"$cache/.petals-reference.lock"
+    if ! flock -n 9; then
+        say "another run is installing the environment; waiting for it"
+        flock 9
+    fi
+    if is_there; then done_with; fi
+fi
+
+if [ ! -x "$venv/bin/python" ]; then
+    free_kb=$(df -Pk -- "$cache" | awk 'NR == 2 { print $4 }')
+    [ "$free_kb" -ge "$needed_kb" ] ||
+        fail "the disk of $cache has $((free_kb / 1000)) MB free; $((needed_kb / 1000)) MB are needed" \
+            "Free some space, or choose another disk: COROLLA_CACHE=/some/folder"
+fi
+begun=$(date +%s)
+say "installing the reference environment into $venv (1 GB to fetch, some minutes)"
+rm -f -- "$stamp"
+python3.11 -m venv "$venv" || fail "cannot make the environment $venv"
+"$venv/bin/python" -m pip install --no-deps --quiet --disable-pip-version-check --no-input --retries 3 --timeout 30 \
+    -r "$here/requirements.txt" >&2 9>&- ||
+    fail "pip could not install the pinned packages; its own words stand above" \
+        "Check the network (pip reads HTTPS_PROXY and PIP_INDEX_URL) and run this again; what is there already is kept."
+"$venv/bin/python" "$here/../golden/stub_cuda.py" "$venv" >/dev/null || fail "cannot build the stand-ins for the CUDA libraries"
+"$venv/bin/python" -W ignore "$here/node.py" versions >&2 9>&- || fail "the environment $venv does not import; remove it and run this again"
+cp -- "$here/requirements.txt" "$stamp"
+say "installed in $(($(date +%s) - begun)) s: $(du -sh -- "$venv" | cut -f1) in $venv"
+done_with
