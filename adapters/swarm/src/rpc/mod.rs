@@ -1,1 +1,9 @@
-//! rpc
+//! hivemind's remote procedure calls on streams of a host: unary and streaming, everything bounded in size and time.
+
+mod call;
+mod limits;
+mod stream;
+
+pub use call::Rpc;
+pub use limits::{RemoteFault, RpcLimits};
+pub use stream::RpcStream;

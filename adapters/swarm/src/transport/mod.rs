@@ -1,1 +1,17 @@
-//! transport
+//! The libp2p host: connections, streams and addresses; what is said on a stream is `rpc`'s business.
+
+mod actor;
+mod address_book;
+mod behaviour;
+mod config;
+mod find_node;
+mod host;
+mod identity;
+mod multistream;
+mod shim;
+mod streams;
+
+pub use libp2p::{Multiaddr, PeerId, Stream};
+
+pub use config::HostConfig;
+pub use host::{Host, Incoming};

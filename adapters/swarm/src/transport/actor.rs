@@ -1,0 +1,185 @@
+//! The task that owns the swarm: it takes commands, drives connections, and says what is connected.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    future::poll_fn,
+};
+
+use corolla_domain::ports::{FaultKind, PortError};
+use futures_util::StreamExt as _;
+use libp2p::{
+    Multiaddr, PeerId, StreamProtocol, Swarm, ping,
+    swarm::{
+        DialError, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    address_book::AddressBook,
+    behaviour::{Behaviour, BehaviourEvent},
+    streams::{Open, Reply},
+};
+
+/// Callers that may wait for connections.
+const MAX_WAITING: usize = 4096;
+
+/// What a host asks of its actor.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Connect by the addresses that are known; `NotFound` when there are none.
+    Dial { peer: PeerId, reply: oneshot::Sender<Result<(), PortError>> },
+    /// Open a stream on an existing connection.
+    Open { peer: PeerId, protocol: StreamProtocol, reply: Reply },
+    /// Note addresses.
+    Learn { peer: PeerId, addresses: Vec<Multiaddr> },
+    /// Forget nothing, but end all connections to a peer.
+    Disconnect { peer: PeerId },
+}
+
+/// What the actor tells all handles.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Status {
+    /// Connected peers; true: by relay only.
+    pub(super) connected: Vec<(PeerId, bool)>,
+    /// Addresses that are listened on.
+    pub(super) listening: Vec<Multiaddr>,
+}
+
+/// The actor's state.
+pub(super) struct Actor {
+    swarm: Swarm<Behaviour>,
+    book: AddressBook,
+    dialling: HashMap<PeerId, Vec<oneshot::Sender<Result<(), PortError>>>>,
+    status: watch::Sender<Status>,
+}
+
+impl Actor {
+    pub(super) fn new(swarm: Swarm<Behaviour>, status: watch::Sender<Status>) -> Self {
+        Self { swarm, book: AddressBook::default(), dialling: HashMap::new(), status }
+    }
+
+    /// Runs until the last sender of commands is gone; then everything is closed.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => break,
+                },
+                event = self.swarm.select_next_some() => self.note(event),
+            }
+        }
+        self.close().await;
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Dial { peer, reply } => self.dial(peer, reply),
+            Command::Open { peer, protocol, reply } => {
+                self.swarm.behaviour_mut().streams.open(peer, Open { protocol, reply });
+            }
+            Command::Learn { peer, addresses } => {
+                // The book puts the newest first; the giver's order stays.
+                addresses.into_iter().rev().for_each(|address| self.book.add(peer, address));
+            }
+            // An error says that there was no connection.
+            Command::Disconnect { peer } => drop(self.swarm.disconnect_peer_id(peer)),
+        }
+    }
+
+    fn dial(&mut self, peer: PeerId, reply: oneshot::Sender<Result<(), PortError>>) {
+        if self.swarm.is_connected(&peer) {
+            let _ = reply.send(Ok(()));
+            return;
+        }
+        if self.dialling.values().map(Vec::len).sum::<usize>() >= MAX_WAITING {
+            let _ = reply.send(Err(PortError::new(FaultKind::Capacity, "too many callers wait for connections")));
+            return;
+        }
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(self.book.of(&peer))
+            .extend_addresses_through_behaviour()
+            .build();
+        match self.swarm.dial(options) {
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {
+                let waiting = self.dialling.entry(peer).or_default();
+                waiting.retain(|waiting| !waiting.is_closed());
+                waiting.push(reply);
+            }
+            Err(error) => {
+                let _ = reply.send(Err(dial_fault(peer, &error)));
+            }
+        }
+    }
+
+    fn note(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::ConnectionEstablished { peer_id, .. } => {
+                self.announce();
+                self.answer(peer_id, &Ok(()));
+            }
+            SwarmEvent::ConnectionClosed { peer_id, cause, .. } => {
+                tracing::debug!(peer = %peer_id, ?cause, "connection closed");
+                self.announce();
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. }
+                if !self.swarm.is_connected(&peer) =>
+            {
+                self.answer(peer, &Err(dial_fault(peer, &error)));
+            }
+            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
+                let listening = self.swarm.listeners().cloned().collect();
+                self.status.send_modify(|status| status.listening = listening);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event {
+                peer,
+                connection,
+                result: Err(ping::Failure::Timeout),
+            })) => {
+                tracing::debug!(%peer, "no answer to pings, hanging up");
+                self.swarm.close_connection(connection);
+            }
+            _ => {}
+        }
+    }
+
+    fn announce(&mut self) {
+        let connected = self.swarm.behaviour().streams.connected();
+        self.status.send_modify(|status| status.connected = connected);
+    }
+
+    fn answer(&mut self, peer: PeerId, outcome: &Result<(), PortError>) {
+        if let Entry::Occupied(waiting) = self.dialling.entry(peer) {
+            for reply in waiting.remove() {
+                // A caller that has gone needs no answer.
+                let _ = reply.send(outcome.clone());
+            }
+        }
+    }
+
+    /// Says goodbye, so that peers need not wait for a time-out.
+    async fn close(mut self) {
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let farewell = async {
+            while self.swarm.network_info().connection_counters().num_established() > 0 {
+                poll_fn(|cx| self.swarm.poll_next_unpin(cx)).await;
+            }
+        };
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), farewell).await;
+    }
+}
+
+fn dial_fault(peer: PeerId, error: &DialError) -> PortError {
+    match error {
+        DialError::NoAddresses => PortError::new(FaultKind::NotFound, format!("no address of {peer} is known")),
+        DialError::LocalPeerId { .. } => PortError::invalid(format!("{peer} is this host itself")),
+        DialError::Denied { .. } => PortError::new(FaultKind::Capacity, format!("no connection to {peer}: {error}")),
+        _ => PortError::new(FaultKind::Unavailable, format!("no connection to {peer}: {error}")),
+    }
+}

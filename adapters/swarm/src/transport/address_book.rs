@@ -1,0 +1,86 @@
+//! Where peers were last said to live; bounded, newest knowledge first.
+
+use std::collections::{HashMap, VecDeque};
+
+use libp2p::{Multiaddr, PeerId, core::multiaddr::Protocol};
+
+const MAX_PEERS: usize = 4096;
+const MAX_ADDRESSES: usize = 16;
+
+/// Addresses by peer, without a closing `/p2p/` of the peer itself.
+#[derive(Debug, Default)]
+pub(super) struct AddressBook {
+    addresses: HashMap<PeerId, VecDeque<Multiaddr>>,
+    /// Peers by when they came in, for forgetting the oldest.
+    order: VecDeque<PeerId>,
+}
+
+impl AddressBook {
+    /// Notes an address. One that leads to somebody else (`/p2p/` of another peer at its end) is left out.
+    pub(super) fn add(&mut self, peer: PeerId, mut address: Multiaddr) {
+        match address.iter().last() {
+            None => return,
+            Some(Protocol::P2p(named)) if named == peer => {
+                address.pop();
+            }
+            Some(Protocol::P2p(_)) => return,
+            Some(_) => {}
+        }
+        if !self.addresses.contains_key(&peer) {
+            if self.order.len() >= MAX_PEERS
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.addresses.remove(&oldest);
+            }
+            self.order.push_back(peer);
+        }
+        let known = self.addresses.entry(peer).or_default();
+        known.retain(|other| *other != address);
+        known.push_front(address);
+        known.truncate(MAX_ADDRESSES);
+    }
+
+    /// What is known of `peer`, newest first.
+    pub(super) fn of(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        self.addresses.get(peer).into_iter().flatten().cloned().collect()
+    }
+}
+
+/// The peer an address ends in.
+pub(super) fn peer_of(address: &Multiaddr) -> Option<PeerId> {
+    match address.iter().last() {
+        Some(Protocol::P2p(peer)) => Some(peer),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_book_is_bounded_and_newest_first() {
+        let mut book = AddressBook::default();
+        let peer = PeerId::random();
+        for port in 0..100u16 {
+            book.add(peer, format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap());
+        }
+        assert_eq!(book.of(&peer).len(), MAX_ADDRESSES);
+        assert_eq!(book.of(&peer)[0].to_string(), "/ip4/127.0.0.1/tcp/99");
+        for _ in 0..MAX_PEERS {
+            book.add(PeerId::random(), "/ip4/127.0.0.1/tcp/1".parse().unwrap());
+        }
+        assert_eq!(book.addresses.len(), MAX_PEERS);
+        assert!(book.of(&peer).is_empty());
+    }
+
+    #[test]
+    fn an_address_of_somebody_else_is_left_out() {
+        let mut book = AddressBook::default();
+        let (peer, other) = (PeerId::random(), PeerId::random());
+        book.add(peer, format!("/ip4/127.0.0.1/tcp/1/p2p/{other}").parse().unwrap());
+        assert!(book.of(&peer).is_empty());
+        book.add(peer, format!("/ip4/127.0.0.1/tcp/1/p2p/{other}/p2p-circuit/p2p/{peer}").parse().unwrap());
+        assert_eq!(book.of(&peer)[0].to_string(), format!("/ip4/127.0.0.1/tcp/1/p2p/{other}/p2p-circuit"));
+    }
+}

@@ -1,0 +1,110 @@
+//! The swarm itself: transports, security, muxers and the protocols every peer speaks.
+
+use std::{convert::Infallible, io, num::NonZeroU8, sync::Arc};
+
+use corolla_domain::ports::PortError;
+use libp2p::{
+    Swarm, SwarmBuilder, Transport as _, autonat, connection_limits, dcutr, identify,
+    identity::Keypair,
+    noise, ping, quic, relay,
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+    tcp, tls, yamux,
+};
+
+use super::{
+    config::HostConfig,
+    shim::Shim,
+    streams::{self, Acceptors},
+};
+
+/// Inbound streams that may be negotiated at once on one connection.
+const MAX_NEGOTIATING: usize = 1024;
+/// Connections to one peer: a direct one, a relayed one, and what simultaneous dials leave.
+const MAX_PER_PEER: u32 = 4;
+
+/// All protocols of a host.
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    limits: connection_limits::Behaviour,
+    pub(super) streams: streams::Behaviour,
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    relay: relay::client::Behaviour,
+    dcutr: dcutr::Behaviour,
+    autonat: Toggle<autonat::Behaviour>,
+}
+
+/// A swarm that neither listens nor dials yet. Must run inside a tokio runtime.
+pub(super) fn build(
+    key: Keypair,
+    config: &HostConfig,
+    acceptors: Arc<Acceptors>,
+) -> Result<Swarm<Behaviour>, PortError> {
+    let max_streams = config.max_streams;
+    let muxer = move || {
+        let mut muxer = yamux::Config::default();
+        muxer.set_max_num_streams(max_streams);
+        Shim(muxer)
+    };
+    let quic = |key: &Keypair| {
+        let mut config = quic::Config::new(key);
+        config.max_concurrent_stream_limit = u32::try_from(max_streams).unwrap_or(u32::MAX);
+        quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, Shim(muxer)))
+    };
+    let swarm = SwarmBuilder::with_existing_identity(key)
+        .with_tokio()
+        .with_tcp(tcp::Config::default().nodelay(true), (noise::Config::new, tls::Config::new), muxer)
+        .map_err(|e| unready(&e))?
+        .with_other_transport(quic)
+        .map_err(impossible)?
+        .with_dns()
+        .map_err(|e: io::Error| unready(&e))?
+        .with_relay_client((noise::Config::new, tls::Config::new), muxer)
+        .map_err(|e| unready(&e))?
+        .with_behaviour(|key, relay| behaviour(key, relay, config, acceptors))
+        .map_err(impossible)?
+        .with_swarm_config(|swarm| {
+            swarm
+                .with_idle_connection_timeout(config.idle_timeout)
+                .with_max_negotiating_inbound_streams(MAX_NEGOTIATING)
+                .with_dial_concurrency_factor(NonZeroU8::MIN.saturating_add(7))
+        })
+        .with_connection_timeout(config.dial_timeout)
+        .build();
+    Ok(swarm)
+}
+
+fn behaviour(
+    key: &Keypair,
+    relay: relay::client::Behaviour,
+    config: &HostConfig,
+    acceptors: Arc<Acceptors>,
+) -> Behaviour {
+    let peer = key.public().to_peer_id();
+    let limits = connection_limits::ConnectionLimits::default()
+        .with_max_established(Some(config.max_connections))
+        .with_max_pending_incoming(Some(64))
+        .with_max_pending_outgoing(Some(config.max_connections))
+        .with_max_established_per_peer(Some(MAX_PER_PEER));
+    let identify = identify::Config::new(String::new(), key.public())
+        .with_agent_version(concat!("corolla/", env!("CARGO_PKG_VERSION")).to_owned());
+    // We ask others whether we can be reached; we never dial anybody on request.
+    let autonat = autonat::Config { throttle_clients_global_max: 0, ..autonat::Config::default() };
+    Behaviour {
+        limits: connection_limits::Behaviour::new(limits),
+        streams: streams::Behaviour::new(acceptors, config.open_timeout),
+        identify: identify::Behaviour::new(identify),
+        ping: ping::Behaviour::new(ping::Config::new()),
+        relay,
+        dcutr: dcutr::Behaviour::new(peer),
+        autonat: (!config.listen.is_empty()).then(|| autonat::Behaviour::new(peer, autonat)).into(),
+    }
+}
+
+fn impossible(never: Infallible) -> PortError {
+    match never {}
+}
+
+fn unready(error: &impl std::error::Error) -> PortError {
+    PortError::internal(format!("preparing the network: {error}"))
+}

@@ -1,0 +1,42 @@
+//! What a host is told when it starts.
+
+use std::{path::PathBuf, time::Duration};
+
+use libp2p::Multiaddr;
+
+/// Settings of a [`Host`](super::Host).
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// The file of the private key (libp2p's protobuf form), written when it does not exist. `None`: a fresh Ed25519
+    /// key that lives as long as the host.
+    pub identity: Option<PathBuf>,
+    /// Where to listen; empty: nowhere.
+    pub listen: Vec<Multiaddr>,
+    /// Peers that know others, each with `/p2p/` and its id.
+    pub initial_peers: Vec<Multiaddr>,
+    /// How long `connect` may take, finding the address included.
+    pub dial_timeout: Duration,
+    /// How long the negotiation of one stream may take.
+    pub open_timeout: Duration,
+    /// How long a connection without streams is kept.
+    pub idle_timeout: Duration,
+    /// Connections at most, of either direction.
+    pub max_connections: u32,
+    /// Streams at most on one connection.
+    pub max_streams: usize,
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        Self {
+            identity: None,
+            listen: Vec::new(),
+            initial_peers: Vec::new(),
+            dial_timeout: Duration::from_secs(15),
+            open_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(6 * 3600),
+            max_connections: 512,
+            max_streams: 4096,
+        }
+    }
+}

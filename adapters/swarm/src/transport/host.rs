@@ -1,0 +1,254 @@
+//! The handle on a running host.
+
+use std::{io, sync::Arc, time::Duration};
+
+use corolla_domain::ports::{FaultKind, PortError};
+use futures_util::{AsyncReadExt as _, AsyncWriteExt as _};
+use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    time::{Instant, timeout},
+};
+
+use super::{
+    actor::{Actor, Command, Status},
+    address_book::peer_of,
+    behaviour,
+    config::HostConfig,
+    find_node, identity,
+    multistream::local_name,
+    streams::Acceptors,
+};
+
+/// Commands that may wait for the actor; senders wait beyond that.
+const COMMANDS: usize = 256;
+/// Incoming streams of one protocol that may wait to be taken.
+const INCOMING: usize = 512;
+/// Searches for addresses at a time.
+const SEARCHES: usize = 8;
+/// What a ping carries.
+const PING_BYTES: usize = 32;
+
+/// A libp2p host. Clones share it; when the last is dropped, the host closes every connection and ends.
+#[derive(Debug, Clone)]
+pub struct Host {
+    commands: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    peer: PeerId,
+    config: HostConfig,
+    initial: Vec<PeerId>,
+    acceptors: Arc<Acceptors>,
+    status: watch::Receiver<Status>,
+    searches: Semaphore,
+}
+
+impl Host {
+    /// Starts a host on the current tokio runtime; returns when it listens on every address it was given.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an identity file that holds no key, an initial peer without `/p2p/`, or an address that
+    /// cannot be listened on; `Internal` when the system's name resolution cannot be set up.
+    pub async fn start(config: HostConfig) -> Result<Self, PortError> {
+        let path = config.identity.clone();
+        let key = tokio::task::spawn_blocking(move || identity::load(path.as_deref()))
+            .await
+            .map_err(|e| PortError::internal("reading the identity file").with_source(e))??;
+        let peer = key.public().to_peer_id();
+        let mut known = Vec::new();
+        for address in &config.initial_peers {
+            let named = peer_of(address).ok_or_else(|| {
+                PortError::invalid(format!("initial peer {address} does not end in /p2p/ and a peer id"))
+            })?;
+            known.push((named, address.clone()));
+        }
+        let acceptors = Arc::new(Acceptors::default());
+        let mut swarm = behaviour::build(key, &config, acceptors.clone())?;
+        for address in &config.listen {
+            swarm
+                .listen_on(address.clone())
+                .map_err(|e| PortError::invalid(format!("cannot listen on {address}: {e}")))?;
+        }
+        let (status, watched) = watch::channel(Status::default());
+        let (commands, received) = mpsc::channel(COMMANDS);
+        tokio::spawn(Actor::new(swarm, status).run(received));
+        let mut initial: Vec<PeerId> = known.iter().map(|(peer, _)| *peer).collect();
+        initial.dedup();
+        let (wanted, open_timeout) = (config.listen.len(), config.open_timeout);
+        let shared =
+            Shared { peer, config, initial, acceptors, status: watched.clone(), searches: Semaphore::new(SEARCHES) };
+        let host = Self { commands, shared: Arc::new(shared) };
+        for (peer, address) in known {
+            host.add_address(peer, address).await;
+        }
+        let mut watched = watched;
+        let listening = watched.wait_for(|status| status.listening.len() >= wanted);
+        match timeout(open_timeout, listening).await {
+            Ok(Ok(_)) => {}
+            _ => return Err(PortError::invalid("the host could not listen on every address it was given")),
+        }
+        Ok(host)
+    }
+
+    /// This host's own id.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.shared.peer
+    }
+
+    /// The addresses it listens on, without `/p2p/`.
+    #[must_use]
+    pub fn listen_addresses(&self) -> Vec<Multiaddr> {
+        self.shared.status.borrow().listening.clone()
+    }
+
+    /// The peers that are connected now, and whether each is reached through a relay only.
+    #[must_use]
+    pub fn connected(&self) -> Vec<(PeerId, bool)> {
+        self.shared.status.borrow().connected.clone()
+    }
+
+    /// Notes where `peer` may be found.
+    pub async fn add_address(&self, peer: PeerId, address: Multiaddr) {
+        self.learn(peer, vec![address]).await;
+    }
+
+    /// Connects to `peer`, by the addresses that are known or, failing that, by those that other peers know. The
+    /// connection then stays. May be dropped at any time.
+    ///
+    /// # Errors
+    /// `Unavailable` when nobody knows an address or none answers, `TimedOut` after the dial time-out.
+    pub async fn connect(&self, peer: PeerId) -> Result<(), PortError> {
+        if peer == self.shared.peer {
+            return Err(PortError::invalid(format!("{peer} is this host itself")));
+        }
+        let limit = self.shared.config.dial_timeout;
+        timeout(limit, self.reach(peer))
+            .await
+            .unwrap_or_else(|_| Err(timed_out(format!("no connection to {peer} within {limit:?}"))))
+    }
+
+    /// Ends all connections to `peer`; their streams fail.
+    pub async fn disconnect(&self, peer: PeerId) {
+        let _ = self.commands.send(Command::Disconnect { peer }).await;
+    }
+
+    /// Opens a stream to `peer` for `protocol` (on the wire as given: hivemind's names have no leading slash), connecting
+    /// first where needed. Dropping the stream resets it.
+    ///
+    /// # Errors
+    /// As `connect`; `Unavailable` when the peer does not speak the protocol or hangs up, `TimedOut` when it does not
+    /// answer, `Capacity` when too many openings wait.
+    pub async fn open_stream(&self, peer: PeerId, protocol: &str) -> Result<Stream, PortError> {
+        self.connect(peer).await?;
+        self.open(peer, protocol).await
+    }
+
+    /// Takes the streams that peers open for `protocol`, until the answer is dropped.
+    ///
+    /// # Errors
+    /// `Conflict` when the protocol is taken already.
+    #[expect(clippy::unused_async, reason = "callers should not depend on how the registration is done")]
+    pub async fn accept(&self, protocol: &str) -> Result<Incoming, PortError> {
+        Ok(Incoming(self.shared.acceptors.register(stream_protocol(protocol)?, INCOMING)?))
+    }
+
+    /// The time a small packet takes to `peer` and back, over the connection that calls use.
+    ///
+    /// # Errors
+    /// As `open_stream`.
+    pub async fn ping(&self, peer: PeerId) -> Result<Duration, PortError> {
+        let mut stream = self.open_stream(peer, "/ipfs/ping/1.0.0").await?;
+        let limit = self.shared.config.open_timeout;
+        let exchange = async {
+            let (sent, mut back) = (PeerId::random().to_bytes(), [0; PING_BYTES]);
+            let sent = &sent[sent.len() - PING_BYTES..];
+            let start = Instant::now();
+            stream.write_all(sent).await?;
+            stream.flush().await?;
+            stream.read_exact(&mut back).await?;
+            if back == *sent { Ok(start.elapsed()) } else { Err(io::Error::from(io::ErrorKind::InvalidData)) }
+        };
+        match timeout(limit, exchange).await {
+            Ok(Ok(time)) => Ok(time),
+            Ok(Err(error)) => Err(PortError::new(FaultKind::Unavailable, format!("pinging {peer}")).with_source(error)),
+            Err(_) => Err(timed_out(format!("no answer to a ping from {peer} within {limit:?}"))),
+        }
+    }
+
+    /// Peers to ask first.
+    pub(super) fn initial_peers(&self) -> &[PeerId] {
+        &self.shared.initial
+    }
+
+    pub(super) async fn learn(&self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        let _ = self.commands.send(Command::Learn { peer, addresses }).await;
+    }
+
+    /// Connects by known addresses only.
+    pub(super) async fn dial(&self, peer: PeerId) -> Result<(), PortError> {
+        if self.shared.status.borrow().connected.iter().any(|(connected, _)| *connected == peer) {
+            return Ok(());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Dial { peer, reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Opens a stream on an existing connection.
+    pub(super) async fn open(&self, peer: PeerId, protocol: &str) -> Result<Stream, PortError> {
+        let protocol = stream_protocol(protocol)?;
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Open { peer, protocol, reply }).await.map_err(|_| gone())?;
+        match timeout(self.shared.config.open_timeout, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(PortError::new(FaultKind::Unavailable, format!("the connection to {peer} was closed"))),
+            Err(_) => Err(timed_out(format!("{peer} did not open a stream in time"))),
+        }
+    }
+
+    async fn reach(&self, peer: PeerId) -> Result<(), PortError> {
+        // A stale address that swallows packets must leave time to ask for a better one.
+        let patience = self.shared.config.dial_timeout / 2;
+        let first = match timeout(patience, self.dial(peer)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) if error.kind() == FaultKind::Capacity => return Err(error),
+            Ok(Err(error)) => error,
+            Err(_) => timed_out(format!("no known address of {peer} answers")),
+        };
+        let _turn = self.shared.searches.acquire().await.map_err(|_| gone())?;
+        if find_node::search(self, peer).await {
+            return self.dial(peer).await;
+        }
+        if first.kind() == FaultKind::NotFound {
+            return Err(PortError::new(FaultKind::Unavailable, format!("nobody knows an address of {peer}")));
+        }
+        Err(first)
+    }
+}
+
+/// Streams that peers open for one protocol. Dropping it refuses the protocol again.
+#[derive(Debug)]
+pub struct Incoming(mpsc::Receiver<(PeerId, Stream)>);
+
+impl Incoming {
+    /// The next stream and who opened it; `None` when the host has ended.
+    pub async fn next(&mut self) -> Option<(PeerId, Stream)> {
+        self.0.recv().await
+    }
+}
+
+fn stream_protocol(wire: &str) -> Result<StreamProtocol, PortError> {
+    StreamProtocol::try_from_owned(local_name(wire)).map_err(|e| PortError::invalid(format!("protocol {wire:?}: {e}")))
+}
+
+fn timed_out(context: String) -> PortError {
+    PortError::new(FaultKind::TimedOut, context)
+}
+
+fn gone() -> PortError {
+    PortError::new(FaultKind::Unavailable, "the host has ended")
+}
