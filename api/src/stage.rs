@@ -15,8 +15,8 @@ use std::{
 use async_trait::async_trait;
 use corolla_domain::{
     model::{
-        BlockRange, Hidden, Hop, LogitRow, Logits, Message, ModelId, ModelSpec, PeerId, ServerInfo, SwarmMap, TokenId,
-        Want,
+        BlockRange, Hidden, Hop, LogitRow, Logits, Message, ModelId, ModelSpec, PeerId, ServerFacts, ServerInfo,
+        SwarmMap, TokenId, Want,
     },
     ports::{
         BlockSession, FaultKind, LocalModel, PortError, RemoteSwarm, SessionNeed, SessionRecord, SessionStore,
@@ -161,6 +161,7 @@ impl RemoteSwarm for Echo {
             rps: 1000.0,
             rtt: None,
             free_tokens: None,
+            facts: ServerFacts::default(),
         };
         Ok(Arc::new(SwarmMap { servers: vec![server] }))
     }

@@ -12,4 +12,4 @@ pub use hidden::{ElementType, Hidden};
 pub use logits::{LogitRow, Logits, Want};
 pub use message::{Message, Role};
 pub use spec::{ModelId, ModelSpec, TokenId};
-pub use swarm_map::{Hop, PeerId, ServerInfo, SwarmMap};
+pub use swarm_map::{Hop, PeerId, ServerFacts, ServerInfo, SwarmMap};

@@ -27,6 +27,21 @@ pub struct ServerInfo {
     pub rtt: Option<Duration>,
     /// Tokens its KV cache can still take; `None` where it does not say.
     pub free_tokens: Option<usize>,
+    /// What it says of itself, for people to read.
+    pub facts: ServerFacts,
+}
+
+/// What a server says of itself. Nothing depends on it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServerFacts {
+    /// Version of its software.
+    pub version: Option<String>,
+    /// What it computes with, e.g. `bfloat16`.
+    pub dtype: Option<String>,
+    /// Whether it is reached through a relay.
+    pub relayed: Option<bool>,
+    /// The name its operator gave it.
+    pub name: Option<String>,
 }
 
 /// Snapshot of a swarm: every server that can be dialled now.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    model::{Hop, ModelId, PeerId, ServerInfo, SwarmMap},
+    model::{Hop, ModelId, PeerId, ServerFacts, ServerInfo, SwarmMap},
     ports::{BlockEngine, BlockSession, FaultKind, PortError, RemoteSwarm, SessionNeed},
 };
 
@@ -40,6 +40,7 @@ impl RemoteSwarm for InProcessSwarm {
             rps: 1000.0,
             rtt: Some(Duration::ZERO),
             free_tokens: Some(self.engine.free_tokens()),
+            facts: ServerFacts::default(),
         };
         Ok(Arc::new(SwarmMap { servers: vec![server] }))
     }

@@ -75,6 +75,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::ServerFacts;
 
     fn server(peer: &str, start: usize, end: usize, rps: f64, rtt_ms: u64) -> ServerInfo {
         ServerInfo {
@@ -83,6 +84,7 @@ mod tests {
             rps,
             rtt: Some(Duration::from_millis(rtt_ms)),
             free_tokens: None,
+            facts: ServerFacts::default(),
         }
     }
 

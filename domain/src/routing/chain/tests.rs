@@ -7,7 +7,7 @@ use std::{
 
 use super::*;
 use crate::{
-    model::{ServerInfo, SwarmMap},
+    model::{ServerFacts, ServerInfo, SwarmMap},
     ports::MockRemoteSwarm,
 };
 
@@ -79,6 +79,7 @@ fn swarm(servers: &[(&str, usize, usize)], faults: &Arc<Faults>) -> Arc<MockRemo
             rps: 100.0,
             rtt: None,
             free_tokens: None,
+            facts: ServerFacts::default(),
         })
         .collect();
     let map = Arc::new(SwarmMap { servers });
