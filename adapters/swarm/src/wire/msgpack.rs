@@ -187,8 +187,8 @@ fn read(bytes: &[u8], depth: usize, budget: &mut usize) -> Result<Value, WireErr
     if !rest.is_empty() {
         return Err(WireError::malformed(WHAT, format!("{} bytes after the value", rest.len())));
     }
-    let value = rmpv::decode::read_value_ref_with_max_depth(&mut &bytes[..], depth + 1)
-        .map_err(|e| WireError::malformed(WHAT, e.to_string()))?;
+    // `skip` has measured the depth; rmpv counts one level more than once
+    let value = rmpv::decode::read_value_ref(&mut &bytes[..]).map_err(|e| WireError::malformed(WHAT, e.to_string()))?;
     convert(value, depth, budget)
 }
 
