@@ -28,6 +28,8 @@ enum Command {
     Generate(Box<commands::generate::Options>),
     /// Print the OpenAPI description of the HTTP API.
     Openapi,
+    /// Look at a swarm.
+    Swarm(commands::swarm::Options),
     /// Check the configuration and the models' files without loading anything.
     CheckConfig(commands::check::Options),
 }
@@ -59,6 +61,7 @@ async fn main() -> ExitCode {
         Command::Serve(options) => commands::serve::run(options).await,
         Command::Generate(options) => commands::generate::run(*options).await,
         Command::Openapi => commands::print(&corolla_api::openapi_yaml()),
+        Command::Swarm(options) => commands::swarm::run(options).await,
         Command::CheckConfig(options) => commands::check::run(&options),
     };
     match outcome {

@@ -17,6 +17,7 @@ mod routes;
 mod server;
 mod settings;
 mod spec;
+mod swarm;
 mod v1;
 
 #[cfg(test)]

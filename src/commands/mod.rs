@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod generate;
 pub(crate) mod serve;
+pub(crate) mod swarm;
 
 use std::{
     io::{self, IsTerminal, Write},

@@ -274,6 +274,11 @@ fn rest(document: &mut Value) {
         "family": "llama", "context_length": 8192, "dtype": "q4_1", "blocks": 30, "hidden": 576, "vocab": 49152});
     let sessions = json!({"max_sessions": 50, "default_length": 1024, "max_length": 8192, "idle_seconds": 300});
     put(document, "/api/v1/models", "200", JSON, &[("One model", json!({"models": [model], "sessions": sessions}))]);
+    let servers = json!([{"peer": "in-process", "start": 0, "end": 30, "rps": 1000.0, "rtt_ms": 0.0, "free_tokens": 32768,
+        "relayed": null, "version": null, "dtype": null, "name": null}]);
+    let swarm = json!({"model": "smollm2-135m-instruct", "blocks": 30, "missing": [], "fault": null, "servers": servers,
+        "route": [{"peer": "in-process", "start": 0, "end": 30}]});
+    put(document, "/api/v1/swarm", "200", JSON, &[("On this machine", json!({"models": [swarm]}))]);
     let id = "smollm2-135m-instruct";
     put(document, "/health/live", "200", JSON, &[("Alive", json!({"status": "ok", "version": "0.1.0"}))]);
     let ready = json!({"code": "ready", "message": "every model can answer",
@@ -284,7 +289,7 @@ fn rest(document: &mut Value) {
     put(document, "/health/ready", "503", JSON, &[("Not ready", lacking)]);
     let text = "# HELP corolla_turns_running Replies being written.\n# TYPE corolla_turns_running gauge\ncorolla_turns_running 1\n";
     put(document, "/metrics", "200", "text/plain; version=0.0.4; charset=utf-8", &[("Counters", json!(text))]);
-    for path in ["/api/v1/models", "/health/live", "/health/ready", "/metrics"] {
+    for path in ["/api/v1/models", "/api/v1/swarm", "/health/live", "/health/ready", "/metrics"] {
         put(document, path, "400", JSON, &[("Unreadable", error("bad_request", "the request cannot be read"))]);
     }
 }

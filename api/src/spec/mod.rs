@@ -10,7 +10,7 @@ use corolla_domain::session::SessionService;
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService, Tags};
 use serde_json::Value;
 
-use crate::{chat::Chat, models::Models, operation::Operations, settings::ApiSettings, v1::V1};
+use crate::{chat::Chat, models::Models, operation::Operations, settings::ApiSettings, swarm::SwarmView, v1::V1};
 
 /// Areas of the description.
 #[derive(Tags)]
@@ -21,7 +21,7 @@ pub(crate) enum Tag {
     /// Chat in the shape that OpenAI's clients speak, streamed or in one piece.
     #[oai(rename = "chat")]
     Chat,
-    /// Which models there are, and whether they can answer.
+    /// Which models there are, whether they can answer, and who runs their blocks.
     #[oai(rename = "models")]
     Models,
     /// For those who run the server: liveness, readiness, counters.
@@ -30,7 +30,7 @@ pub(crate) enum Tag {
 }
 
 /// Everything that is described.
-pub(crate) type Everything = (V1, Chat, Models, Operations);
+pub(crate) type Everything = (V1, Chat, Models, SwarmView, Operations);
 
 const ABOUT: &str = "A chat page and an HTTP endpoint for large language models, on this machine or over a swarm.";
 
@@ -40,6 +40,7 @@ pub(crate) fn operations(service: Arc<SessionService>, settings: Arc<ApiSettings
         V1 { service: service.clone(), settings: settings.clone() },
         Chat { service: service.clone(), settings: settings.clone() },
         Models { service: service.clone() },
+        SwarmView { service: service.clone() },
         Operations { service, settings },
     )
 }

@@ -1,0 +1,150 @@
+//! `/api/v1/swarm`: who runs the blocks of each model, and the route a reply would take.
+
+use std::sync::Arc;
+
+use corolla_domain::{
+    model::{ModelSpec, ServerInfo, SwarmMap},
+    routing::plan,
+    session::{ModelEntry, SessionService},
+};
+use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
+
+use crate::{fault::FaultBody, spec::Tag};
+
+/// The swarms behind the models of this server.
+#[derive(Debug, Object)]
+pub(crate) struct Swarms {
+    /// Every loaded model, in the order of the configuration.
+    models: Vec<ModelSwarm>,
+}
+
+/// Who runs the transformer blocks of one model. A model that runs on this machine alone has one server, `in-process`.
+#[derive(Debug, Object)]
+pub(crate) struct ModelSwarm {
+    /// The model's name.
+    model: String,
+    /// Number of its blocks.
+    blocks: u64,
+    /// Blocks that nobody hosts; no reply is possible while there are any.
+    missing: Vec<u64>,
+    /// The hops that a reply would take now.
+    route: Vec<RouteHop>,
+    /// Everybody who hosts blocks.
+    servers: Vec<SwarmServer>,
+    /// Why the swarm cannot be seen, where it cannot.
+    #[oai(nullable)]
+    fault: Option<String>,
+}
+
+/// One leg of a route.
+#[derive(Debug, Object)]
+pub(crate) struct RouteHop {
+    /// Id of the server.
+    peer: String,
+    /// First block.
+    start: u64,
+    /// Block after the last one.
+    end: u64,
+}
+
+/// One server of a swarm.
+#[derive(Debug, Object)]
+pub(crate) struct SwarmServer {
+    /// Its id.
+    peer: String,
+    /// First block it hosts.
+    start: u64,
+    /// Block after the last one.
+    end: u64,
+    /// Steps of one block it does in a second.
+    rps: f64,
+    /// Round trip to it in milliseconds; null where it has not been measured.
+    #[oai(nullable)]
+    rtt_ms: Option<f64>,
+    /// Tokens that its cache can still take; null where it does not say.
+    #[oai(nullable)]
+    free_tokens: Option<u64>,
+    /// Whether it is reached through a relay.
+    #[oai(nullable)]
+    relayed: Option<bool>,
+    /// Version of its software.
+    #[oai(nullable)]
+    version: Option<String>,
+    /// What it computes with.
+    #[oai(nullable)]
+    dtype: Option<String>,
+    /// The name its operator gave it.
+    #[oai(nullable)]
+    name: Option<String>,
+}
+
+/// The operation on swarms.
+#[derive(Clone)]
+pub(crate) struct SwarmView {
+    pub(crate) service: Arc<SessionService>,
+}
+
+#[derive(ApiResponse)]
+pub(crate) enum SwarmResponse {
+    /// The swarms.
+    #[oai(status = 200)]
+    Fine(Json<Swarms>),
+    /// The request is no HTTP that the server can read.
+    #[allow(dead_code, reason = "answered before it gets here; declared for the description")]
+    #[oai(status = 400)]
+    Unreadable(Json<FaultBody>),
+}
+
+#[OpenApi]
+impl SwarmView {
+    /// Show who runs the blocks
+    ///
+    /// For every loaded model: the servers that host its transformer blocks, blocks that are missing, and the route that
+    /// a reply would take now.
+    #[oai(path = "/api/v1/swarm", method = "get", operation_id = "show-swarm", tag = "Tag::Models")]
+    async fn show(&self) -> SwarmResponse {
+        let mut models = Vec::new();
+        for entry in self.service.catalogue().iter() {
+            models.push(look(&entry, self.service.limits().default_length).await);
+        }
+        SwarmResponse::Fine(Json(Swarms { models }))
+    }
+}
+
+async fn look(entry: &ModelEntry, tokens: usize) -> ModelSwarm {
+    let spec = entry.local.spec();
+    match entry.swarm.map(&spec.id).await {
+        Ok(map) => describe(&spec, &map, tokens, None),
+        Err(fault) => describe(&spec, &SwarmMap::default(), tokens, Some(fault.to_string())),
+    }
+}
+
+fn describe(spec: &ModelSpec, map: &SwarmMap, tokens: usize, fault: Option<String>) -> ModelSwarm {
+    let route = plan(map, spec.all_blocks(), tokens, |_| false).unwrap_or_default();
+    ModelSwarm {
+        model: spec.id.to_string(),
+        blocks: spec.blocks as u64,
+        missing: map.missing(spec.all_blocks()).into_iter().map(|block| block as u64).collect(),
+        route: route
+            .into_iter()
+            .map(|hop| RouteHop { peer: hop.peer.0, start: hop.blocks.start() as u64, end: hop.blocks.end() as u64 })
+            .collect(),
+        servers: map.servers.iter().map(server).collect(),
+        fault,
+    }
+}
+
+fn server(info: &ServerInfo) -> SwarmServer {
+    SwarmServer {
+        peer: info.peer.to_string(),
+        start: info.blocks.start() as u64,
+        end: info.blocks.end() as u64,
+        rps: info.rps,
+        rtt_ms: info.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
+        free_tokens: info.free_tokens.map(|tokens| tokens as u64),
+        relayed: info.facts.relayed,
+        version: info.facts.version.clone(),
+        dtype: info.facts.dtype.clone(),
+        name: info.facts.name.clone(),
+    }
+}
