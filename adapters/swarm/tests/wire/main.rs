@@ -1,0 +1,12 @@
+//! The wire against bytes that the reference wrote (`tests/fixtures/wire/vectors.json`), and against bytes that
+//! nobody should write.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in tests, in their helpers too")]
+
+mod dht;
+mod frames;
+mod hostile;
+mod inference;
+mod round_trips;
+mod tensors;
+mod vectors;
