@@ -5,3 +5,5 @@ pub mod dht;
 pub mod rpc;
 pub mod transport;
 pub mod wire;
+
+pub use client::{PUBLIC_INITIAL_PEERS, PetalsConfig, PetalsSwarm, ServerStatus, SwarmStatus, default_dht_prefix};

@@ -1,0 +1,155 @@
+//! Which swarm, which model, and how patient.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use corolla_domain::{
+    model::{ModelId, ModelSpec},
+    ports::PortError,
+};
+use libp2p::multiaddr::Protocol;
+
+use super::defaults::PUBLIC_INITIAL_PEERS;
+use crate::{
+    transport::{Multiaddr, PeerId},
+    wire::server::check_prefix,
+};
+
+/// What a [`PetalsSwarm`](super::PetalsSwarm) is told when it starts.
+#[derive(Debug, Clone)]
+pub struct PetalsConfig {
+    /// The name by which clients ask for the model.
+    pub model: ModelId,
+    /// Its blocks.
+    pub blocks: usize,
+    /// Numbers of its hidden state.
+    pub hidden: usize,
+    /// What its servers publish their blocks under.
+    pub dht_prefix: String,
+    /// Where the swarm is entered: addresses that end in `/p2p/` and a peer id.
+    pub initial_peers: Vec<String>,
+    /// The file of this client's key; `None`: a fresh one each time.
+    pub identity: Option<PathBuf>,
+    /// Peer ids of the only servers to be used; empty: all.
+    pub allowed_servers: Vec<String>,
+    /// Peer ids of servers that are not to be used.
+    pub blocked_servers: Vec<String>,
+    /// How long a server may take over one message.
+    pub request_timeout: Duration,
+    /// How long connecting to a server may take.
+    pub connect_timeout: Duration,
+    /// How often the swarm is looked at.
+    pub refresh: Duration,
+    /// How long the first look may take before `map` gives up waiting for it.
+    pub first_look: Duration,
+}
+
+impl PetalsConfig {
+    /// A client of the public swarm, with the reference's periods (wire protocol §7.1).
+    #[must_use]
+    pub fn new(spec: &ModelSpec, dht_prefix: impl Into<String>) -> Self {
+        let s = Duration::from_secs;
+        Self {
+            model: spec.id.clone(),
+            blocks: spec.blocks,
+            hidden: spec.hidden,
+            dht_prefix: dht_prefix.into(),
+            initial_peers: PUBLIC_INITIAL_PEERS.map(str::to_owned).to_vec(),
+            identity: None,
+            allowed_servers: Vec::new(),
+            blocked_servers: Vec::new(),
+            request_timeout: s(180),
+            connect_timeout: s(10),
+            refresh: s(60),
+            first_look: s(30),
+        }
+    }
+
+    /// Refuses what cannot work.
+    pub(super) fn check(&self) -> Result<(), PortError> {
+        check_prefix(&self.dht_prefix)?;
+        for peer in self.allowed_servers.iter().chain(&self.blocked_servers) {
+            PeerId::from_str(peer).map_err(|error| PortError::invalid(format!("server {peer:?}: {error}")))?;
+        }
+        let periods = [self.request_timeout, self.connect_timeout, self.refresh, self.first_look];
+        if self.blocks == 0 || self.hidden == 0 || periods.contains(&Duration::ZERO) {
+            return Err(PortError::invalid("blocks, hidden and all periods of a swarm must be above 0"));
+        }
+        Ok(())
+    }
+
+    /// The initial peers, read.
+    pub(super) fn addresses(&self) -> Result<Vec<(PeerId, Multiaddr)>, PortError> {
+        if self.initial_peers.is_empty() {
+            return Err(PortError::invalid("initial_peers is empty: a swarm is entered through at least one"));
+        }
+        let read = |text: &String| {
+            let address = Multiaddr::from_str(text)
+                .map_err(|error| PortError::invalid(format!("initial peer {text:?}: {error}")))?;
+            match address.iter().last() {
+                Some(Protocol::P2p(peer)) => Ok((peer, address)),
+                _ => Err(PortError::invalid(format!("initial peer {text:?} must end in /p2p/ and a peer id"))),
+            }
+        };
+        self.initial_peers.iter().map(read).collect()
+    }
+
+    /// Whether a server may be used.
+    pub(super) fn admits(&self, peer: &str) -> bool {
+        let names = |list: &[String]| list.iter().any(|name| name == peer);
+        (self.allowed_servers.is_empty() || names(&self.allowed_servers)) && !names(&self.blocked_servers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: &str = "QmedTaZXmULqwspJXz44SsPZyTNKxhnnFvYRajfH7MGhCY";
+
+    fn config() -> PetalsConfig {
+        let spec = ModelSpec {
+            id: "m".into(),
+            family: "bloom".into(),
+            hidden: 64,
+            vocab: 1,
+            blocks: 4,
+            max_positions: None,
+            eos: vec![],
+            bos: None,
+            dtype: "f32".into(),
+        };
+        PetalsConfig::new(&spec, "m-petals")
+    }
+
+    #[test]
+    fn the_defaults_can_work() {
+        config().check().unwrap();
+        assert_eq!(config().addresses().unwrap().len(), PUBLIC_INITIAL_PEERS.len());
+    }
+
+    #[test]
+    fn what_cannot_work_is_named() {
+        for broken in [
+            PetalsConfig { dht_prefix: "a.b".into(), ..config() },
+            PetalsConfig { blocks: 0, ..config() },
+            PetalsConfig { allowed_servers: vec!["somebody".into()], ..config() },
+        ] {
+            assert!(broken.check().is_err());
+        }
+        for address in ["nowhere", "/ip4/127.0.0.1/tcp/1"] {
+            let error = PetalsConfig { initial_peers: vec![address.into()], ..config() }.addresses().unwrap_err();
+            assert!(error.context().contains(address), "{error}");
+        }
+        assert!(PetalsConfig { initial_peers: vec![], ..config() }.addresses().is_err());
+    }
+
+    #[test]
+    fn blocked_beats_allowed() {
+        let named = |allowed: &[&str], blocked: &[&str]| {
+            let own = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+            PetalsConfig { allowed_servers: own(allowed), blocked_servers: own(blocked), ..config() }.admits(PEER)
+        };
+        assert!(named(&[], &[]) && named(&[PEER], &[]));
+        assert!(!named(&["other"], &[]) && !named(&[PEER], &[PEER]));
+    }
+}

@@ -1,0 +1,125 @@
+//! Opens sessions at servers.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use corolla_domain::{
+    model::{BlockRange, Hop},
+    ports::{BlockSession, FaultKind, PortError, SessionNeed},
+};
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    codec::Codec,
+    link::{Link, Purpose, of_peer},
+    session::RemoteSession,
+};
+use crate::{
+    rpc::Rpc,
+    transport::PeerId,
+    wire::{
+        inference::{RPC_INFERENCE, RPC_INFO, info_request, parse_info},
+        server::{block_key, block_uids},
+    },
+};
+
+/// How long a server may take to say who it is and to set its cache aside.
+const OPENING: Duration = Duration::from_secs(30);
+/// How long a server may wait for room when a session takes the place of one that was just closed there.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long what a server said of itself is believed.
+const BELIEVED: Duration = Duration::from_secs(600);
+/// Servers whose words are remembered.
+const REMEMBERED: usize = 1024;
+
+/// What all sessions of a swarm share.
+pub(super) struct Dialer {
+    pub(super) rpc: Rpc,
+    pub(super) prefix: String,
+    pub(super) width: usize,
+    pub(super) timeout: Duration,
+    /// Told when a server failed: the map may be out of date.
+    pub(super) stale: Arc<Notify>,
+    pub(super) codecs: Mutex<HashMap<PeerId, (Codec, Instant)>>,
+}
+
+impl Dialer {
+    /// Numbers of one hidden state.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Opens a session at `peer`; its cache is set aside when this returns.
+    pub(super) async fn dial(
+        self: &Arc<Self>,
+        peer: PeerId,
+        hop: Hop,
+        need: SessionNeed,
+    ) -> Result<Box<dyn BlockSession>, PortError> {
+        let opened = async {
+            let codec = self.codec(peer, hop.blocks).await?;
+            let purpose = Purpose { timeout: self.timeout.min(OPENING), ..self.purpose(hop.blocks, need, codec) };
+            let mut link = self.open(peer, purpose).await?;
+            link.reserve(self.width).await?;
+            Ok(link.with_timeout(self.timeout))
+        };
+        let link = opened.await.inspect_err(|fault| self.failed(peer, fault))?;
+        Ok(Box::new(RemoteSession::new(self.clone(), peer, hop, need, link)))
+    }
+
+    /// A stream in place of another one, on which nothing has been said.
+    pub(super) async fn link(&self, peer: PeerId, blocks: BlockRange, need: SessionNeed) -> Result<Link, PortError> {
+        let codec = self.codec(peer, blocks).await?;
+        self.open(peer, Purpose { patience: Some(PATIENCE), ..self.purpose(blocks, need, codec) }).await
+    }
+
+    /// A call to `peer` failed.
+    pub(super) fn failed(&self, peer: PeerId, fault: &PortError) {
+        if matches!(fault.kind(), FaultKind::Unavailable | FaultKind::TimedOut) {
+            self.codecs().remove(&peer);
+            self.stale.notify_one();
+        }
+    }
+
+    fn purpose(&self, blocks: BlockRange, need: SessionNeed, codec: Codec) -> Purpose {
+        let uids = block_uids(&self.prefix, blocks.start()..blocks.end());
+        Purpose { uids, need, codec, patience: None, timeout: self.timeout }
+    }
+
+    async fn open(&self, peer: PeerId, purpose: Purpose) -> Result<Link, PortError> {
+        let stream = self.rpc.stream(peer, RPC_INFERENCE).await.map_err(of_peer)?;
+        Ok(Link::new(stream, purpose))
+    }
+
+    /// Asks a server for its type and compression, and whether it serves this model at all.
+    async fn codec(&self, peer: PeerId, blocks: BlockRange) -> Result<Codec, PortError> {
+        let known = self.codecs().get(&peer).copied();
+        if let Some((codec, _)) = known.filter(|(_, since)| since.elapsed() < BELIEVED) {
+            return Ok(codec);
+        }
+        let request = info_request(&block_key(&self.prefix, blocks.start()));
+        let reply = self.rpc.unary(peer, RPC_INFO, request, self.timeout.min(OPENING)).await.map_err(of_peer)?;
+        let info = parse_info(reply).map_err(|error| of_peer(error.into()))?;
+        if let Some(width) = info.width().filter(|width| *width != self.width as u64) {
+            let text = format!("{peer} serves hidden states of {width} numbers, the model has {}", self.width);
+            return Err(PortError::new(FaultKind::Unavailable, text));
+        }
+        tracing::debug!(%peer, version = ?info.version, dtype = ?info.dtype(), "a server introduced itself");
+        let codec = Codec::of(&info);
+        let mut codecs = self.codecs();
+        if codecs.len() >= REMEMBERED {
+            codecs.retain(|_, (_, since)| since.elapsed() < BELIEVED);
+        }
+        if codecs.len() < REMEMBERED {
+            codecs.insert(peer, (codec, Instant::now()));
+        }
+        Ok(codec)
+    }
+
+    fn codecs(&self) -> MutexGuard<'_, HashMap<PeerId, (Codec, Instant)>> {
+        self.codecs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,145 @@
+//! A block session at one server.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use corolla_domain::{
+    model::{BlockRange, Hidden, Hop},
+    ports::{BlockSession, FaultKind, PortError, SessionNeed, StepInput},
+};
+
+use super::{
+    codec::cast,
+    dialer::Dialer,
+    link::{Link, remote_text},
+};
+use crate::transport::PeerId;
+
+/// A stream that was silent for longer may have been lost without anybody noticing: worth a second try.
+const FORGOTTEN: Duration = Duration::from_secs(20);
+
+/// Positions in the cache of one server. It remembers what it was fed: after a rewind, a dropped or a failed step, and
+/// when the server has closed an idle stream, a new stream is fed the same again, since servers of this generation
+/// cannot rewind.
+pub(super) struct RemoteSession {
+    dialer: Arc<Dialer>,
+    peer: PeerId,
+    hop: Hop,
+    need: SessionNeed,
+    /// `None` where the server's cache is not what it should be. The mutex is never locked: it makes a stream `Sync`.
+    link: Mutex<Option<Link>>,
+    /// Joined along the positions: the confirmed ones.
+    inputs: Vec<Hidden>,
+    position: usize,
+}
+
+impl RemoteSession {
+    /// A session over a link on which nothing has been computed.
+    pub(super) fn new(dialer: Arc<Dialer>, peer: PeerId, hop: Hop, need: SessionNeed, link: Link) -> Self {
+        Self { dialer, peer, hop, need, link: Mutex::new(Some(link)), inputs: Vec::new(), position: 0 }
+    }
+
+    fn check(&self, hidden: &Hidden) -> Result<(), PortError> {
+        if (hidden.batch(), hidden.width()) != (self.need.batch, self.dialer.width()) {
+            let (batch, width) = (hidden.batch(), hidden.width());
+            let text = format!("hidden states of [{batch}, _, {width}] for a session of");
+            return Err(PortError::invalid(format!("{text} [{}, _, {}]", self.need.batch, self.dialer.width())));
+        }
+        if self.position.saturating_add(hidden.seq()) > self.need.max_length {
+            let (position, max) = (self.position, self.need.max_length);
+            let text = format!("{} positions after {position} are more than the session's {max}", hidden.seq());
+            return Err(PortError::new(FaultKind::Capacity, text));
+        }
+        Ok(())
+    }
+
+    /// Takes the link out of the session, where it is of use: it comes back only when a step has succeeded.
+    fn take_link(&mut self) -> Option<Link> {
+        let link = self.link.get_mut().unwrap_or_else(PoisonError::into_inner);
+        link.take().filter(|link| !link.expired())
+    }
+
+    /// A new stream, fed with all confirmed positions.
+    async fn replay(&self) -> Result<Link, PortError> {
+        tracing::debug!(hop = %self.hop, positions = self.position, "feeding a new stream what the session knows");
+        let mut link = self.dialer.link(self.peer, self.hop.blocks, self.need).await?;
+        if !self.inputs.is_empty() {
+            let dtype = link.codec().dtype;
+            let pieces: Vec<Hidden> = self.inputs.iter().map(|h| cast(h, dtype)).collect::<Result<_, _>>()?;
+            link.step(&Hidden::concat(&pieces)?).await?;
+        }
+        Ok(link)
+    }
+
+    async fn run(&mut self, hidden: &Hidden) -> Result<(Link, Hidden), PortError> {
+        if let Some(mut link) = self.take_link() {
+            let idle = link.idle();
+            match link.step(hidden).await {
+                Ok(output) => return Ok((link, output)),
+                Err(fault) if idle > FORGOTTEN && is_lost(&fault) => {
+                    tracing::debug!(hop = %self.hop, error = %fault, "an idle stream was lost");
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        let mut link = self.replay().await?;
+        let output = link.step(hidden).await?;
+        Ok((link, output))
+    }
+}
+
+#[async_trait]
+impl BlockSession for RemoteSession {
+    fn blocks(&self) -> BlockRange {
+        self.hop.blocks
+    }
+
+    fn position(&self) -> usize {
+        self.position
+    }
+
+    async fn step(&mut self, input: StepInput) -> Result<Hidden, PortError> {
+        self.check(&input.hidden)?;
+        let outcome = self.run(&input.hidden).await;
+        let (link, output) = outcome.inspect_err(|fault| self.dialer.failed(self.peer, fault))?;
+        let output = cast(&output, input.hidden.dtype())?;
+        *self.link.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(link);
+        self.position += input.hidden.seq();
+        self.inputs.push(input.hidden);
+        Ok(output)
+    }
+
+    async fn rewind(&mut self, to: usize) -> Result<(), PortError> {
+        if to > self.position {
+            return Err(PortError::invalid(format!("cannot rewind from position {} to {to}", self.position)));
+        }
+        if to < self.position {
+            drop(self.take_link());
+            truncate(&mut self.inputs, to)?;
+            self.position = to;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the stream broke or ended, rather than that the server refused.
+fn is_lost(fault: &PortError) -> bool {
+    fault.kind() == FaultKind::Unavailable && remote_text(fault).is_none_or(str::is_empty)
+}
+
+/// Keeps the first `positions` positions of `pieces`.
+fn truncate(pieces: &mut Vec<Hidden>, positions: usize) -> Result<(), PortError> {
+    let (mut left, mut kept) = (positions, 0);
+    while let Some(piece) = pieces.get_mut(kept).filter(|_| left > 0) {
+        if piece.seq() > left {
+            *piece = piece.positions(0, left)?;
+        }
+        left -= piece.seq();
+        kept += 1;
+    }
+    pieces.truncate(kept);
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! From records of the DHT to servers: which blocks each has, and what a route planner should think of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use corolla_domain::model::{BlockRange, PeerId, ServerFacts, ServerInfo};
+
+use crate::wire::{
+    key::peer_bytes,
+    record::Dictionary,
+    server::{ServerRecord, ServerState, block_key},
+};
+
+/// Steps a second of one block where a server does not say (wire protocol §7.3).
+const UNKNOWN_RPS: f64 = 300.0;
+/// What is left of the network's speed behind a relay (§8.3).
+const RELAYED: f64 = 0.2;
+/// Round trip that is assumed of a server that did not answer a ping: the most the reference counts, there and back.
+const UNREACHABLE: Duration = Duration::from_secs(10);
+
+/// One server as it announces itself.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Seen {
+    pub(super) peer: PeerId,
+    /// Its latest record.
+    pub(super) record: ServerRecord,
+    /// Runs of blocks it has; more than one only where it does not say from where to where.
+    pub(super) spans: Vec<BlockRange>,
+}
+
+/// Whether bytes are a server's record; what is not must not displace one that is.
+pub(super) fn is_record(value: &[u8]) -> bool {
+    ServerRecord::decode(value).is_ok()
+}
+
+/// The servers that the records of blocks `0..blocks` speak of, in the order of their names.
+///
+/// A server publishes the same record under each of its blocks. The one that expires last is believed (of several the
+/// one with the highest state); it names the span. Older servers name none: theirs is where their records are.
+pub(super) fn servers(found: &BTreeMap<String, Dictionary>, prefix: &str, blocks: usize) -> Vec<Seen> {
+    struct Latest {
+        record: ServerRecord,
+        expiration: f64,
+        online_at: BTreeSet<usize>,
+    }
+    let mut peers: BTreeMap<&str, Latest> = BTreeMap::new();
+    for block in 0..blocks {
+        let Some(dictionary) = found.get(&block_key(prefix, block)) else { continue };
+        for (peer, entry) in &dictionary.entries {
+            let Ok(record) = ServerRecord::decode(&entry.value) else { continue };
+            if peer_bytes(peer).is_err() || !covers(&record, block) {
+                continue;
+            }
+            let (expiration, online) = (entry.expiration, record.state == ServerState::Online);
+            let rank = |expiration: f64, record: &ServerRecord| (expiration, record.state);
+            let fresh = || Latest { record: record.clone(), expiration, online_at: BTreeSet::new() };
+            let latest = peers.entry(peer).or_insert_with(fresh);
+            if rank(expiration, &record) > rank(latest.expiration, &latest.record) {
+                (latest.record, latest.expiration) = (record, expiration);
+            }
+            if online {
+                latest.online_at.insert(block);
+            }
+        }
+    }
+    let seen = |(peer, latest): (&str, Latest)| {
+        let announced = latest.record.start_block.zip(latest.record.end_block);
+        let spans = match announced {
+            Some((start, end)) => BlockRange::new(start, end.min(blocks)).into_iter().collect(),
+            None => runs(&latest.online_at),
+        };
+        Seen { peer: PeerId(peer.to_owned()), record: latest.record, spans }
+    };
+    peers.into_iter().map(seen).collect()
+}
+
+/// Whether a record may stand under this block.
+fn covers(record: &ServerRecord, block: usize) -> bool {
+    record.start_block.zip(record.end_block).is_none_or(|(start, end)| start <= block && block < end)
+}
+
+/// The gapless runs of a set of blocks.
+fn runs(blocks: &BTreeSet<usize>) -> Vec<BlockRange> {
+    let mut runs: Vec<BlockRange> = Vec::new();
+    for block in blocks {
+        let start = match runs.last() {
+            Some(run) if run.end() == *block => {
+                let start = run.start();
+                runs.pop();
+                start
+            }
+            _ => *block,
+        };
+        runs.extend(BlockRange::new(start, block + 1));
+    }
+    runs
+}
+
+impl Seen {
+    /// What a route planner needs to know, a line for each run of blocks; nothing where the server does not serve.
+    pub(super) fn infos(&self, rtt: Option<Ping>) -> Vec<ServerInfo> {
+        if self.record.state != ServerState::Online {
+            return Vec::new();
+        }
+        let info = |blocks: &BlockRange| ServerInfo {
+            peer: self.peer.clone(),
+            blocks: *blocks,
+            rps: rps(&self.record, blocks.len()),
+            rtt: rtt.map(|ping| ping.unwrap_or(UNREACHABLE)),
+            free_tokens: self.free_tokens(),
+            facts: ServerFacts {
+                version: self.record.version.clone(),
+                dtype: self.record.torch_dtype.clone(),
+                relayed: self.record.using_relay,
+                name: self.record.public_name.clone(),
+            },
+        };
+        self.spans.iter().map(info).collect()
+    }
+
+    /// Positions its cache can take: it announces room for K and V of each of its blocks apart (§8.4).
+    pub(super) fn free_tokens(&self) -> Option<usize> {
+        let halves = 2 * self.spans.iter().map(|span| span.len()).sum::<usize>().max(1);
+        self.record.cache_tokens_left.map(|left| usize::try_from(left).unwrap_or(usize::MAX) / halves)
+    }
+}
+
+/// A measured round trip; `None` where there was no answer.
+pub(super) type Ping = Option<Duration>;
+
+/// Blocks a second of one token: the announced speed of computing, and the network's share spread over the blocks.
+fn rps(record: &ServerRecord, blocks: usize) -> f64 {
+    let positive = |rate: Option<f64>| rate.filter(|rate| *rate > 0.0);
+    let compute = positive(record.inference_rps).unwrap_or(UNKNOWN_RPS);
+    let Some(network) = positive(record.network_rps) else { return compute };
+    let network = if record.using_relay == Some(true) { network * RELAYED } else { network };
+    1.0 / (1.0 / compute + 1.0 / (network * blocks as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::record::Entry;
+
+    const PEER: &str = "QmedTaZXmULqwspJXz44SsPZyTNKxhnnFvYRajfH7MGhCY";
+
+    fn record(state: ServerState, span: Option<(usize, usize)>) -> ServerRecord {
+        let (start_block, end_block) = span.unzip();
+        ServerRecord { start_block, end_block, ..ServerRecord::new(state, 1.0) }
+    }
+
+    fn seen(entries: &[(usize, &str, f64, ServerRecord)]) -> Vec<Seen> {
+        let mut found: BTreeMap<String, Dictionary> = BTreeMap::new();
+        for (block, peer, expiration, record) in entries {
+            let entry = Entry { value: record.encode().into(), expiration: *expiration };
+            found.entry(block_key("m", *block)).or_default().entries.insert((*peer).to_owned(), entry);
+        }
+        servers(&found, "m", 4)
+    }
+
+    fn spans(entries: &[(usize, &str, f64, ServerRecord)]) -> String {
+        seen(entries).iter().flat_map(|s| &s.spans).map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    use ServerState::{Joining, Offline, Online};
+
+    #[test]
+    fn an_announced_span_is_believed_and_clamped() {
+        assert_eq!(spans(&[(1, PEER, 9.0, record(Online, Some((1, 9))))]), "1:4");
+        assert_eq!(spans(&[(0, PEER, 9.0, record(Online, Some((1, 9))))]), "", "not under a block it does not have");
+    }
+
+    #[test]
+    fn a_span_without_an_announcement_grows_block_by_block() {
+        let online = || record(Online, None);
+        let entries = [(0, PEER, 9.0, online()), (1, PEER, 9.0, online()), (3, PEER, 9.0, online())];
+        assert_eq!(spans(&entries), "0:2 3:4");
+    }
+
+    #[test]
+    fn the_record_that_expires_last_counts_then_the_higher_state() {
+        let moved = [(0, PEER, 8.0, record(Online, Some((0, 2)))), (2, PEER, 9.0, record(Online, Some((2, 4))))];
+        assert_eq!(spans(&moved), "2:4");
+        let gone = [(0, PEER, 8.0, record(Online, Some((0, 2)))), (1, PEER, 9.0, record(Offline, Some((0, 2))))];
+        assert_eq!(seen(&gone)[0].infos(None), []);
+        let tie = [(0, PEER, 9.0, record(Online, Some((0, 2)))), (1, PEER, 9.0, record(Joining, Some((0, 2))))];
+        assert_eq!(seen(&tie)[0].infos(None).len(), 1);
+    }
+
+    #[test]
+    fn a_subkey_that_is_no_peer_is_left_out() {
+        assert_eq!(seen(&[(0, "nobody", 9.0, record(Online, None))]), []);
+    }
+
+    #[test]
+    fn a_planner_hears_speed_round_trip_and_room() {
+        let mut server = record(Online, Some((0, 4)));
+        let info = |server: &ServerRecord, rtt| seen(&[(0, PEER, 9.0, server.clone())])[0].infos(rtt).remove(0);
+        assert_eq!((info(&server, None).rps, info(&server, None).rtt), (300.0, None));
+        assert_eq!(info(&server, Some(None)).rtt, Some(UNREACHABLE));
+        server.cache_tokens_left = Some(800);
+        server.inference_rps = Some(100.0);
+        assert_eq!((info(&server, None).rps, info(&server, None).free_tokens), (100.0, Some(100)));
+        server.network_rps = Some(25.0);
+        assert_eq!(info(&server, None).rps, 50.0);
+        server.using_relay = Some(true);
+        assert!((info(&server, None).rps - 100.0 / 6.0).abs() < 1e-9);
+    }
+}
