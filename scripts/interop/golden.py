@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import models
 
 NEW_TOKENS = 64
-LEAST_MARGIN = 1e-2
+LEAST_MARGIN = 5e-3
 LONG = (
     "In the morning the light comes through the window and the kettle sings in the kitchen. A language model reads the words that came "
     "before and guesses the word that comes next. When the rain stopped we walked along the shore and counted the boats. "
@@ -39,8 +39,8 @@ PROMPTS = [
 ]
 # What is said in the calls of one session, and how many tokens are asked for; None goes on without new words.
 SESSIONS = [
-    [("The garden at the end of the road", 16), (" was full of flowers.", 24), (None, 24)],
-    [("Good morning!", 1), ("How many boats?", 31), (None, 1), ("And then", 31)],
+    [("The garden at the end of the road", 16), ("Nobody knows why.", 24), (None, 24)],
+    [("Good evening!", 1), ("How many people live here?", 31), (None, 1), ("So it is", 31)],
 ]
 
 

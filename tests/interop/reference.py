@@ -1,0 +1,143 @@
+"""The reference side: the Python environment, the models with their golden replies, and swarms that can be hurt."""
+import atexit
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import re
+import select
+import signal
+import subprocess
+import time
+
+SCRIPTS = pathlib.Path(__file__).resolve().parent.parent.parent / "scripts"
+HERE = SCRIPTS / "interop"
+STARTING = 240  # seconds; ten on a quiet machine
+MADE_OF = [HERE / "models.py", HERE / "golden.py", HERE / "requirements.txt", SCRIPTS / "golden/make_models.py", SCRIPTS / "golden/corpus.txt"]
+
+
+class Failure(Exception):
+    """A check that did not hold, in a sentence."""
+
+
+def start(command, **settings):
+    """A process that does not outlive this one."""
+    process = subprocess.Popen([str(word) for word in command], text=True, **{"stdin": subprocess.DEVNULL, **settings})
+    atexit.register(lambda: process.poll() is None and process.kill())
+    return process
+
+
+def prepare():
+    """The folder of the models and what transformers says about them; makes what is missing or was made by other scripts."""
+    venv = pathlib.Path(subprocess.run([HERE / "install.sh"], check=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True).stdout.strip())
+    key = hashlib.sha256(b"".join(file.read_bytes() for file in MADE_OF)).hexdigest()[:12]
+    folder = venv.parent / f"interop-{key}"
+    golden = folder / "golden.json"
+    if not golden.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        run = [venv / "bin/python", "-W", "ignore"]
+        subprocess.run([*run, HERE / "models.py", folder], check=True)
+        subprocess.run([*run, HERE / "golden.py", folder, folder / "golden.new"], check=True)
+        (folder / "golden.new").rename(golden)
+    models = json.loads(golden.read_text())["models"]
+    for name, model in models.items():
+        model.update(name=name, folder=folder / name)
+    return venv, models
+
+
+class Swarm:
+    """Servers of one model on loopback; ends with the `with` block."""
+
+    def __init__(self, model, ranges, logs, *flags):
+        self.model, self.logs = model, logs
+        self.hurt = set()
+        command = [HERE / "swarm.py", "--model", model["folder"], "--prefix", model["dht_prefix"], "--ranges", ranges, "--logs", logs, *flags]
+        self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self):
+        ready, _, _ = select.select([self.process.stdout], [], [], STARTING)
+        line = self.process.stdout.readline() if ready else ""
+        if not line:
+            self.__exit__()
+            raise Failure(f"the swarm did not start in {STARTING} s; logs in {self.logs}")
+        self.facts = json.loads(line)
+        self.servers = {server["name"]: server for server in self.facts["servers"]}
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.terminate()
+            self.process.wait()
+        self.process.stdout.close()
+
+    def signal(self, server, number):
+        """To all processes of a server at once: the machine is gone, stands still, or goes on."""
+        os.killpg(server["pid"], number)
+        (self.hurt.discard if number == signal.SIGCONT else self.hurt.add)(server["name"])
+
+    def sessions(self):
+        """(time opened, server, blocks) of every session that is open, as the servers themselves log it."""
+        event = re.compile(r"^(\w+ +\d+ [\d:.]+) .*rpc_inference\.(open|close)\(blocks=(\S+?), remote_peer=(\S+)\)", re.M)
+        found = []
+        for server in self.servers.values():
+            opened = {}
+            for when, what, blocks, peer in event.findall(pathlib.Path(server["log"]).read_text(errors="replace")):
+                times = opened.setdefault((blocks, peer), [])
+                if what == "open":
+                    times.append(datetime.datetime.strptime(f"2000 {when}", "%Y %b %d %H:%M:%S.%f"))
+                elif times:
+                    times.pop(0)
+            found += [(time, server, blocks) for (blocks, _), times in opened.items() for time in times]
+        return sorted(found, key=lambda one: one[0])
+
+    def in_use(self, block):
+        """The healthy server where a session through `block` was opened last."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            for _, server, blocks in reversed(self.sessions()):
+                start, end = map(int, blocks.split(":"))
+                if start <= block < end and server["name"] not in self.hurt:
+                    return server
+            time.sleep(0.02)
+        raise Failure(f"no healthy server has a session through block {block}; logs in {self.logs}")
+
+    def all_closed(self, seconds=5):
+        """Waits until no server that answers has a session open."""
+        deadline = time.monotonic() + seconds
+        while open_ones := [(server["name"], blocks) for _, server, blocks in self.sessions() if server["name"] not in self.hurt]:
+            if time.monotonic() > deadline:
+                raise Failure(f"{len(open_ones)} sessions are still open after {seconds} s: {open_ones[:4]}")
+            time.sleep(0.05)
+
+
+class Client:
+    """The stock Python client; answers one request after the other."""
+
+    def __init__(self, venv, swarm):
+        command = [venv / "bin/python", "-W", "ignore", HERE / "client.py", swarm.model["folder"], swarm.model["dht_prefix"]]
+        with open(swarm.logs / "client.log", "w") as log:
+            command.append(swarm.facts["initial_peers"][0])
+            self.process = start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+    def ask(self, **what):
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
+        ready, _, _ = select.select([self.process.stdout], [], [], STARTING)
+        line = self.process.stdout.readline() if ready else ""
+        if not line:
+            raise Failure("the Python client did not answer; see client.log")
+        return json.loads(line)
