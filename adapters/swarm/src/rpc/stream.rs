@@ -14,6 +14,9 @@ use crate::wire::frame::{END_OF_INPUT, StreamDecoder, StreamFrame, stream_header
 /// How much is read at once.
 const READ_CHUNK: usize = 64 * 1024;
 
+/// Parts of records that dropped `send`s may leave behind.
+const MAX_UNSENT: usize = 64;
+
 /// Messages in both directions. Dropping it resets the stream at once, which cancels the call at the peer.
 #[derive(Debug)]
 pub struct RpcStream {
@@ -50,8 +53,8 @@ impl RpcStream {
     /// Sends one message. When the future is dropped half way, the next `send` carries on with the rest first.
     ///
     /// # Errors
-    /// `Unavailable` when the stream broke or has ended, `TimedOut` when the peer does not take the message in time. The
-    /// stream is lost then.
+    /// `Unavailable` when the peer no longer listens (`next` may still tell why), `TimedOut` when it does not take the
+    /// message in time; the stream is lost then.
     pub async fn send(&mut self, message: Bytes) -> Result<(), PortError> {
         let header = Bytes::copy_from_slice(&stream_header(message.len()));
         self.write([header, message]).await
@@ -84,6 +87,9 @@ impl RpcStream {
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, PortError> {
+        if self.stream.is_none() {
+            return Err(self.ended());
+        }
         loop {
             match self.decoder.next() {
                 Ok(Some(StreamFrame::Message(message))) => return Ok(Some(message)),
@@ -104,6 +110,9 @@ impl RpcStream {
     }
 
     async fn write(&mut self, parts: [Bytes; 2]) -> Result<(), PortError> {
+        if self.unsent.len() > MAX_UNSENT {
+            self.stream = None;
+        }
         self.unsent.extend(parts.into_iter().filter(|part| !part.is_empty()));
         let Some(stream) = &mut self.stream else { return Err(self.ended()) };
         let unsent = &mut self.unsent;
@@ -121,13 +130,15 @@ impl RpcStream {
             stream.flush().await
         };
         let limit = self.limits.write_timeout;
-        let fault = match timeout(limit, writing).await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => broken(self.peer, &self.method, error),
-            Err(_) => too_slow(self.peer, &self.method, limit),
-        };
-        self.stream = None;
-        Err(fault)
+        match timeout(limit, writing).await {
+            Ok(Ok(())) => Ok(()),
+            // What the peer said before it closed its side can still be read.
+            Ok(Err(error)) => Err(broken(self.peer, &self.method, error)),
+            Err(_) => {
+                self.stream = None;
+                Err(too_slow(self.peer, &self.method, limit))
+            }
+        }
     }
 
     fn ended(&self) -> PortError {

@@ -279,3 +279,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ShimStream<S> {
         Pin::new(&mut this.inner).poll_close(cx)
     }
 }
+
+#[cfg(test)]
+#[path = "shim_tests.rs"]
+mod tests;
