@@ -1,6 +1,6 @@
 //! Protobuf messages of the RPC layer, the DHT and the block servers (§2.2, §2.4, §3.1), written by hand.
 //!
-//! [`decode`] is the door: it counts repeated fields first ([`bounds`]), since an element of two bytes on the wire can
+//! [`decode`] is the door: it counts repeated fields first (`bounds.rs`), since an element of two bytes on the wire can
 //! take a hundred in memory.
 
 mod bounds;
