@@ -41,6 +41,25 @@ pub(crate) struct ModelSettings {
     pub(crate) threads: Option<usize>,
     /// Positions that the KV cache holds, over all sessions.
     pub(crate) cache_tokens: usize,
+    /// How to reach the swarm; used where it runs the blocks.
+    pub(crate) swarm: SwarmSettings,
+}
+
+/// How to reach a Petals swarm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SwarmSettings {
+    /// Addresses with `/p2p/` at their end; `None` is the public swarm.
+    pub(crate) initial_peers: Option<Vec<String>>,
+    /// Under which name the blocks are announced; `None` is the rule of the model's family.
+    pub(crate) dht_prefix: Option<String>,
+    /// Peer ids that may be used; empty is everybody.
+    pub(crate) allowed_servers: Vec<String>,
+    /// Peer ids that are never used.
+    pub(crate) blocked_servers: Vec<String>,
+    /// How long a server may take for one answer.
+    pub(crate) request_timeout: Duration,
+    /// File with this client's key; `None` is a new one each time.
+    pub(crate) identity: Option<PathBuf>,
 }
 
 /// A configuration that was checked.
@@ -169,14 +188,47 @@ fn check_model(at: usize, model: typed::Model) -> Result<ModelSettings, String> 
     if model.cache_tokens == 0 {
         return Err(format!("models[{at}].cache_tokens = 0 leaves no room for a session; 32768 is the default"));
     }
+    let swarm = check_swarm(at, model.swarm.unwrap_or_default())?;
     Ok(ModelSettings {
         id: ModelId(model.id),
+        swarm,
         path: model.path,
         backend: model.backend,
         dtype: model.dtype,
         blocks: model.blocks,
         threads: model.threads,
         cache_tokens: model.cache_tokens,
+    })
+}
+
+fn check_swarm(at: usize, swarm: typed::Swarm) -> Result<SwarmSettings, String> {
+    let key = |name: &str| format!("models[{at}].swarm.{name}");
+    for address in swarm.initial_peers.iter().flatten() {
+        if !address.starts_with('/') || !address.contains("/p2p/") {
+            let key = key("initial_peers");
+            return Err(format!(
+                "{key} has \"{address}\", which names no peer; write addresses such as \
+                 \"/ip4/127.0.0.1/tcp/31400/p2p/Qm...\""
+            ));
+        }
+    }
+    if swarm.initial_peers.as_ref().is_some_and(Vec::is_empty) {
+        return Err(format!("{} is empty; leave it out for the public swarm", key("initial_peers")));
+    }
+    let request_timeout = match &swarm.request_timeout {
+        None => Duration::from_secs(180),
+        Some(text) => humantime::parse_duration(text)
+            .ok()
+            .filter(|wait| (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(wait))
+            .ok_or_else(|| format!("{} = \"{text}\" is no time; write 1s to 1h", key("request_timeout")))?,
+    };
+    Ok(SwarmSettings {
+        initial_peers: swarm.initial_peers,
+        dht_prefix: swarm.dht_prefix,
+        allowed_servers: swarm.allowed_servers,
+        blocked_servers: swarm.blocked_servers,
+        request_timeout,
+        identity: swarm.identity,
     })
 }
 

@@ -8,11 +8,13 @@ use std::{
 
 use corolla_candle::{BlockChoice, CandleConfig, CandleModel, DeviceChoice, DtypeChoice};
 use corolla_domain::{
-    ports::{FaultKind, PortError, SessionStore, Timestamp},
+    model::ModelSpec,
+    ports::{FaultKind, PortError, RemoteSwarm, SessionStore, Timestamp},
     routing::InProcessSwarm,
     session::{Ambient, Catalogue, ModelEntry, ModelState, SessionService},
 };
 use corolla_sessions::{MemorySessions, RedisSessions};
+use corolla_swarm::{PetalsConfig, PetalsSwarm, default_dht_prefix};
 
 use crate::config::{Backend, Blocks, Dtype, ModelSettings, Settings, Store};
 
@@ -100,21 +102,54 @@ pub(crate) async fn load_model(model: &ModelSettings) -> Result<ModelEntry, Port
         .await
         .map_err(|e| PortError::internal("the tokenizer's loader ended early").with_source(e))??;
     let candle = CandleModel::load(config).await?;
-    let engine = candle.engine().ok_or_else(|| PortError::internal("the model was loaded without blocks"))?;
-    Ok(ModelEntry {
-        tokenizer: Arc::new(tokenizer),
-        local: candle.local(),
-        swarm: Arc::new(InProcessSwarm::new(model.id.clone(), engine)),
-    })
+    let swarm: Arc<dyn RemoteSwarm> = match model.blocks {
+        Blocks::Local => {
+            let engine = candle.engine().ok_or_else(|| PortError::internal("the model was loaded without blocks"))?;
+            Arc::new(InProcessSwarm::new(model.id.clone(), engine))
+        }
+        Blocks::Swarm => swarm(model).await?.0,
+    };
+    Ok(ModelEntry { tokenizer: Arc::new(tokenizer), local: candle.local(), swarm })
+}
+
+/// A client of the swarm that runs a model's blocks, and how many there are.
+///
+/// # Errors
+/// Files that cannot be read, an address that is none, a network that cannot be used.
+pub(crate) async fn swarm(model: &ModelSettings) -> Result<(Arc<dyn RemoteSwarm>, usize), PortError> {
+    let summary = corolla_candle::inspect(&model.path)?;
+    let settings = &model.swarm;
+    let dht_prefix = match &settings.dht_prefix {
+        Some(prefix) => prefix.clone(),
+        None => default_dht_prefix(&summary.family, &model.id.0)?,
+    };
+    let blocks = summary.blocks;
+    let spec = ModelSpec {
+        id: model.id.clone(),
+        family: summary.family,
+        hidden: summary.hidden,
+        vocab: summary.vocab,
+        blocks,
+        max_positions: summary.max_positions,
+        eos: summary.eos,
+        bos: summary.bos,
+        dtype: summary.dtype,
+    };
+    let mut config = PetalsConfig {
+        identity: settings.identity.clone(),
+        allowed_servers: settings.allowed_servers.clone(),
+        blocked_servers: settings.blocked_servers.clone(),
+        request_timeout: settings.request_timeout,
+        ..PetalsConfig::new(&spec, dht_prefix)
+    };
+    if let Some(peers) = &settings.initial_peers {
+        config.initial_peers.clone_from(peers);
+    }
+    Ok((Arc::new(PetalsSwarm::start(config).await?), blocks))
 }
 
 fn candle_config(model: &ModelSettings) -> Result<CandleConfig, PortError> {
     let unsupported = |text: &str| Err(PortError::new(FaultKind::Unsupported, text));
-    if model.blocks == Blocks::Swarm {
-        return unsupported(
-            "blocks = \"swarm\" needs the cargo feature `swarm`, which this version does not have yet; use \"local\"",
-        );
-    }
     let device = match model.backend {
         Backend::CandleCpu => DeviceChoice::Cpu,
         Backend::CandleCuda => DeviceChoice::Cuda(0),
@@ -135,7 +170,7 @@ fn candle_config(model: &ModelSettings) -> Result<CandleConfig, PortError> {
         path: PathBuf::from(&model.path),
         dtype,
         device,
-        blocks: BlockChoice::All,
+        blocks: if model.blocks == Blocks::Swarm { BlockChoice::None } else { BlockChoice::All },
         cache_tokens: model.cache_tokens,
         threads: model.threads,
     })

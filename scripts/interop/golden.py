@@ -1,7 +1,10 @@
 """Writes what transformers alone says about the models of the reference swarm: golden.py MODELS_DIR OUTFILE"""
 import json
+import os
 import pathlib
 import sys
+
+os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE"  # AMX kernels end in an illegal instruction on some virtual machines
 
 import torch
 import transformers
@@ -59,6 +62,14 @@ def greedy(model, ids, count):
     return new, margins
 
 
+def noise(rough, model, ids, new):
+    """How far computing in bf16 moves a logit, at most, at each of the steps."""
+    with torch.inference_mode():
+        given = torch.tensor([ids + new[:-1]])
+        moved = (rough(given).logits.float() - model(given).logits).abs().amax(-1)
+    return [round(value, 4) for value in moved[0, len(ids) - 1 :].tolist()]
+
+
 def pieces(tokenizer, ids, new):
     """The text that each new token adds."""
     texts = [tokenizer.decode(ids + new[:count], clean_up_tokenization_spaces=False) for count in range(len(new) + 1)]
@@ -66,10 +77,13 @@ def pieces(tokenizer, ids, new):
     return [after[len(before) :] for before, after in zip(texts, texts[1:])]
 
 
-def case(model, tokenizer, prompt):
+def case(model, rough, tokenizer, prompt):
     ids = tokenizer(prompt).input_ids
     new, margins = greedy(model, ids, NEW_TOKENS)
-    return {"prompt": prompt, "prompt_ids": ids, "new_ids": new, "pieces": pieces(tokenizer, ids, new), "margins": margins}
+    return {
+        "prompt": prompt, "prompt_ids": ids, "new_ids": new, "pieces": pieces(tokenizer, ids, new), "margins": margins,
+        "bf16_noise": noise(rough, model, ids, new),
+    }
 
 
 def session(model, tokenizer, script):
@@ -85,11 +99,12 @@ def session(model, tokenizer, script):
 
 def golden(folder, name):
     model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    rough = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.bfloat16).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     result = {
         "dht_prefix": models.PREFIXES[name],
         "blocks": models.BLOCKS,
-        "cases": [case(model, tokenizer, prompt) for prompt in PROMPTS],
+        "cases": [case(model, rough, tokenizer, prompt) for prompt in PROMPTS],
         "sessions": [session(model, tokenizer, script) for script in SESSIONS],
     }
     calls = result["cases"] + [call for one in result["sessions"] for call in one["calls"]]

@@ -35,11 +35,14 @@ class Swarm:
         self.python, self.folder, self.deadline = python, folder, deadline
         self.nodes, self.said = [], queue.SimpleQueue()
 
-    def start(self, name, *arguments, threads=1):
+    def start(self, name, *arguments):
         """One node; what it prints goes to its log, a DHT peer's answers to `said`."""
         log = self.folder / f"{name}.log"
         talks = arguments[0] == "dht"
-        settings = {"OMP_NUM_THREADS": str(threads), "PETALS_CACHE": str(self.folder / "cache"), "PYTHONUNBUFFERED": "1"}
+        settings = {
+            "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",  # AMX kernels end in an illegal instruction on some virtual machines
+            "OMP_NUM_THREADS": "1", "PETALS_CACHE": str(self.folder / "cache"), "PYTHONUNBUFFERED": "1",
+        }
         with open(log, "wb") as out:
             node = subprocess.Popen(
                 [self.python, "-W", "ignore", HERE / "node.py", *map(str, arguments)], env={**os.environ, **settings},

@@ -57,6 +57,20 @@ pub(super) struct Model {
     pub(super) threads: Option<usize>,
     #[serde(default = "cache_tokens")]
     pub(super) cache_tokens: usize,
+    pub(super) swarm: Option<Swarm>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Swarm {
+    pub(super) initial_peers: Option<Vec<String>>,
+    pub(super) dht_prefix: Option<String>,
+    #[serde(default)]
+    pub(super) allowed_servers: Vec<String>,
+    #[serde(default)]
+    pub(super) blocked_servers: Vec<String>,
+    pub(super) request_timeout: Option<String>,
+    pub(super) identity: Option<PathBuf>,
 }
 
 fn cache_tokens() -> usize {
@@ -134,6 +148,7 @@ impl Default for Typed {
                 blocks: Blocks::default(),
                 threads: None,
                 cache_tokens: cache_tokens(),
+                swarm: None,
             }],
         }
     }

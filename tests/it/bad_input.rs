@@ -229,6 +229,5 @@ fn what_this_build_cannot_do_is_said_with_the_feature_that_could() {
     let tiny = fixtures::path("models/tiny-llama");
     assert!(refusal(&tiny, "backend = \"tch\"").contains("libtorch"));
     assert!(refusal(&tiny, "backend = \"candle-cuda\"").contains("cuda"));
-    assert!(refusal(&tiny, "blocks = \"swarm\"").contains("swarm"));
     assert!(refusal(&tiny, "dtyp = \"f32\"").contains("dtyp is no key"));
 }

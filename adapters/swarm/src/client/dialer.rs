@@ -100,6 +100,7 @@ impl Dialer {
         if let Some((codec, _)) = known.filter(|(_, since)| since.elapsed() < BELIEVED) {
             return Ok(codec);
         }
+        self.rpc.host().connect(peer).await.map_err(of_peer)?; // by its own clock: a way may have to be found first
         let request = info_request(&block_key(&self.prefix, blocks.start()));
         let reply = self.rpc.unary(peer, RPC_INFO, request, self.timeout.min(OPENING)).await.map_err(of_peer)?;
         let info = parse_info(reply).map_err(|error| of_peer(error.into()))?;

@@ -126,9 +126,8 @@ impl Link {
         self.stream.send(proto::encode(&request)).await.map_err(of_peer)?;
         let reply = self.stream.next(self.purpose.timeout).await.map_err(of_peer)?;
         self.used = Instant::now();
-        reply.ok_or_else(|| {
-            PortError::new(FaultKind::Unavailable, format!("{} closed the session", self.stream.peer()))
-        })
+        reply
+            .ok_or_else(|| PortError::new(FaultKind::Unavailable, format!("{} closed the session", self.stream.peer())))
     }
 
     fn nonsense(&self, error: &WireError) -> PortError {

@@ -28,15 +28,15 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::{
-    dialer::Dialer,
-    refresh::{View, Watcher},
-    rtt::RoundTrips,
-};
 pub use self::{
     config::PetalsConfig,
     defaults::{PUBLIC_INITIAL_PEERS, default_dht_prefix},
     status::{ServerStatus, SwarmStatus},
+};
+use self::{
+    dialer::Dialer,
+    refresh::{View, Watcher},
+    rtt::RoundTrips,
 };
 use crate::{
     dht::{Dht, DhtLimits},

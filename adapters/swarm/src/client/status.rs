@@ -59,14 +59,14 @@ pub struct ServerStatus {
     pub reachable: Option<bool>,
     /// Whether it says that it is reached through a relay.
     pub relayed: Option<bool>,
-    /// Whether this client is connected to it, and then whether through a relay.
-    pub connected: Option<bool>,
+    /// How this client is connected to it, `direct` or `relayed`; `None` where it is not.
+    pub connection: Option<&'static str>,
     /// Adapters it has loaded.
     pub adapters: Vec<String>,
 }
 
 impl ServerStatus {
-    pub(super) fn new(seen: &Seen, admitted: bool, rtt: Option<Ping>, connected: Option<bool>) -> Self {
+    pub(super) fn new(seen: &Seen, admitted: bool, rtt: Option<Ping>, relayed: Option<bool>) -> Self {
         let record = &seen.record;
         Self {
             peer: seen.peer.0.clone(),
@@ -88,7 +88,7 @@ impl ServerStatus {
             rtt_ms: rtt.flatten().as_ref().map(Duration::as_secs_f64).map(|s| s * 1e3),
             reachable: rtt.map(|ping| ping.is_some()),
             relayed: record.using_relay,
-            connected,
+            connection: relayed.map(|relayed| if relayed { "relayed" } else { "direct" }),
             adapters: record.adapters.clone(),
         }
     }

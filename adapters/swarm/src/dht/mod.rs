@@ -97,12 +97,7 @@ impl Dht {
         Self::over(Arc::new(rpc), initial, limits, unix_time)
     }
 
-    pub(crate) fn over(
-        network: Arc<dyn Unary>,
-        initial: Vec<PeerId>,
-        limits: DhtLimits,
-        clock: fn() -> f64,
-    ) -> Self {
+    pub(crate) fn over(network: Arc<dyn Unary>, initial: Vec<PeerId>, limits: DhtLimits, clock: fn() -> f64) -> Self {
         Self { network, initial, limits, clock, state: Mutex::default() }
     }
 
