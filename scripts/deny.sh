@@ -14,7 +14,7 @@ fail() {
     exit 1
 }
 
-if command -v cargo-deny >/dev/null 2>&1; then exec cargo-deny --workspace check "$@"; fi
+if command -v cargo-deny >/dev/null 2>&1; then exec cargo-deny --workspace check --hide-inclusion-graph "$@"; fi
 
 by_cargo="Install it another way: cargo install cargo-deny --locked"
 [ "$(uname -sm)" = "Linux x86_64" ] || fail "cargo-deny is missing. $by_cargo"
@@ -34,4 +34,4 @@ if [ ! -x "$tool" ]; then
     mv -f -- "$found" "$tool"
     rm -rf -- "$work"
 fi
-exec "$tool" --workspace check "$@"
+exec "$tool" --workspace check --hide-inclusion-graph "$@"
