@@ -56,8 +56,8 @@ async fn an_unknown_marker_and_a_wrong_frame_are_nonsense() {
 async fn a_slow_drip_ends_with_the_time_limit() {
     let server = listener("tcp/0").await;
     serve(&server, "Test.rpc_bad", |mut stream| async move {
-        let mut record = encode_stream_message(&[1; 10_000]).into_iter();
-        while let Some(byte) = record.next() {
+        let record = encode_stream_message(&[1; 10_000]);
+        for byte in record {
             stream.write_all(&[byte]).await?;
             stream.flush().await?;
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,5 +1,7 @@
 //! Hosts that talk to each other over loopback, well-behaved and otherwise.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
+
 mod hostile;
 mod hosts;
 mod streaming;
