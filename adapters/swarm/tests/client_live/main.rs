@@ -92,14 +92,16 @@ async fn step(session: &mut dyn BlockSession, hidden: &Hidden, from: usize, to: 
     session.step(StepInput { hidden: hidden.positions(from, to).unwrap() }).await.unwrap()
 }
 
+/// The largest difference, as a part of the largest number.
 fn apart(a: &Hidden, b: &Hidden) -> f32 {
     assert_eq!((a.batch(), a.seq(), a.width()), (b.batch(), b.seq(), b.width()));
-    a.to_f32().iter().zip(b.to_f32()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    let largest = b.to_f32().into_iter().map(f32::abs).fold(f32::MIN_POSITIVE, f32::max);
+    a.to_f32().iter().zip(b.to_f32()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / largest
 }
 
 /// How far a run of blocks may be from the reference: f32 servers by default.
 fn tolerance() -> f32 {
-    variable("TOLERANCE", "0.001").parse().unwrap()
+    variable("TOLERANCE", "0.0001").parse().unwrap()
 }
 
 #[tokio::test]
@@ -205,7 +207,7 @@ async fn a_drop_frees_the_servers_cache_at_once_and_a_full_cache_is_capacity() {
     }
 }
 
-/// `KILL` is the id of a process group: the server that is to die in the middle.
+/// `KILL` is the id of a process group, the server that is to die in the middle; without it nobody dies.
 #[tokio::test]
 #[ignore = "needs a reference swarm of its own, and KILL"]
 async fn the_chain_survives_a_killed_server() {
@@ -215,8 +217,11 @@ async fn the_chain_survives_a_killed_server() {
     let mut chain = Chain::new(swarm, Arc::new(Bans::default()), live.model(), BlockRange::first(BLOCKS), NEED);
     let mut outputs = vec![step(&mut chain, &input, 0, 8).await];
     println!("route {:?}", chain.route().iter().map(ToString::to_string).collect::<Vec<_>>());
-    let killed = std::process::Command::new("kill").args(["-9", "--", &format!("-{}", variable("KILL", ""))]).status();
-    assert!(killed.unwrap().success());
+    let victim = variable("KILL", "");
+    if !victim.is_empty() {
+        let killed = std::process::Command::new("kill").args(["-9", "--", &format!("-{victim}")]).status();
+        assert!(killed.unwrap().success());
+    }
     for at in 8..input.seq() {
         let begun = Instant::now();
         outputs.push(step(&mut chain, &input, at, at + 1).await);
