@@ -1,5 +1,7 @@
 //! The client against a server that may misbehave, both over real hosts on loopback.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
+
 mod fake;
 
 use std::{

@@ -5,6 +5,8 @@
 //!     cargo test -p corolla-swarm --test client_live -- --ignored --nocapture --test-threads 1
 //! ```
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
