@@ -58,8 +58,8 @@ def save_llama(model, folder):
 
 
 MODELS = {
-    "tiny-bloom": (bloom, {"seed": 516, "gain": 6.0}, make_models.bloom_tokenizer, save_bloom),
-    "tiny-llama": (llama, {"seed": 22}, make_models.llama_tokenizer, save_llama),
+    "tiny-bloom": (bloom, {"seed": 19, "gain": 2.2}, make_models.bloom_tokenizer, save_bloom),
+    "tiny-llama": (llama, {"seed": 10, "gain": 1.0}, make_models.llama_tokenizer, save_llama),
 }
 
 
