@@ -3,7 +3,7 @@
 BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
-.PHONY: help run model test check tools unit browser spec bench pictures
+.PHONY: help run model test check tools unit browser interop spec bench pictures
 
 help:            ## what there is to do
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -33,6 +33,11 @@ unit: model      ## unit tests, contract suites, golden files, end to end throug
 browser: tools model  ## the page in headless Chromium, against the real binary
 	cargo build --locked
 	sh scripts/browser-test.sh target/debug/corolla
+
+interop:         ## against a swarm of stock Python Petals servers on loopback (1 GB of PyPI packages, once)
+	sh scripts/interop/install.sh
+	cargo build --release --locked
+	python3 tests/interop/run.py $(BIN)
 
 spec:            ## write openapi.yaml
 	cargo run --quiet --locked -- openapi > openapi.yaml.new && mv openapi.yaml.new openapi.yaml
