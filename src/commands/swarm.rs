@@ -132,8 +132,8 @@ fn table(report: &ModelReport) -> String {
     let mut text = format!("{}: {} blocks\n", report.model, report.blocks);
     let _ = writeln!(
         text,
-        "  {:<52} {:>9} {:>9} {:>8} {:>9} {:<9} {:<10} {}",
-        "peer", "blocks", "steps/s", "rtt ms", "free", "dtype", "version", "reached"
+        "  {:<52} {:>9} {:>9} {:>8} {:>9} {:<9} {:<10} reached",
+        "peer", "blocks", "steps/s", "rtt ms", "free", "dtype", "version"
     );
     let dash = || "-".to_owned();
     for s in &report.servers {
