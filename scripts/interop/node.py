@@ -49,6 +49,8 @@ def stay_here():
         return await create(cls, *args, **{**kwargs, "nat_port_map": False})
 
     hivemind.p2p.P2P.create = classmethod(without_port_mapping)
+    if folder := os.environ.get("SWARM_SOCKETS"):
+        hivemind.p2p.P2P._UNIX_SOCKET_PREFIX = f"/unix{folder}/"  # who is killed leaves its sockets; in this folder they are found
     import petals.utils.version
 
     petals.utils.version.validate_version = lambda: None

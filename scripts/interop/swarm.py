@@ -34,6 +34,7 @@ class Swarm:
     def __init__(self, python, folder, deadline):
         self.python, self.folder, self.deadline = python, folder, deadline
         self.nodes, self.said = [], queue.SimpleQueue()
+        self.sockets = tempfile.mkdtemp(prefix="corolla-p2p-")  # of its own, since the names of sockets must be short
 
     def start(self, name, *arguments):
         """One node; what it prints goes to its log, a DHT peer's answers to `said`."""
@@ -41,7 +42,7 @@ class Swarm:
         talks = arguments[0] == "dht"
         settings = {
             "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",  # AMX kernels end in an illegal instruction on some virtual machines
-            "OMP_NUM_THREADS": "1", "PETALS_CACHE": str(self.folder / "cache"), "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": "1", "PETALS_CACHE": str(self.folder / "cache"), "PYTHONUNBUFFERED": "1", "SWARM_SOCKETS": self.sockets,
         }
         with open(log, "wb") as out:
             node = subprocess.Popen(
@@ -81,6 +82,7 @@ class Swarm:
             node.wait()
             for left in glob.glob(f"/dev/shm/torch_{node.pid}_*"):
                 pathlib.Path(left).unlink(missing_ok=True)
+        shutil.rmtree(self.sockets, ignore_errors=True)
 
 
 def each(text, count, what):

@@ -121,7 +121,8 @@ class Client:
         command = [venv / "bin/python", "-W", "ignore", HERE / "client.py", swarm.model["folder"], swarm.model["dht_prefix"]]
         with open(swarm.logs / "client.log", "w") as log:
             command.append(swarm.facts["initial_peers"][0])
-            self.process = start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+            environment = {**os.environ, "SWARM_SOCKETS": str(swarm.logs)}
+            self.process = start(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
 
     def __enter__(self):
         return self
