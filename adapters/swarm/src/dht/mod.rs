@@ -1,7 +1,7 @@
 //! The hivemind DHT as a client sees it (wire protocol §3): looks keys up, stores nothing, serves nobody.
 //!
-//! Everything a peer says is bounded before it is kept: nodes and calls of a search by [`search`], records by
-//! [`merge`], time by deadlines. A record that cannot be read costs that record; a reply that cannot be read costs
+//! Everything a peer says is bounded before it is kept: nodes and calls of a search by `search`, records by
+//! `merge`, time by deadlines. A record that cannot be read costs that record; a reply that cannot be read costs
 //! that peer a place on the blacklist.
 
 mod blacklist;
