@@ -1,12 +1,13 @@
 //! The contract suites, over every family and way of keeping weights.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use candle_core::quantized::GgmlDType;
 use corolla_candle::DtypeChoice;
+use corolla_domain::{model::PeerId, routing::InProcessSwarm};
 use safetensors::Dtype;
 use tempfile::TempDir;
-use testkit::{block_engine, fixtures, local_model};
+use testkit::{block_engine, fixtures, local_model, remote_swarm};
 
 use crate::{
     run::load,
@@ -91,4 +92,28 @@ async fn the_small_chat_model() {
     block_engine::a_dropped_step_was_never_called(&subject).await;
     let subject = local_model::Subject { model: model.local(), tolerance: 1e-4 };
     local_model::top_carries_the_best_and_the_named(&subject).await;
+}
+
+/// The swarm of one, over a real engine, keeps the promises of a swarm of many.
+#[tokio::test]
+async fn the_swarm_of_one() {
+    let folder = TempDir::new().unwrap();
+    Tiny::llama(SIZE).write_folder(folder.path(), Dtype::F32, 1);
+    let model = load(folder.path(), DtypeChoice::Auto).await;
+    let (spec, engine) = (model.local().spec(), model.engine().unwrap());
+    let untouched = engine.free_tokens();
+    let swarm = InProcessSwarm::new(spec.id.clone(), engine.clone());
+    remote_swarm::all(&remote_swarm::Subject {
+        swarm: Arc::new(swarm),
+        model: spec.id.clone(),
+        blocks: spec.all_blocks(),
+        width: spec.hidden,
+        tolerance: 1e-5,
+        nobody: PeerId("nobody".into()),
+        open_sessions: Box::new(move || {
+            let taken = untouched - engine.free_tokens();
+            Box::pin(async move { taken / remote_swarm::LONGEST })
+        }),
+    })
+    .await;
 }
