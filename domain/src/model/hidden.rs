@@ -142,6 +142,23 @@ impl Hidden {
         self.positions(self.seq - 1, self.seq)
     }
 
+    /// Keeps the first `positions` positions of the pieces of one conversation.
+    ///
+    /// # Errors
+    /// Never for pieces made by [`Hidden::new`]; the result type is that of [`Hidden::positions`].
+    pub fn truncate(pieces: &mut Vec<Self>, positions: usize) -> Result<(), PortError> {
+        let (mut left, mut kept) = (positions, 0);
+        while let Some(piece) = pieces.get_mut(kept).filter(|_| left > 0) {
+            if piece.seq > left {
+                *piece = piece.positions(0, left)?;
+            }
+            left -= piece.seq;
+            kept += 1;
+        }
+        pieces.truncate(kept);
+        Ok(())
+    }
+
     /// Joins pieces of one conversation along the positions.
     ///
     /// # Errors
@@ -201,6 +218,11 @@ mod tests {
         let whole = counted(2, 5, 3);
         let pieces = [whole.positions(0, 2).unwrap(), whole.positions(2, 5).unwrap()];
         assert_eq!(Hidden::concat(&pieces).unwrap(), whole);
+        for kept in 1..=5 {
+            let mut pieces = pieces.to_vec();
+            Hidden::truncate(&mut pieces, kept).unwrap();
+            assert_eq!(Hidden::concat(&pieces).unwrap(), whole.positions(0, kept).unwrap());
+        }
         assert_eq!(whole.last().unwrap().to_f32(), [12.0, 13.0, 14.0, 27.0, 28.0, 29.0]);
     }
 

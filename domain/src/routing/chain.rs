@@ -177,7 +177,7 @@ impl BlockSession for Chain {
             return Err(PortError::invalid(format!("cannot rewind from position {} to {to}", self.position)));
         }
         for leg in &mut self.legs {
-            truncate(&mut leg.inputs, to)?;
+            Hidden::truncate(&mut leg.inputs, to)?;
         }
         self.position = to; // the servers follow with their next step
         Ok(())
@@ -207,21 +207,6 @@ async fn step_checked(session: &mut dyn BlockSession, hidden: Hidden) -> Result<
 /// Faults that another server may not have.
 fn is_peers_fault(fault: &PortError) -> bool {
     matches!(fault.kind(), FaultKind::Unavailable | FaultKind::TimedOut)
-}
-
-/// Keeps the first `positions` positions of `pieces`.
-fn truncate(pieces: &mut Vec<Hidden>, positions: usize) -> Result<(), PortError> {
-    let mut left = positions;
-    let mut kept = 0;
-    while let Some(piece) = pieces.get_mut(kept).filter(|_| left > 0) {
-        if piece.seq() > left {
-            *piece = piece.positions(0, left)?;
-        }
-        left -= piece.seq();
-        kept += 1;
-    }
-    pieces.truncate(kept);
-    Ok(())
 }
 
 #[cfg(test)]

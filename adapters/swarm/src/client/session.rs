@@ -118,7 +118,7 @@ impl BlockSession for RemoteSession {
         }
         if to < self.position {
             drop(self.take_link());
-            truncate(&mut self.inputs, to)?;
+            Hidden::truncate(&mut self.inputs, to)?;
             self.position = to;
         }
         Ok(())
@@ -128,18 +128,4 @@ impl BlockSession for RemoteSession {
 /// Whether the stream broke or ended, rather than that the server refused.
 fn is_lost(fault: &PortError) -> bool {
     fault.kind() == FaultKind::Unavailable && remote_text(fault).is_none_or(str::is_empty)
-}
-
-/// Keeps the first `positions` positions of `pieces`.
-fn truncate(pieces: &mut Vec<Hidden>, positions: usize) -> Result<(), PortError> {
-    let (mut left, mut kept) = (positions, 0);
-    while let Some(piece) = pieces.get_mut(kept).filter(|_| left > 0) {
-        if piece.seq() > left {
-            *piece = piece.positions(0, left)?;
-        }
-        left -= piece.seq();
-        kept += 1;
-    }
-    pieces.truncate(kept);
-    Ok(())
 }
