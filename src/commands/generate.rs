@@ -2,6 +2,7 @@
 
 use std::{io::IsTerminal, time::Instant};
 
+use clap::builder::NonEmptyStringValueParser;
 use corolla_domain::{
     generation::{Sampling, StopRule},
     model::{Message, Role, TokenId},
@@ -18,7 +19,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     file: ConfigFile,
     /// Text to continue.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     prompt: String,
     /// Take the prompt as a user's message in the model's chat format.
     #[arg(long)]
@@ -30,28 +31,28 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 128)]
     max_new_tokens: usize,
     /// Draw from the softmax at this temperature; without it, or at 0, the most probable token is taken each time.
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f32,
     /// Draw from the K most probable tokens.
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
     top_k: Option<usize>,
     /// Draw from the most probable tokens that together reach this share.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Draw from tokens at least this fraction as probable as the best.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
     /// Make tokens that were there already less probable (1 is off).
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_negative_numbers = true)]
     repetition_penalty: f32,
     /// Subtracted from the score of every token generated before.
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     presence_penalty: f32,
     /// Subtracted from a token's score for each time it was generated.
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     frequency_penalty: f32,
     /// Same seed, same tokens.
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// End the reply before this text (may be given several times).
     #[arg(long, value_name = "TEXT")]

@@ -190,6 +190,8 @@ fn sentence(fault: &figment::Error) -> String {
             format!("{key} = \"{value}\" is not possible{place}; it may be: {}", known.join(", "))
         }
         Kind::InvalidType(found, wanted) | Kind::InvalidValue(found, wanted) => {
+            let wanted = wanted.to_string();
+            let wanted = if wanted == "usize" { "a whole number" } else { &wanted };
             format!("{key} = {found} does not fit{place}; it must be {wanted}")
         }
         kind if key.is_empty() => format!("the configuration cannot be read{place}: {kind}"),
