@@ -1,7 +1,9 @@
 //! Framings of RPCs on a libp2p stream: one length-prefixed frame each way for a unary call (§2.2), marked records for
 //! a streaming one (§2.3).
 
-use bytes::{Buf, Bytes, BytesMut};
+use std::marker::PhantomData;
+
+use bytes::{Bytes, BytesMut};
 
 use super::{
     WireError,
@@ -113,18 +115,44 @@ fn header(marker: u8, length: usize) -> [u8; 9] {
     bytes
 }
 
-/// Reads unary frames from bytes as they arrive. Holds no more than was pushed.
-#[derive(Debug)]
-pub struct UnaryDecoder {
-    buffer: BytesMut,
-    cap: usize,
+/// Frames as they stand one after the other on a stream.
+pub trait Framing: Sized {
+    /// Bytes before the body of the first frame in `bytes`, and bytes of the body; `None` while that cannot be told.
+    ///
+    /// # Errors
+    /// Where no frame begins like this, or its body would be longer than `cap`.
+    fn measure(bytes: &[u8], cap: usize) -> Result<Option<(usize, usize)>, WireError>;
+
+    /// The frame that begins with `head` and has this body.
+    ///
+    /// # Errors
+    /// Where the body is not one of such a frame.
+    fn read(head: &[u8], body: Bytes) -> Result<Self, WireError>;
 }
 
-impl UnaryDecoder {
+/// Reads frames from bytes as they arrive. Holds no more than was pushed.
+#[derive(Debug)]
+pub struct Decoder<F> {
+    buffer: BytesMut,
+    cap: usize,
+    frames: PhantomData<fn() -> F>,
+}
+
+/// Reads unary frames.
+pub type UnaryDecoder = Decoder<UnaryFrame>;
+/// Reads records of a stream. Error records may have up to [`MAX_ERROR_RECORD`] bytes in any case.
+pub type StreamDecoder = Decoder<StreamFrame>;
+
+impl<F: Framing> Decoder<F> {
     /// Takes bodies of up to `cap` bytes.
     #[must_use]
     pub fn new(cap: usize) -> Self {
-        Self { buffer: BytesMut::new(), cap }
+        Self { buffer: BytesMut::new(), cap, frames: PhantomData }
+    }
+
+    /// Takes bodies of up to `cap` bytes from now on.
+    pub fn set_cap(&mut self, cap: usize) {
+        self.cap = cap;
     }
 
     /// Adds bytes that arrived.
@@ -132,7 +160,7 @@ impl UnaryDecoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Bytes pushed and not yet part of a frame.
+    /// Bytes pushed and not yet part of a frame: at the end of a stream anything but 0 means it was cut.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.buffer.len()
@@ -143,68 +171,45 @@ impl UnaryDecoder {
     /// # Errors
     /// Where the bytes are no such frame. The stream is lost then.
     #[expect(clippy::should_implement_trait, reason = "an iterator's None would mean the end")]
-    pub fn next(&mut self) -> Result<Option<UnaryFrame>, WireError> {
-        let Some((skip, length)) = uvarint(&self.buffer)? else { return Ok(None) };
-        let length = cap_u64("unary frame", length, self.cap)?;
-        if self.buffer.len() - skip < length {
+    pub fn next(&mut self) -> Result<Option<F>, WireError> {
+        let Some((head, body)) = F::measure(&self.buffer, self.cap)? else { return Ok(None) };
+        if self.buffer.len() - head < body {
             return Ok(None);
         }
-        self.buffer.advance(skip);
-        unary_frame(self.buffer.split_to(length).freeze()).map(Some)
+        let head = self.buffer.split_to(head);
+        F::read(&head, self.buffer.split_to(body).freeze()).map(Some)
     }
 }
 
-/// Reads records of a stream from bytes as they arrive. Holds no more than was pushed.
-#[derive(Debug)]
-pub struct StreamDecoder {
-    buffer: BytesMut,
-    cap: usize,
+impl Framing for UnaryFrame {
+    fn measure(bytes: &[u8], cap: usize) -> Result<Option<(usize, usize)>, WireError> {
+        let Some((head, length)) = uvarint(bytes)? else { return Ok(None) };
+        Ok(Some((head, cap_u64("unary frame", length, cap)?)))
+    }
+
+    fn read(_: &[u8], body: Bytes) -> Result<Self, WireError> {
+        unary_frame(body)
+    }
 }
 
-impl StreamDecoder {
-    /// Takes message bodies of up to `cap` bytes, and error bodies of up to [`MAX_ERROR_RECORD`].
-    #[must_use]
-    pub fn new(cap: usize) -> Self {
-        Self { buffer: BytesMut::new(), cap }
-    }
-
-    /// Adds bytes that arrived.
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// Bytes pushed and not yet part of a record: at the end of a stream anything but 0 means it was cut.
-    #[must_use]
-    pub fn pending(&self) -> usize {
-        self.buffer.len()
-    }
-
-    /// The next record; `None` until all its bytes are there.
-    ///
-    /// # Errors
-    /// Where the bytes are no such record. The stream is lost then.
-    #[expect(clippy::should_implement_trait, reason = "an iterator's None would mean the end")]
-    pub fn next(&mut self) -> Result<Option<StreamFrame>, WireError> {
-        let cap = match self.buffer.first() {
+impl Framing for StreamFrame {
+    fn measure(bytes: &[u8], cap: usize) -> Result<Option<(usize, usize)>, WireError> {
+        let cap = match bytes.first() {
             None => return Ok(None),
-            Some(0) => self.cap,
-            Some(1) => self.cap.min(MAX_ERROR_RECORD),
+            Some(0) => cap,
+            Some(1) => MAX_ERROR_RECORD,
             Some(marker) => return Err(WireError::malformed("stream record", format!("marker {marker:#04x}"))),
         };
-        let Some((head, body)) = self.buffer.split_first_chunk::<9>() else { return Ok(None) };
-        let [marker, length @ ..] = *head;
-        let length = cap_u64("stream record", u64::from_be_bytes(length), cap)?;
-        if body.len() < length {
-            return Ok(None);
+        let Some(([_, length @ ..], _)) = bytes.split_first_chunk::<9>() else { return Ok(None) };
+        Ok(Some((9, cap_u64("stream record", u64::from_be_bytes(*length), cap)?)))
+    }
+
+    fn read(head: &[u8], body: Bytes) -> Result<Self, WireError> {
+        if head.first() == Some(&0) {
+            return Ok(Self::Message(body));
         }
-        self.buffer.advance(9);
-        let body = self.buffer.split_to(length).freeze();
-        Ok(Some(if marker == 0 {
-            StreamFrame::Message(body)
-        } else {
-            let error: proto::RpcError = proto::decode(body)?;
-            StreamFrame::Error(error.message.map(|text| remote_text(&text)))
-        }))
+        let error: proto::RpcError = proto::decode(body)?;
+        Ok(Self::Error(error.message.map(|text| remote_text(&text))))
     }
 }
 
