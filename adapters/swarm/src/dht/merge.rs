@@ -1,6 +1,9 @@
 //! What the nodes of a search know, merged by latest expiration and held within bounds.
 
+use std::{collections::HashMap, time::Duration};
+
 use bytes::Bytes;
+use libp2p::PeerId;
 
 use crate::wire::record::{Dictionary, Entry};
 
@@ -8,6 +11,11 @@ use crate::wire::record::{Dictionary, Entry};
 const MOST_ENTRIES: usize = 2048;
 /// Bytes kept of all keys.
 const MOST_BYTES: usize = 32 << 20;
+/// Bytes of them that one node may fill: the others must have room for what they know.
+const SHARE: usize = MOST_BYTES / 4;
+/// How far ahead an entry may expire. Servers announce themselves for five minutes (wire protocol §4.4); an entry that
+/// claims to outlive every other would displace them for ever.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// What an entry takes besides its bytes.
 const OVERHEAD: usize = 128;
 
@@ -15,45 +23,50 @@ const OVERHEAD: usize = 128;
 pub(super) struct Merged<'a> {
     dictionaries: Vec<Dictionary>,
     bytes: usize,
+    /// Bytes that each node has added.
+    shares: HashMap<PeerId, usize>,
     now: f64,
     sound: &'a (dyn Fn(&[u8]) -> bool + Sync),
 }
 
 impl<'a> Merged<'a> {
-    /// Nothing yet for `keys` keys. Entries that expire at `now` or earlier, and values that are not `sound`, will not
-    /// be taken: they cannot push a good one out.
+    /// Nothing yet for `keys` keys. Entries that expire at `now` or earlier or more than a day later, and values that
+    /// are not `sound`, will not be taken: they cannot push a good one out.
     pub(super) fn new(keys: usize, now: f64, sound: &'a (dyn Fn(&[u8]) -> bool + Sync)) -> Self {
-        Self { dictionaries: vec![Dictionary::default(); keys], bytes: 0, now, sound }
+        Self { dictionaries: vec![Dictionary::default(); keys], bytes: 0, shares: HashMap::new(), now, sound }
     }
 
-    /// Takes what is new or expires later out of a serialized dictionary for key number `key`.
-    pub(super) fn offer(&mut self, key: usize, serialized: &Bytes) {
+    /// Takes what is new or expires later out of a serialized dictionary that `from` has for key number `key`.
+    pub(super) fn offer(&mut self, from: PeerId, key: usize, serialized: &Bytes) {
         let Ok(offered) = Dictionary::decode(serialized) else {
             self.dictionaries[key].broken += 1;
             return;
         };
         self.dictionaries[key].broken += offered.broken;
         for (subkey, entry) in offered.entries {
-            self.put(key, subkey, entry);
+            self.put(from, key, subkey, entry);
         }
     }
 
-    fn put(&mut self, key: usize, subkey: String, entry: Entry) {
+    fn put(&mut self, from: PeerId, key: usize, subkey: String, entry: Entry) {
         let dictionary = &mut self.dictionaries[key];
         let held = dictionary.entries.get(&subkey);
         if entry.expiration <= self.now || held.is_some_and(|held| held.expiration >= entry.expiration) {
             return;
         }
-        if !(self.sound)(&entry.value) {
+        if entry.expiration > self.now + LONGEST_LIFE.as_secs_f64() || !(self.sound)(&entry.value) {
             dictionary.broken += 1;
             return;
         }
         let size = |entry: &Entry| entry.value.len() + subkey.len() + OVERHEAD;
         let freed = held.map_or(0, size);
         let bytes = self.bytes - freed + size(&entry);
-        if bytes > MOST_BYTES || (held.is_none() && dictionary.entries.len() >= MOST_ENTRIES) {
+        let share = self.shares.entry(from).or_default();
+        let full = bytes > MOST_BYTES || *share + size(&entry) > SHARE;
+        if full || (held.is_none() && dictionary.entries.len() >= MOST_ENTRIES) {
             return;
         }
+        *share += size(&entry);
         self.bytes = bytes;
         dictionary.entries.insert(subkey, entry);
     }
@@ -81,32 +94,68 @@ mod tests {
         value != b"bad"
     }
 
+    fn values(found: &Dictionary) -> Vec<(&str, &[u8])> {
+        found.entries.iter().map(|(subkey, entry)| (subkey.as_str(), &entry.value[..])).collect()
+    }
+
     #[test]
     fn the_later_sound_entry_wins_and_expired_ones_do_not_count() {
-        let mut merged = Merged::new(2, 100.0, &not_bad);
-        merged.offer(1, &dictionary(&[("a", b"old", 150.0), ("b", b"gone", 99.0)]));
-        merged.offer(1, &dictionary(&[("a", b"new", 200.0), ("c", b"c", 101.0)]));
-        merged.offer(1, &dictionary(&[("a", b"bad", 300.0), ("c", b"older", 100.5)]));
+        let (mut merged, peer) = (Merged::new(2, 100.0, &not_bad), PeerId::random());
+        merged.offer(peer, 1, &dictionary(&[("a", b"old", 150.0), ("b", b"gone", 99.0)]));
+        merged.offer(peer, 1, &dictionary(&[("a", b"new", 200.0), ("c", b"c", 101.0)]));
+        merged.offer(peer, 1, &dictionary(&[("a", b"bad", 300.0), ("c", b"older", 100.5)]));
         let found = merged.into_dictionaries();
-        let values: Vec<_> = found[1].entries.iter().map(|(k, e)| (k.as_str(), &e.value[..])).collect();
-        assert_eq!(values, [("a", &b"new"[..]), ("c", b"c")]);
+        assert_eq!(values(&found[1]), [("a", &b"new"[..]), ("c", b"c")]);
         assert_eq!((found[1].broken, found[0].entries.len()), (1, 0));
     }
 
     #[test]
+    fn an_entry_that_would_outlive_all_others_displaces_nobody() {
+        let (now, day) = (1.7e9, 24.0 * 3600.0);
+        let (mut merged, hostile, honest) = (Merged::new(1, now, &not_bad), PeerId::random(), PeerId::random());
+        let far = [now + day + 1.0, 1e18, f64::MAX, f64::INFINITY, f64::NAN, f64::NEG_INFINITY];
+        for expiration in far {
+            merged.offer(hostile, 0, &dictionary(&[("a", b"false", expiration)]));
+        }
+        merged.offer(honest, 0, &dictionary(&[("a", b"true", now + 240.0), ("b", b"a day", now + day)]));
+        for expiration in far {
+            merged.offer(hostile, 0, &dictionary(&[("a", b"false", expiration)]));
+        }
+        let found = merged.into_dictionaries();
+        assert_eq!(values(&found[0]), [("a", &b"true"[..]), ("b", b"a day")]);
+        assert_eq!(found[0].broken, 2 * far.len());
+    }
+
+    #[test]
     fn a_dictionary_bomb_is_cut_off() {
-        let mut merged = Merged::new(1, 0.0, &not_bad);
+        let (mut merged, peer) = (Merged::new(1, 0.0, &not_bad), PeerId::random());
         for round in 0..8 {
             let mut bomb = Dictionary::default();
             for nth in 0..1000 {
                 let entry = Entry { value: vec![0; 100].into(), expiration: 1.0 };
                 bomb.entries.insert(format!("{round}.{nth}"), entry);
             }
-            merged.offer(0, &bomb.encode().into());
+            merged.offer(peer, 0, &bomb.encode().into());
         }
-        merged.offer(0, &Bytes::from_static(b"rubbish"));
+        merged.offer(peer, 0, &Bytes::from_static(b"rubbish"));
         assert!(merged.bytes < MOST_BYTES);
         let found = merged.into_dictionaries();
         assert_eq!((found[0].entries.len(), found[0].broken), (MOST_ENTRIES, 1));
+    }
+
+    #[test]
+    fn one_node_cannot_take_the_room_of_the_others() {
+        let (mut merged, hostile, honest) = (Merged::new(200, 0.0, &not_bad), PeerId::random(), PeerId::random());
+        for key in 0..199 {
+            for expiration in [1.0, 2.0] {
+                let mut large = Dictionary::default();
+                let entry = Entry { value: vec![0; 300 << 10].into(), expiration };
+                large.entries.insert("large".into(), entry);
+                merged.offer(hostile, key, &large.encode().into());
+            }
+        }
+        assert!(merged.bytes <= SHARE, "{} bytes", merged.bytes);
+        merged.offer(honest, 199, &dictionary(&[("a", b"small", 1.0)]));
+        assert_eq!(merged.into_dictionaries()[199].entries.len(), 1);
     }
 }

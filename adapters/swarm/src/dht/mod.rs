@@ -77,7 +77,7 @@ impl Unary for Rpc {
 #[derive(Default)]
 struct State {
     blacklist: Blacklist,
-    /// Nodes that answered lately.
+    /// Nodes that answered lately, and initial peers that ever did: nobody else can take their places.
     known: HashMap<PeerId, DhtId>,
 }
 
@@ -217,14 +217,16 @@ impl Dht {
                     search.answered(&call, neighbours);
                     for (key, dictionary) in call.keys.iter().zip(answer.results) {
                         if let Some(dictionary) = dictionary {
-                            merged.offer(*key, &dictionary);
+                            merged.offer(call.peer, *key, &dictionary);
                         }
                     }
                 }
                 Err(fault) => {
                     tracing::debug!(peer = %call.peer, error = %fault, "a DHT peer failed");
                     let mut state = self.state();
-                    state.known.remove(&call.peer);
+                    if !self.initial.contains(&call.peer) {
+                        state.known.remove(&call.peer);
+                    }
                     state.blacklist.strike(call.peer, Instant::now());
                     drop(state);
                     search.failed(&call);
@@ -250,7 +252,7 @@ impl Dht {
     /// Remembers a node that answered.
     fn keep(&self, peer: PeerId, id: DhtId) {
         let mut state = self.state();
-        if state.known.len() < MOST_KNOWN || state.known.contains_key(&peer) {
+        if state.known.len() < MOST_KNOWN || state.known.contains_key(&peer) || self.initial.contains(&peer) {
             state.known.insert(peer, id);
         }
     }

@@ -215,3 +215,21 @@ async fn nobody_there_is_a_typed_error_within_the_deadline() {
     assert!(begun.elapsed() <= Duration::from_secs(11));
     assert_eq!(dht.get_many(&keys(MOST_KEYS + 1), &any).await.unwrap_err().kind(), FaultKind::InvalidInput);
 }
+
+#[tokio::test(start_paused = true)]
+async fn strangers_never_take_the_place_of_an_initial_peer() {
+    let mut network = Network::default();
+    let first = network.add(Manner::Silent);
+    let (dht, _) = client(network, &[first]);
+    let place = |peer: &PeerId| DhtId::of_bytes(&peer.to_bytes());
+    for _ in 0..2 * MOST_KNOWN {
+        let stranger = PeerId::random();
+        dht.keep(stranger, place(&stranger));
+    }
+    assert_eq!(dht.seeds().len(), MOST_KNOWN);
+    dht.keep(first, place(&first));
+    assert!(dht.search(&[DhtId::of_key("model.0")], vec![(first, place(&first))], &any).await.is_none());
+    assert!(!dht.seeds().iter().any(|(peer, _)| *peer == first), "it failed a moment ago");
+    tokio::time::advance(Duration::from_secs(6)).await;
+    assert!(dht.seeds().iter().any(|(peer, _)| *peer == first), "it is asked again");
+}
