@@ -11,9 +11,9 @@ use prost::Message as _;
 use tokio::time::timeout;
 
 use super::host::Host;
+use crate::wire::proto::{self, KadMessage, KadPeer};
 
 const PROTOCOL: &str = "/ipfs/kad/1.0.0";
-const FIND_NODE: i32 = 4;
 /// Peers asked at a time, and altogether.
 const PARALLEL: usize = 3;
 const MAX_ASKED: usize = 32;
@@ -24,28 +24,6 @@ const MAX_ANSWER: usize = 256 * 1024;
 /// Peers and addresses taken from one answer.
 const MAX_PEERS: usize = 40;
 const MAX_ADDRESSES: usize = 16;
-
-/// A message of Kademlia, as far as FIND_NODE needs it.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Message {
-    #[prost(int32, tag = "1")]
-    kind: i32,
-    #[prost(bytes = "vec", tag = "2")]
-    key: Vec<u8>,
-    #[prost(message, repeated, tag = "8")]
-    closer: Vec<Entry>,
-    #[prost(int32, tag = "10")]
-    cluster_level: i32,
-}
-
-/// A peer in an answer.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Entry {
-    #[prost(bytes = "vec", tag = "1")]
-    id: Vec<u8>,
-    #[prost(bytes = "vec", repeated, tag = "2")]
-    addresses: Vec<Vec<u8>>,
-}
 
 /// Looks for `target` until somebody names an address, which the host then knows. False: nobody did.
 pub(super) async fn search(host: &Host, target: PeerId) -> bool {
@@ -90,7 +68,7 @@ pub(super) async fn search(host: &Host, target: PeerId) -> bool {
 async fn ask(host: &Host, peer: PeerId, target: PeerId) -> Result<Vec<(PeerId, Vec<Multiaddr>)>, PortError> {
     host.dial(peer).await?;
     let mut stream = host.open(peer, PROTOCOL).await?;
-    let request = Message { kind: FIND_NODE, key: target.to_bytes(), closer: Vec::new(), cluster_level: 0 };
+    let request = KadMessage::find_node(target.to_bytes());
     let answer = async {
         stream.write_all(&request.encode_length_delimited_to_vec()).await?;
         stream.flush().await?;
@@ -100,7 +78,7 @@ async fn ask(host: &Host, peer: PeerId, target: PeerId) -> Result<Vec<(PeerId, V
     Ok(answer.closer.into_iter().take(MAX_PEERS).filter_map(parse).collect())
 }
 
-async fn read_message(stream: &mut (impl futures_util::AsyncRead + Unpin)) -> io::Result<Message> {
+async fn read_message(stream: &mut (impl futures_util::AsyncRead + Unpin)) -> io::Result<KadMessage> {
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
     let (mut length, mut shift) = (0usize, 0);
     loop {
@@ -123,13 +101,17 @@ async fn read_message(stream: &mut (impl futures_util::AsyncRead + Unpin)) -> io
     if body.len() < length {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Message::decode(body.as_slice()).map_err(io::Error::other)
+    proto::decode(body).map_err(io::Error::other)
 }
 
 /// An entry's parts, where they are whole; a broken address costs that address only.
-fn parse(entry: Entry) -> Option<(PeerId, Vec<Multiaddr>)> {
+fn parse(entry: KadPeer) -> Option<(PeerId, Vec<Multiaddr>)> {
     let peer = PeerId::from_bytes(&entry.id).ok()?;
-    let addresses: Vec<Multiaddr> =
-        entry.addresses.into_iter().take(MAX_ADDRESSES).filter_map(|bytes| Multiaddr::try_from(bytes).ok()).collect();
+    let addresses: Vec<Multiaddr> = entry
+        .addresses
+        .into_iter()
+        .take(MAX_ADDRESSES)
+        .filter_map(|bytes| Multiaddr::try_from(bytes.to_vec()).ok())
+        .collect();
     (!addresses.is_empty()).then_some((peer, addresses))
 }

@@ -1,4 +1,4 @@
-//! Protobuf messages of the RPC layer, the DHT and the block servers (§2.2, §2.4, §3.1), written by hand.
+//! Protobuf messages of the RPC layer, the DHT, the block servers and Kademlia (§2.2, §2.4, §3.1, §1.6), written by hand.
 //!
 //! [`decode`] is the door: it counts repeated fields first (`bounds.rs`), since an element of two bytes on the wire can
 //! take a hundred in memory.
@@ -6,6 +6,7 @@
 mod bounds;
 mod dht;
 mod expert;
+mod kad;
 mod rpc;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ pub use dht::{
     FindRequest, FindResponse, FindResult, NodeInfo, PingRequest, PingResponse, ResultType, StoreRequest, StoreResponse,
 };
 pub use expert::{Compression, ExpertInfo, ExpertRequest, ExpertResponse, ExpertUid, Tensor};
+pub use kad::{KadMessage, KadPeer};
 pub use rpc::{CallUnaryRequest, CallUnaryResponse, PersistentConnectionRequest, RpcError, call, outcome};
 
 /// Reads one message; byte fields share memory with `bytes`.
