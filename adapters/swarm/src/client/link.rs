@@ -15,7 +15,7 @@ use crate::{
     rpc::{RemoteFault, RpcStream},
     wire::{
         WireError,
-        inference::{Open, StepMetadata, parse_hidden, step_request},
+        inference::{Open, StepMetadata, most_reply, parse_hidden, step_request},
         proto::{self, ExpertResponse, Tensor},
     },
 };
@@ -113,6 +113,7 @@ impl Link {
             active_adapter: None,
             alloc_timeout: self.purpose.patience.map(|patience| patience.as_secs_f64()),
         };
+        let most = most_reply(&hidden);
         let step_id = Uuid::new_v4().to_string();
         let metadata = StepMetadata {
             session_id: &self.session_id,
@@ -123,8 +124,7 @@ impl Link {
         };
         let request = step_request(&self.purpose.uids, hidden, None, metadata.encode());
         self.begun = true;
-        self.stream.send(proto::encode(&request)).await.map_err(of_peer)?;
-        let reply = self.stream.next(self.purpose.timeout).await.map_err(of_peer)?;
+        let reply = self.stream.ask(proto::encode(&request), most, self.purpose.timeout).await.map_err(of_peer)?;
         self.used = Instant::now();
         reply
             .ok_or_else(|| PortError::new(FaultKind::Unavailable, format!("{} closed the session", self.stream.peer())))

@@ -4,12 +4,15 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use corolla_domain::ports::{FaultKind, PortError};
-use futures_util::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures_util::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt as _};
 use libp2p::{PeerId, Stream};
 use tokio::time::timeout;
 
 use super::limits::{RpcLimits, broken, hung_up, nonsense, remote, too_slow};
-use crate::wire::frame::{END_OF_INPUT, StreamDecoder, StreamFrame, stream_header};
+use crate::wire::{
+    WireError,
+    frame::{END_OF_INPUT, StreamDecoder, StreamFrame, stream_header},
+};
 
 /// How much is read at once.
 const READ_CHUNK: usize = 64 * 1024;
@@ -86,6 +89,32 @@ impl RpcStream {
         }
     }
 
+    /// One message there and the peer's next one back, of at most `most` bytes, all within `limit`; `None` where it has
+    /// said its last. The peer speaks only when it is asked: what it said before is nonsense. When the future is dropped
+    /// half way, the stream is of no use for further questions.
+    ///
+    /// # Errors
+    /// As `send` and `next`; the stream is lost after `TimedOut` too.
+    pub async fn ask(&mut self, message: Bytes, most: usize, limit: Duration) -> Result<Option<Bytes>, PortError> {
+        self.decoder.set_cap(most.min(self.limits.record));
+        let exchange = async {
+            match self.read().now_or_never() {
+                Some(Ok(Some(_))) => return Err(self.unasked()),
+                Some(end_or_failure) => return end_or_failure,
+                None if self.decoder.pending() > 0 => return Err(self.unasked()),
+                None => {}
+            }
+            self.send(message).await?;
+            self.read().await
+        };
+        let outcome = timeout(limit, exchange).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(too_slow(self.peer, &self.method, limit)));
+        if !matches!(outcome, Ok(Some(_))) {
+            self.stream = None;
+        }
+        outcome
+    }
+
     async fn read(&mut self) -> Result<Option<Bytes>, PortError> {
         if self.stream.is_none() {
             return Err(self.ended());
@@ -139,6 +168,10 @@ impl RpcStream {
                 Err(too_slow(self.peer, &self.method, limit))
             }
         }
+    }
+
+    fn unasked(&self) -> PortError {
+        nonsense(self.peer, &self.method, WireError::malformed("stream", "a message that nobody asked for"))
     }
 
     fn ended(&self) -> PortError {

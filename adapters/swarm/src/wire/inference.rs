@@ -21,6 +21,9 @@ pub const RPC_INFERENCE: &str = "TransformerConnectionHandler.rpc_inference";
 /// Input beyond which forward must be streamed (§6.4).
 pub const MAX_UNARY_FORWARD: usize = 1 << 20;
 
+/// Bytes of a reply besides its elements; a stock one has some 40.
+const REPLY_ROOM: usize = 64 << 10;
+
 const WHAT: &str = "rpc_info";
 /// Three in a stock server; more only where a model takes more arguments.
 const MOST_DESCRIPTORS: usize = 16;
@@ -230,7 +233,16 @@ pub fn forward_pieces(request: &ExpertRequest, chunk: usize) -> Vec<ExpertReques
     pieces.map(|piece| ExpertRequest { tensors: vec![piece], ..request.clone() }).collect()
 }
 
-/// Reads the reply to a step or a forward pass over `sent`: hidden states of the same shape, in the server's type.
+/// Most bytes of an honest reply to a step over this tensor: its elements in the widest layout a server writes (§5.2),
+/// and [`REPLY_ROOM`] for everything else.
+#[must_use]
+pub fn most_reply(sent: &Tensor) -> usize {
+    let elements = sent.size.iter().try_fold(1usize, |n, side| n.checked_mul(*side as usize));
+    elements.and_then(|n| n.checked_mul(4)?.checked_add(REPLY_ROOM)).unwrap_or(usize::MAX)
+}
+
+/// Reads the reply to a step or a forward pass over `sent`: hidden states of the same shape, in the server's type. They
+/// may share the reply's memory; who keeps them should copy them.
 ///
 /// # Errors
 /// Where it is not exactly one tensor of that shape, or any of its numbers is not finite.
