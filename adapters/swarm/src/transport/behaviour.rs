@@ -17,8 +17,10 @@ use super::{
     streams::{self, Acceptors},
 };
 
-/// Inbound streams that may be negotiated at once on one connection.
+/// Inbound streams that may be negotiated at once on one connection, by a host that serves others and by one that is only
+/// reached by those it has called. Each may hold its window of 256 KiB.
 const MAX_NEGOTIATING: usize = 1024;
+const MAX_NEGOTIATING_CLIENT: usize = 64;
 /// Connections to one peer: a direct one, a relayed one, and what simultaneous dials leave.
 const MAX_PER_PEER: u32 = 4;
 
@@ -41,6 +43,7 @@ pub(super) fn build(
     acceptors: Arc<Acceptors>,
 ) -> Result<Swarm<Behaviour>, PortError> {
     let max_streams = config.max_streams;
+    let negotiating = if config.listen.is_empty() { MAX_NEGOTIATING_CLIENT } else { MAX_NEGOTIATING };
     let muxer = move || {
         let mut muxer = yamux::Config::default();
         muxer.set_max_num_streams(max_streams);
@@ -66,7 +69,7 @@ pub(super) fn build(
         .with_swarm_config(|swarm| {
             swarm
                 .with_idle_connection_timeout(config.idle_timeout)
-                .with_max_negotiating_inbound_streams(MAX_NEGOTIATING)
+                .with_max_negotiating_inbound_streams(negotiating)
                 .with_dial_concurrency_factor(NonZeroU8::MIN.saturating_add(7))
         })
         .with_connection_timeout(config.dial_timeout)

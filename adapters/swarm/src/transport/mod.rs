@@ -9,6 +9,7 @@ mod host;
 mod identity;
 mod multistream;
 mod shim;
+mod shim_stream;
 mod streams;
 
 pub use libp2p::{Multiaddr, PeerId, Stream};

@@ -222,3 +222,13 @@ fn the_specified_bytes() {
     write(&mut stream, &frames([HEADER, "/hm/DHTProtocol.rpc_ping"]));
     assert_eq!(stream.inner.outgoing, b"\x13/multistream/1.0.0\n\x15DHTProtocol.rpc_ping\n");
 }
+
+#[test]
+fn a_handshake_without_an_end_is_broken_off() {
+    for text in [HEADER, "na", "ls"] {
+        let mut stream = shim(Side::Dialer, &frames(vec![text; MAX_FRAMES + 1]), &[64]);
+        assert_eq!(read(&mut stream, 1 << 20).unwrap_err().kind(), io::ErrorKind::InvalidData, "{text}");
+        let mut stream = shim(Side::Dialer, &frames(vec![text; MAX_FRAMES]), &[64]);
+        assert_eq!(read(&mut stream, 1 << 20).unwrap(), frames(vec![text; MAX_FRAMES]));
+    }
+}
