@@ -103,7 +103,10 @@ impl Dialer {
         self.rpc.host().connect(peer).await.map_err(of_peer)?; // by its own clock: a way may have to be found first
         let request = info_request(&block_key(&self.prefix, blocks.start()));
         let reply = self.rpc.unary(peer, RPC_INFO, request, self.timeout.min(OPENING)).await.map_err(of_peer)?;
-        let info = parse_info(reply).map_err(|error| of_peer(error.into()))?;
+        let info = parse_info(reply).map_err(|error| {
+            let text = format!("{peer} introduced itself with nonsense: {error}");
+            PortError::new(FaultKind::Unavailable, text).with_source(error)
+        })?;
         if let Some(width) = info.width().filter(|width| *width != self.width as u64) {
             let text = format!("{peer} serves hidden states of {width} numbers, the model has {}", self.width);
             return Err(PortError::new(FaultKind::Unavailable, text));
