@@ -119,3 +119,32 @@ async fn a_peer_that_reads_nothing_fails_the_send() {
     };
     assert_fault(tokio::time::timeout(LONG, outcome).await.unwrap(), FaultKind::TimedOut, "longer");
 }
+
+#[tokio::test]
+async fn a_question_has_one_limit_for_both_ways() {
+    let (server, _) = answering(Vec::new()).await;
+    let rpc = caller(&server, HostConfig::default(), RpcLimits::default()).await;
+    let mut stream = rpc.stream(server.peer_id(), "Test.rpc_bad").await.unwrap();
+    let start = std::time::Instant::now();
+    let asked = stream.ask(Bytes::from(vec![0; 48 << 20]), 100, Duration::from_millis(300)).await;
+    assert_fault(asked, FaultKind::TimedOut, "longer than 300ms");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_fault(stream.ask(Bytes::new(), 100, LONG).await, FaultKind::Unavailable, "ended");
+}
+
+#[tokio::test]
+async fn an_answer_is_as_long_as_the_question_allows() {
+    let server = listener("tcp/0").await;
+    serve(&server, "Test.rpc_hundred", |mut stream| async move {
+        stream.read_exact(&mut [0; 9]).await?;
+        stream.write_all(&encode_stream_message(&[1; 100])).await?;
+        stream.flush().await?;
+        std::future::pending().await
+    })
+    .await;
+    let rpc = wary(&server).await;
+    let mut stream = rpc.stream(server.peer_id(), "Test.rpc_hundred").await.unwrap();
+    assert_eq!(stream.ask(Bytes::new(), 100, LONG).await.unwrap().map(|answer| answer.len()), Some(100));
+    let mut stream = rpc.stream(server.peer_id(), "Test.rpc_hundred").await.unwrap();
+    assert_fault(stream.ask(Bytes::new(), 99, LONG).await, FaultKind::InvalidInput, "100 is over the limit of 99");
+}
