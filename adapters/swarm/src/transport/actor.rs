@@ -32,7 +32,9 @@ pub(super) enum Command {
     Dial { peer: PeerId, reply: oneshot::Sender<Result<(), PortError>> },
     /// Open a stream on an existing connection.
     Open { peer: PeerId, protocol: StreamProtocol, reply: Reply },
-    /// Note addresses.
+    /// Note an address for good: the owner of the host says so.
+    Keep { peer: PeerId, address: Multiaddr },
+    /// Note addresses that other peers named.
     Learn { peer: PeerId, addresses: Vec<Multiaddr> },
     /// Forget nothing, but end all connections to a peer.
     Disconnect { peer: PeerId },
@@ -80,6 +82,7 @@ impl Actor {
             Command::Open { peer, protocol, reply } => {
                 self.swarm.behaviour_mut().streams.open(peer, Open { protocol, reply });
             }
+            Command::Keep { peer, address } => self.book.give(peer, address),
             Command::Learn { peer, addresses } => {
                 // The book puts the newest first; the giver's order stays.
                 addresses.into_iter().rev().for_each(|address| self.book.add(peer, address));

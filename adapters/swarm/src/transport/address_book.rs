@@ -1,4 +1,5 @@
-//! Where peers were last said to live; bounded, newest knowledge first.
+//! Where peers were last said to live; bounded, newest knowledge first. What the owner of the host has said stays,
+//! whatever other peers say.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -13,19 +14,15 @@ pub(super) struct AddressBook {
     addresses: HashMap<PeerId, VecDeque<Multiaddr>>,
     /// Peers by when they came in, for forgetting the oldest.
     order: VecDeque<PeerId>,
+    /// Addresses from the owner of the host, which nobody else can push out.
+    given: HashMap<PeerId, Vec<Multiaddr>>,
 }
 
 impl AddressBook {
-    /// Notes an address. One that leads to somebody else (`/p2p/` of another peer at its end) is left out.
-    pub(super) fn add(&mut self, peer: PeerId, mut address: Multiaddr) {
-        match address.iter().last() {
-            None => return,
-            Some(Protocol::P2p(named)) if named == peer => {
-                address.pop();
-            }
-            Some(Protocol::P2p(_)) => return,
-            Some(_) => {}
-        }
+    /// Notes an address that another peer named. One that leads to somebody else (`/p2p/` of another peer at its end) is
+    /// left out.
+    pub(super) fn add(&mut self, peer: PeerId, address: Multiaddr) {
+        let Some(address) = bare(peer, address) else { return };
         if !self.addresses.contains_key(&peer) {
             if self.order.len() >= MAX_PEERS
                 && let Some(oldest) = self.order.pop_front()
@@ -40,10 +37,37 @@ impl AddressBook {
         known.truncate(MAX_ADDRESSES);
     }
 
-    /// What is known of `peer`, newest first.
-    pub(super) fn of(&self, peer: &PeerId) -> Vec<Multiaddr> {
-        self.addresses.get(peer).into_iter().flatten().cloned().collect()
+    /// Keeps an address for good, as far as there is room; beyond that it is one among others.
+    pub(super) fn give(&mut self, peer: PeerId, address: Multiaddr) {
+        let Some(address) = bare(peer, address) else { return };
+        let room = self.given.contains_key(&peer) || self.given.len() < MAX_PEERS;
+        match self.given.get(&peer) {
+            Some(given) if given.contains(&address) => {}
+            given if room && given.is_none_or(|given| given.len() < MAX_ADDRESSES) => {
+                self.given.entry(peer).or_default().push(address);
+            }
+            _ => self.add(peer, address),
+        }
     }
+
+    /// What is known of `peer`: what was given, then the rest, newest first.
+    pub(super) fn of(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        let given = self.given.get(peer).map_or(&[][..], Vec::as_slice);
+        let named = self.addresses.get(peer).into_iter().flatten().filter(|address| !given.contains(address));
+        given.iter().chain(named).cloned().collect()
+    }
+}
+
+/// An address of `peer` without its own `/p2p/`; `None` where it leads to nobody or to somebody else.
+fn bare(peer: PeerId, mut address: Multiaddr) -> Option<Multiaddr> {
+    match address.iter().last()? {
+        Protocol::P2p(named) if named == peer => {
+            address.pop();
+        }
+        Protocol::P2p(_) => return None,
+        _ => {}
+    }
+    Some(address)
 }
 
 /// The peer an address ends in.
@@ -72,6 +96,25 @@ mod tests {
         }
         assert_eq!(book.addresses.len(), MAX_PEERS);
         assert!(book.of(&peer).is_empty());
+    }
+
+    #[test]
+    fn what_the_owner_gave_is_never_pushed_out() {
+        let mut book = AddressBook::default();
+        let (peer, given): (PeerId, Multiaddr) = (PeerId::random(), "/ip4/127.0.0.1/tcp/1".parse().unwrap());
+        book.give(peer, given.clone());
+        book.give(peer, given.clone());
+        for port in 0..100u16 {
+            book.add(peer, format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap());
+        }
+        for _ in 0..MAX_PEERS {
+            book.add(PeerId::random(), "/ip4/127.0.0.1/tcp/1".parse().unwrap());
+        }
+        assert_eq!(book.of(&peer), [given]);
+        for port in 0..3 * MAX_ADDRESSES {
+            book.give(peer, format!("/ip4/127.0.0.2/tcp/{port}").parse().unwrap());
+        }
+        assert_eq!(book.of(&peer).len(), 2 * MAX_ADDRESSES);
     }
 
     #[test]

@@ -25,7 +25,8 @@ const MAX_ANSWER: usize = 256 * 1024;
 const MAX_PEERS: usize = 40;
 const MAX_ADDRESSES: usize = 16;
 
-/// Looks for `target` until somebody names an address, which the host then knows. False: nobody did.
+/// Looks for `target` until somebody names an address that leads to it; the host is connected to it then. Who names one
+/// that does not has not ended the search. False: nobody did.
 pub(super) async fn search(host: &Host, target: PeerId) -> bool {
     let key = KBucketKey::from(target);
     let mut queue: Vec<PeerId> = host.initial_peers().to_vec();
@@ -54,7 +55,7 @@ pub(super) async fn search(host: &Host, target: PeerId) -> bool {
             nearer.push(peer);
             host.learn(peer, addresses).await;
         }
-        if found {
+        if found && matches!(timeout(PATIENCE, host.dial(target)).await, Ok(Ok(()))) {
             return true;
         }
         queue.extend(nearer.into_iter().filter(|peer| !seen.contains(peer)));

@@ -111,9 +111,9 @@ impl Host {
         self.shared.status.borrow().connected.clone()
     }
 
-    /// Notes where `peer` may be found.
+    /// Notes for good where `peer` may be found.
     pub async fn add_address(&self, peer: PeerId, address: Multiaddr) {
-        self.learn(peer, vec![address]).await;
+        let _ = self.commands.send(Command::Keep { peer, address }).await;
     }
 
     /// Connects to `peer`, by the addresses that are known or, failing that, by those that other peers know. The
@@ -221,7 +221,7 @@ impl Host {
         };
         let _turn = self.shared.searches.acquire().await.map_err(|_| gone())?;
         if find_node::search(self, peer).await {
-            return self.dial(peer).await;
+            return Ok(());
         }
         if first.kind() == FaultKind::NotFound {
             return Err(PortError::new(FaultKind::Unavailable, format!("nobody knows an address of {peer}")));

@@ -9,6 +9,8 @@ use corolla_swarm::wire::{
     proto::Tensor,
 };
 
+use futures_util::future::join_all;
+
 use crate::{
     MIB,
     act::{Act, Misdeed, claim, cut_record, delay, misdeed, record, reply},
@@ -186,16 +188,19 @@ async fn streams_that_end() {
     from_the_beginning(&stage, endings(), 0, PROMPT).await;
 }
 
+/// How long a server may take over one message; a drip would take ten times as long.
+const SHORT: Duration = Duration::from_millis(500);
+
 #[tokio::test]
 async fn answers_that_take_for_ever_in_mid_reply() {
     let _alone = alone().await;
-    let stage = Stage::new(Duration::from_millis(150)).await;
-    in_mid_reply(&stage, delays(), Duration::from_secs(1)).await;
+    let each = |misdeed| async { in_mid_reply(&Stage::new(SHORT).await, vec![misdeed], 10 * SHORT).await };
+    join_all(delays().into_iter().map(each)).await;
 }
 
 #[tokio::test]
 async fn answers_that_take_for_ever_from_the_beginning() {
     let _alone = alone().await;
-    let stage = Stage::new(Duration::from_millis(150)).await;
-    from_the_beginning(&stage, delays(), 0, Duration::from_secs(1)).await;
+    let each = |misdeed| async { from_the_beginning(&Stage::new(SHORT).await, vec![misdeed], 0, 10 * SHORT).await };
+    join_all(delays().into_iter().map(each)).await;
 }

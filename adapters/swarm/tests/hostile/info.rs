@@ -9,6 +9,8 @@ use corolla_swarm::wire::{
     proto::{self, ExpertInfo},
 };
 
+use futures_util::future::join_all;
+
 use crate::{
     MIB,
     act::{Act, Misdeed, delay, misdeed, unary},
@@ -153,6 +155,7 @@ async fn frames_that_lie() {
 #[tokio::test]
 async fn introductions_that_take_for_ever() {
     let _alone = alone().await;
-    let stage = Stage::new(Duration::from_millis(150)).await;
-    try_all(&stage, delays(), Duration::from_secs(1)).await;
+    let patience = Duration::from_millis(500);
+    let each = |misdeed| async { try_all(&Stage::new(patience).await, vec![misdeed], 10 * patience).await };
+    join_all(delays().into_iter().map(each)).await;
 }

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Within this ends what does not wait for anything, on a busy machine too.
-const LONG: Duration = Duration::from_secs(8);
+const LONG: Duration = Duration::from_secs(20);
 
 /// A frame with one thing changed in each result.
 fn with(change: impl Fn(&mut FindResult) + Send + Sync + 'static) -> impl Fn(FindResponse) -> Act + Send + Sync {
@@ -142,7 +142,7 @@ impl Nodes {
 
     async fn try_all(&self, misdeeds: Vec<Misdeed<FindResponse>>, memory: usize) {
         for Misdeed { name, script, kind, .. } in misdeeds {
-            let wait = if kind == FaultKind::TimedOut { Duration::from_millis(700) } else { LONG };
+            let wait = if kind == FaultKind::TimedOut { Duration::from_millis(900) } else { LONG };
             self.villain.set(Scripts { find: Some(script), ..Scripts::default() });
             self.villain.asked.store(0, SeqCst);
             let (found, time, peak) = cost(self.look_up(wait)).await;
@@ -223,7 +223,7 @@ async fn nodes_that_misuse_the_ping() {
     acts.push(Act::Break(Bytes::new()));
     acts.push(Act::Drip(unary(pong(now())), Duration::from_millis(50)));
     for act in acts {
-        let wait = if matches!(act, Act::Drip(..)) { Duration::from_millis(700) } else { LONG };
+        let wait = if matches!(act, Act::Drip(..)) { Duration::from_millis(900) } else { LONG };
         let ping = std::sync::Arc::new(move |_| act.clone());
         nodes.villain.set(Scripts { ping: Some(ping), ..Scripts::default() });
         let (found, time, peak) = cost(nodes.look_up(wait)).await;

@@ -3,7 +3,7 @@
 //!
 //! All memory of this process is counted, that of the hostile peers too. A test has the process to itself.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
 
 mod act;
 mod addresses;

@@ -109,5 +109,5 @@ async fn answer(mut stream: SubstreamBox, act: Act) {
 /// Writes it all, as far as it is taken, and keeps the stream.
 async fn flood(mut stream: SubstreamBox, bytes: Arc<[u8]>) {
     let _ = stream.write_all(&bytes).await;
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -15,6 +15,8 @@ use crate::{
     villain::Scripts,
 };
 
+type Answer = fn(Tensor) -> Act;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What comes behind an honest answer, whole or not, at once or in time: the next step does not take it for its own.
@@ -22,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 async fn what_nobody_asked_for_is_not_taken_for_an_answer() {
     let _alone = alone().await;
     let stage = Stage::new(PATIENCE).await;
-    let behind: [(&str, fn(Tensor) -> Act); 4] = [
+    let behind: [(&str, Answer); 4] = [
         ("a second answer", |t| Act::Say([reply(vec![t.clone()]), reply(vec![t])].concat().into())),
         ("half an answer", |t| Act::Say([&reply(vec![t])[..], &claim(100)[..7]].concat().into())),
         ("an error", |t| Act::Say([&reply(vec![t])[..], &[1, 0, 0, 0, 0, 0, 0, 0, 0]].concat().into())),
