@@ -70,12 +70,12 @@ impl AsyncWrite for Peer<'_> {
 pub fn negotiate(bytes: &[u8], dialer: bool, portion: usize) {
     let peer = Peer { said: bytes, portion: portion.max(1), ready: false, taken: 0 };
     let stream = ShimStream::new(peer, if dialer { Side::Dialer } else { Side::Listener });
-    let names = ["/hm/DHTProtocol.rpc_ping", "/ipfs/ping/1.0.0"];
+    let names = ["DHTProtocol.rpc_ping", "/ipfs/ping/1.0.0"].map(multistream::local_name);
     let work = async {
         let negotiated = if dialer {
-            dialer_select_proto(stream, names, Version::V1).await
+            dialer_select_proto(stream, names.clone(), Version::V1).await
         } else {
-            listener_select_proto(stream, names).await
+            listener_select_proto(stream, names.clone()).await
         };
         let Ok((name, mut stream)) = negotiated else { return };
         assert!(names.contains(&name));
