@@ -234,7 +234,7 @@ pub fn forward_pieces(request: &ExpertRequest, chunk: usize) -> Vec<ExpertReques
 }
 
 /// Most bytes of an honest reply to a step over this tensor: its elements in the widest layout a server writes (§5.2),
-/// and [`REPLY_ROOM`] for everything else.
+/// and 64 KiB for everything else.
 #[must_use]
 pub fn most_reply(sent: &Tensor) -> usize {
     let elements = sent.size.iter().try_fold(1usize, |n, side| n.checked_mul(*side as usize));
