@@ -11,8 +11,8 @@ use crate::wire::record::{Dictionary, Entry};
 const MOST_ENTRIES: usize = 2048;
 /// Bytes kept of all keys.
 const MOST_BYTES: usize = 32 << 20;
-/// Bytes of them that one node may fill: the others must have room for what they know.
-const SHARE: usize = MOST_BYTES / 4;
+/// Part of either that one node may fill, as a divisor: the others must have room for what they know.
+const SHARES: usize = 4;
 /// How far ahead an entry may expire. Servers announce themselves for five minutes (wire protocol §4.4); an entry that
 /// claims to outlive every other would displace them for ever.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -36,19 +36,22 @@ impl<'a> Merged<'a> {
         Self { dictionaries: vec![Dictionary::default(); keys], bytes: 0, shares: HashMap::new(), now, sound }
     }
 
-    /// Takes what is new or expires later out of a serialized dictionary that `from` has for key number `key`.
+    /// Takes what is new or expires later out of a serialized dictionary that `from` has for key number `key`. No node
+    /// is asked twice for a key.
     pub(super) fn offer(&mut self, from: PeerId, key: usize, serialized: &Bytes) {
         let Ok(offered) = Dictionary::decode(serialized) else {
             self.dictionaries[key].broken += 1;
             return;
         };
         self.dictionaries[key].broken += offered.broken;
+        let most = MOST_ENTRIES.min(self.dictionaries[key].entries.len() + MOST_ENTRIES / SHARES);
         for (subkey, entry) in offered.entries {
-            self.put(from, key, subkey, entry);
+            self.put(from, key, subkey, entry, most);
         }
     }
 
-    fn put(&mut self, from: PeerId, key: usize, subkey: String, entry: Entry) {
+    /// Takes an entry, where that leaves the key with no more than `most`.
+    fn put(&mut self, from: PeerId, key: usize, subkey: String, entry: Entry, most: usize) {
         let dictionary = &mut self.dictionaries[key];
         let held = dictionary.entries.get(&subkey);
         if entry.expiration <= self.now || held.is_some_and(|held| held.expiration >= entry.expiration) {
@@ -62,8 +65,8 @@ impl<'a> Merged<'a> {
         let freed = held.map_or(0, size);
         let bytes = self.bytes - freed + size(&entry);
         let share = self.shares.entry(from).or_default();
-        let full = bytes > MOST_BYTES || *share + size(&entry) > SHARE;
-        if full || (held.is_none() && dictionary.entries.len() >= MOST_ENTRIES) {
+        let full = bytes > MOST_BYTES || *share + size(&entry) > MOST_BYTES / SHARES;
+        if full || (held.is_none() && dictionary.entries.len() >= most) {
             return;
         }
         *share += size(&entry);
@@ -154,8 +157,14 @@ mod tests {
                 merged.offer(hostile, key, &large.encode().into());
             }
         }
-        assert!(merged.bytes <= SHARE, "{} bytes", merged.bytes);
+        assert!(merged.bytes <= MOST_BYTES / SHARES, "{} bytes", merged.bytes);
+        let mut many = Dictionary::default();
+        for nth in 0..3000 {
+            many.entries.insert(nth.to_string(), Entry { value: Bytes::new(), expiration: 2.0 });
+        }
+        merged.offer(PeerId::random(), 199, &many.encode().into());
         merged.offer(honest, 199, &dictionary(&[("a", b"small", 1.0)]));
-        assert_eq!(merged.into_dictionaries()[199].entries.len(), 1);
+        let found = merged.into_dictionaries();
+        assert_eq!((&found[199].entries["a"].value[..], found[199].entries.len()), (&b"small"[..], 513));
     }
 }
