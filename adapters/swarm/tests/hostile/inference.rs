@@ -188,8 +188,8 @@ async fn streams_that_end() {
     from_the_beginning(&stage, endings(), 0, PROMPT).await;
 }
 
-/// How long a server may take over one message; a drip would take ten times as long.
-const SHORT: Duration = Duration::from_millis(500);
+/// How long a server may take over one message; a drip would take many times as long.
+const SHORT: Duration = Duration::from_millis(400);
 
 #[tokio::test]
 async fn answers_that_take_for_ever_in_mid_reply() {

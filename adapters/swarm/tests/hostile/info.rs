@@ -155,7 +155,7 @@ async fn frames_that_lie() {
 #[tokio::test]
 async fn introductions_that_take_for_ever() {
     let _alone = alone().await;
-    let patience = Duration::from_millis(500);
+    let patience = Duration::from_millis(400);
     let each = |misdeed| async { try_all(&Stage::new(patience).await, vec![misdeed], 10 * patience).await };
     join_all(delays().into_iter().map(each)).await;
 }
