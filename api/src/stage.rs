@@ -160,6 +160,8 @@ impl RemoteSwarm for Echo {
             blocks: BlockRange::first(2),
             rps: 1000.0,
             rtt: None,
+            next: Vec::new(),
+            pushes: false,
             free_tokens: None,
             facts: ServerFacts::default(),
         };
@@ -169,6 +171,10 @@ impl RemoteSwarm for Echo {
     async fn dial(&self, hop: Hop, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
         let (steps, pace) = (self.steps.clone(), self.pace);
         Ok(Box::new(EchoSession { blocks: hop.blocks, room: need.max_length, position: 0, steps, pace }))
+    }
+
+    async fn forward(&self, _: Hop, hidden: Hidden) -> Result<Hidden, PortError> {
+        Ok(hidden)
     }
 }
 
