@@ -5,7 +5,7 @@ use std::{io::IsTerminal, time::Instant};
 use clap::builder::NonEmptyStringValueParser;
 use corolla_domain::{
     generation::{Sampling, StopRule},
-    model::{Message, Role, TokenId},
+    model::{Message, Role, RouteReport, TokenId},
     session::{Length, ModelEntry, ModelState, Prompt, ReplyRequest, Usage},
 };
 use serde::Serialize;
@@ -74,6 +74,30 @@ struct Report {
     ids: Vec<TokenId>,
     text: String,
     timings: Timings,
+    /// How the reply travelled, where other machines took part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<Route>,
+}
+
+#[derive(Serialize)]
+struct Route {
+    hops: Vec<RouteHop>,
+    failovers: Vec<RouteFailover>,
+}
+
+#[derive(Serialize)]
+struct RouteHop {
+    hop: String,
+    latest_ms: f64,
+}
+
+#[derive(Serialize)]
+struct RouteFailover {
+    position: usize,
+    lost: String,
+    why: String,
+    pause_ms: f64,
+    by: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -136,11 +160,31 @@ async fn reply(options: &Options, settings: &crate::config::Settings) -> Result<
         }
     }
     if !options.json {
+        for it in reply.route().failovers {
+            let by: Vec<String> = it.by.iter().map(ToString::to_string).collect();
+            let (lost, by, pause) = (it.lost, by.join(", "), it.pause.as_secs_f64());
+            tracing::warn!("{lost} was lost and replaced by {by} in {pause:.1} s: {}", it.why);
+        }
         return print("\n");
     }
     let timings = timings(load_s, (first - asked).as_secs_f64(), (last - first).as_secs_f64(), reply.usage());
-    let report = serde_json::to_string(&Report { prompt_ids, ids, text, timings }).map_err(Stop::failure)?;
+    let route = route(reply.route());
+    let report = serde_json::to_string(&Report { prompt_ids, ids, text, timings, route }).map_err(Stop::failure)?;
     print(&(report + "\n"))
+}
+
+fn route(report: RouteReport) -> Option<Route> {
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    let hops: Vec<RouteHop> =
+        report.hops.iter().map(|it| RouteHop { hop: it.hop.to_string(), latest_ms: ms(it.latest) }).collect();
+    let failovers = report.failovers.into_iter().map(|it| RouteFailover {
+        position: it.position,
+        lost: it.lost.to_string(),
+        why: it.why,
+        pause_ms: ms(it.pause),
+        by: it.by.iter().map(ToString::to_string).collect(),
+    });
+    (!hops.is_empty()).then(|| Route { hops, failovers: failovers.collect() })
 }
 
 /// The first token belongs to the prefill, so the decoding speed is that of the others.
