@@ -1,17 +1,17 @@
 //! `corolla generate`: one reply on the standard output.
 
-use std::{io::IsTerminal, time::Instant};
+use std::time::Instant;
 
 use clap::builder::NonEmptyStringValueParser;
 use corolla_domain::{
     generation::{Sampling, StopRule},
     model::{Message, Role, RouteReport, TokenId},
-    session::{Length, ModelEntry, ModelState, Prompt, ReplyRequest, Usage},
+    session::{Length, ModelEntry, Prompt, ReplyRequest, Usage},
 };
 use serde::Serialize;
 
-use super::{ConfigFile, asked_to_stop, log, print, settings};
-use crate::{Stop, config::Overrides, wiring};
+use super::{ConfigFile, asked_to_stop, load_default, log, print, settings};
+use crate::{Stop, config::Overrides};
 
 /// Flags of `generate`.
 #[derive(Debug, clap::Args)]
@@ -126,23 +126,12 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
 
 async fn reply(options: &Options, settings: &crate::config::Settings) -> Result<(), Stop> {
     let begun = Instant::now();
-    let progress = std::io::stderr().is_terminal() && !options.json;
-    if progress {
-        eprint!("loading {} ...", settings.default_model);
-    }
-    let service = wiring::service(settings).await.map_err(Stop::failure)?;
-    wiring::load_models(&service, &settings.models).await;
-    if progress {
-        eprint!("\r\x1b[K");
-    }
-    let Some(entry) = service.catalogue().get(&settings.default_model) else {
-        let states = service.catalogue().states().map(|(_, state)| state);
-        let reasons: Vec<String> =
-            states.filter_map(|s| if let ModelState::Failed(r) = s { Some(r) } else { None }).collect();
-        return Err(Stop::failure(format!("{} could not be loaded: {}", settings.default_model, reasons.join("; "))));
-    };
+    let service = load_default(settings, !options.json).await?;
     let load_s = begun.elapsed().as_secs_f64();
-    let prompt_ids = if options.json { prompt_ids(options, &entry).await? } else { Vec::new() };
+    let prompt_ids = match service.catalogue().get(&settings.default_model) {
+        Some(entry) if options.json => prompt_ids(options, &entry).await?,
+        _ => Vec::new(),
+    };
     let mut reply = service.reply(request(options)).await.map_err(Stop::usage)?;
     let asked = Instant::now();
     let (mut first, mut last) = (asked, asked);

@@ -102,6 +102,19 @@ def exact_by_python(model, swarm, venv):
     return f"{len(model['cases'])} prompts x {NEW_TOKENS} ids by the Python client, {speed['steps_per_s']} steps/s alone"
 
 
+def scores(model, house):
+    """`corolla score`: one forward pass without a cache."""
+    apart = 0
+    for case in model["cases"][:5]:
+        scored = house.json("score", "--json", "--prompt", case["prompt"])["tokens"]
+        same([token["id"] for token in scored], case["prompt_ids"], f"tokens of {case['prompt'][:30]!r}")
+        found = [token["logprob"] for token in scored[1:]]
+        apart = max([apart, *(abs(ours - theirs) for ours, theirs in zip(found, case["prompt_logprobs"]))])
+    if apart > 1e-3:
+        raise Failure(f"log-probabilities are up to {apart} apart from those of transformers")
+    return f"log-probabilities of 5 prompts at most {apart:.1e} from those of transformers"
+
+
 def tolerant(model, house):
     agreed = [close(reply["ids"], case, repr(case["prompt"][:30])) for case, reply in zip(model["cases"], replies(model, house))]
     return f"{sum(agreed)} of {NEW_TOKENS * len(agreed)} ids before the first difference, {agreed.count(NEW_TOKENS)} of {len(agreed)} replies whole"
@@ -188,6 +201,7 @@ class Run:
             checks = {f"ids, {label}": lambda swarm: exact(model, self.house(swarm))}
             if label == "2 servers":
                 checks["sessions over several calls"] = lambda swarm: sessions(model, self.house(swarm), swarm)
+                checks["prompts are scored"] = lambda swarm: scores(model, self.house(swarm))
                 checks["status names every server"] = lambda swarm: status(self.house(swarm), swarm)
                 checks["no route left"] = lambda swarm: faults.no_route(model, self.house(swarm, request_timeout="5s"), swarm)
             self.on(label, ranges, checks)

@@ -32,7 +32,7 @@ pub(super) struct Core {
 pub(super) struct Speaker {
     pub(super) entry: ModelEntry,
     pub(super) spec: Arc<ModelSpec>,
-    bans: Arc<Bans>,
+    pub(super) bans: Arc<Bans>,
 }
 
 impl Core {
