@@ -6,7 +6,7 @@
     node.py server ARGUMENT...             a Petals server, with the arguments of petals.cli.run_server
 
 Of the environment: SWARM_P2PD holds flags for the Go daemon, such as `-noise=0`; SWARM_RELAY the address of a peer through which alone this
-node can be reached.
+node can be reached; SWARM_PETALS the folder of another petals than the environment's own.
 
 Each process leads a group of its own, and ends with its whole group (hivemind forks, and starts a Go daemon) when its standard input closes.
 """
@@ -25,6 +25,9 @@ os.environ.update(
     HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", PETALS_IGNORE_DEPENDENCY_VERSION="1", BITSANDBYTES_NOWELCOME="1",
     http_proxy=NOWHERE, https_proxy=NOWHERE, no_proxy="",
 )
+
+if other := os.environ.get("SWARM_PETALS"):
+    sys.path.insert(0, other)
 
 import hivemind  # noqa: E402
 import hivemind.compression, hivemind.dht, hivemind.p2p, hivemind.utils  # noqa: E401,E402

@@ -3,7 +3,7 @@
 
 Once every server is ONLINE in the DHT, prints one line of JSON: initial peers, and of each server its blocks, peer id, pid and log. Stays
 until its standard input closes, then ends its processes. Each server leads a process group of its own: `kill -9 -PID` is a machine that
-goes away, `kill -STOP -PID` one that freezes. --dtype, --throughput and --reach take one value for all servers, or one for each.
+goes away, `kill -STOP -PID` one that freezes. --dtype, --throughput, --reach, --versions: one value for all servers, or one for each.
 """
 import argparse
 import glob
@@ -86,12 +86,24 @@ class Swarm:
         shutil.rmtree(self.sockets, ignore_errors=True)
 
 
-def each(text, count, what):
+def petals(venv, version):
+    """What a node must be told to run this release of petals."""
+    pinned, folder = f"petals=={version}\n", venv / "versions" / version
+    if version == "installed" or pinned in (HERE / "requirements.txt").read_text():
+        return {}
+    if not folder.is_dir():
+        sys.exit(f"interop: petals {version} is not among versions.txt")
+    return {"SWARM_PETALS": str(folder)}
+
+
+def each(text, count, what, *possible):
     values = text.split()
     if len(values) == 1:
         values *= count
     if len(values) != count:
         sys.exit(f"interop: {len(values)} values for {what}, but {count} servers; give one for all or one for each")
+    if possible and (strange := set(values) - set(possible)):
+        sys.exit(f"interop: {what} knows {' and '.join(possible)}, not {', '.join(strange)}")
     return values
 
 
@@ -102,6 +114,7 @@ def options():
     parser.add_argument("--ranges", default="0:2 2:4", help="blocks of each server")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     parser.add_argument("--throughput", default="1.0", help="what the servers claim")
+    parser.add_argument("--versions", default="installed", help="releases of petals: the one that is installed, or others of versions.txt")
     parser.add_argument("--listen", nargs="+", default=["/ip4/127.0.0.1/tcp/0"], metavar="ADDRESS", help="where everybody listens")
     parser.add_argument("--reach", default="direct", help="direct, or relayed: through the DHT peer alone")
     parser.add_argument("--p2pd", default="", help="flags for everybody's Go daemon, such as --p2pd=-noise=0")
@@ -116,19 +129,22 @@ def run(swarm, asked):
     blocks = json.loads((asked.model / "config.json").read_text())
     blocks = blocks.get("n_layer") or blocks["num_hidden_layers"]
     dtypes, throughputs = each(asked.dtype, len(ranges), "--dtype"), each(asked.throughput, len(ranges), "--throughput")
-    reaches = each(asked.reach, len(ranges), "--reach")
+    reaches, versions = each(asked.reach, len(ranges), "--reach", "direct", "relayed"), each(asked.versions, len(ranges), "--versions")
+    versions = [petals(swarm.python.parent.parent, version) for version in versions]
     begun = time.monotonic()
     peer, _ = swarm.start(
         "dht", "dht", asked.prefix, blocks, len(ranges), swarm.folder / "dht.id", *asked.listen, SWARM_P2PD=asked.p2pd
     )
     initial = swarm.answer("initial_peers")
     servers = {}
-    for nth, (span, dtype, throughput, reach) in enumerate(zip(ranges, dtypes, throughputs, reaches), 1):
+    for nth, (span, dtype, throughput, reach, version) in enumerate(zip(ranges, dtypes, throughputs, reaches, versions), 1):
         name = f"server{nth}"
         # Every other one has an identity file: hivemind makes RSA keys for files, and Ed25519 keys without.
         identity = ["--identity_path", swarm.folder / f"{name}.id"] if nth % 2 else []
         relayed = reach == "relayed"
-        around = {"SWARM_P2PD": asked.p2pd + " -relayDiscovery=0", "SWARM_RELAY": initial[0]} if relayed else {"SWARM_P2PD": asked.p2pd}
+        around = {"SWARM_P2PD": asked.p2pd, **version}
+        if relayed:
+            around.update(SWARM_P2PD=asked.p2pd + " -relayDiscovery=0", SWARM_RELAY=initial[0])
         node, log = swarm.start(
             name, "server", asked.model.resolve(), "--dht_prefix", asked.prefix, "--block_indices", span, "--public_name", name,
             "--device", "cpu", "--torch_dtype", dtype, "--throughput", throughput, "--num_handlers", 1, "--attn_cache_tokens", 8192,
