@@ -3,7 +3,7 @@
 
 Once every server is ONLINE in the DHT, prints one line of JSON: initial peers, and of each server its blocks, peer id, pid and log. Stays
 until its standard input closes, then ends its processes. Each server leads a process group of its own: `kill -9 -PID` is a machine that
-goes away, `kill -STOP -PID` one that freezes. --dtype and --throughput take one value for all servers, or one for each.
+goes away, `kill -STOP -PID` one that freezes. --dtype, --throughput, --reach, --versions: one value for all servers, or one for each.
 """
 import argparse
 import glob
@@ -36,13 +36,14 @@ class Swarm:
         self.nodes, self.said = [], queue.SimpleQueue()
         self.sockets = tempfile.mkdtemp(prefix="corolla-p2p-")  # of its own, since the names of sockets must be short
 
-    def start(self, name, *arguments):
+    def start(self, name, *arguments, **environment):
         """One node; what it prints goes to its log, a DHT peer's answers to `said`."""
         log = self.folder / f"{name}.log"
         talks = arguments[0] == "dht"
         settings = {
             "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",  # AMX kernels end in an illegal instruction on some virtual machines
             "OMP_NUM_THREADS": "1", "PETALS_CACHE": str(self.folder / "cache"), "PYTHONUNBUFFERED": "1", "SWARM_SOCKETS": self.sockets,
+            **environment,
         }
         with open(log, "wb") as out:
             node = subprocess.Popen(
@@ -85,12 +86,24 @@ class Swarm:
         shutil.rmtree(self.sockets, ignore_errors=True)
 
 
-def each(text, count, what):
+def petals(venv, version):
+    """What a node must be told to run this release of petals."""
+    pinned, folder = f"petals=={version}\n", venv / "versions" / version
+    if version == "installed" or pinned in (HERE / "requirements.txt").read_text():
+        return {}
+    if not folder.is_dir():
+        sys.exit(f"interop: petals {version} is not among versions.txt")
+    return {"SWARM_PETALS": str(folder)}
+
+
+def each(text, count, what, *possible):
     values = text.split()
     if len(values) == 1:
         values *= count
     if len(values) != count:
         sys.exit(f"interop: {len(values)} values for {what}, but {count} servers; give one for all or one for each")
+    if possible and (strange := set(values) - set(possible)):
+        sys.exit(f"interop: {what} knows {' and '.join(possible)}, not {', '.join(strange)}")
     return values
 
 
@@ -101,6 +114,10 @@ def options():
     parser.add_argument("--ranges", default="0:2 2:4", help="blocks of each server")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     parser.add_argument("--throughput", default="1.0", help="what the servers claim")
+    parser.add_argument("--versions", default="installed", help="releases of petals: the one that is installed, or others of versions.txt")
+    parser.add_argument("--listen", nargs="+", default=["/ip4/127.0.0.1/tcp/0"], metavar="ADDRESS", help="where everybody listens")
+    parser.add_argument("--reach", default="direct", help="direct, or relayed: through the DHT peer alone")
+    parser.add_argument("--p2pd", default="", help="flags for everybody's Go daemon, such as --p2pd=-noise=0")
     parser.add_argument("--update-period", type=float, default=15, help="seconds between announcements; a dead server is forgotten after two")
     parser.add_argument("--timeout", type=float, default=180, help="seconds until everybody must be ONLINE")
     parser.add_argument("--logs", type=pathlib.Path, help="folder for logs (default: one that is removed at the end)")
@@ -112,21 +129,29 @@ def run(swarm, asked):
     blocks = json.loads((asked.model / "config.json").read_text())
     blocks = blocks.get("n_layer") or blocks["num_hidden_layers"]
     dtypes, throughputs = each(asked.dtype, len(ranges), "--dtype"), each(asked.throughput, len(ranges), "--throughput")
+    reaches, versions = each(asked.reach, len(ranges), "--reach", "direct", "relayed"), each(asked.versions, len(ranges), "--versions")
+    versions = [petals(swarm.python.parent.parent, version) for version in versions]
     begun = time.monotonic()
-    peer, _ = swarm.start("dht", "dht", asked.prefix, blocks, len(ranges), swarm.folder / "dht.id")
+    peer, _ = swarm.start(
+        "dht", "dht", asked.prefix, blocks, len(ranges), swarm.folder / "dht.id", *asked.listen, SWARM_P2PD=asked.p2pd
+    )
     initial = swarm.answer("initial_peers")
     servers = {}
-    for nth, (span, dtype, throughput) in enumerate(zip(ranges, dtypes, throughputs), 1):
+    for nth, (span, dtype, throughput, reach, version) in enumerate(zip(ranges, dtypes, throughputs, reaches, versions), 1):
         name = f"server{nth}"
         # Every other one has an identity file: hivemind makes RSA keys for files, and Ed25519 keys without.
         identity = ["--identity_path", swarm.folder / f"{name}.id"] if nth % 2 else []
+        relayed = reach == "relayed"
+        around = {"SWARM_P2PD": asked.p2pd, **version}
+        if relayed:
+            around.update(SWARM_P2PD=asked.p2pd + " -relayDiscovery=0", SWARM_RELAY=initial[0])
         node, log = swarm.start(
             name, "server", asked.model.resolve(), "--dht_prefix", asked.prefix, "--block_indices", span, "--public_name", name,
             "--device", "cpu", "--torch_dtype", dtype, "--throughput", throughput, "--num_handlers", 1, "--attn_cache_tokens", 8192,
-            "--host_maddrs", "/ip4/127.0.0.1/tcp/0", "--initial_peers", *initial, "--no_auto_relay", "--skip_reachability_check",
-            "--update_period", asked.update_period, *identity,
+            "--host_maddrs", *asked.listen, "--initial_peers", *initial, "--skip_reachability_check",
+            "--update_period", asked.update_period, *identity, *([] if relayed else ["--no_auto_relay"]), **around,
         )
-        servers[name] = {"name": name, "pid": node.pid, "log": str(log), "dtype": dtype}
+        servers[name] = {"name": name, "pid": node.pid, "log": str(log), "dtype": dtype, "reach": reach}
     for online in swarm.answer("online"):
         servers[online["name"]].update(online)
     return {

@@ -14,15 +14,15 @@ from reference import Failure, start
 PATIENCE = 120  # seconds; nothing here takes longer
 
 
-def environment():
+def environment(log=None):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COROLLA_")}
-    return {**kept, "COROLLA_LOG": os.environ.get("COROLLA_LOG", "info")}
+    return {**kept, "COROLLA_LOG": log or os.environ.get("COROLLA_LOG", "info")}
 
 
 class Corolla:
     """The binary with a configuration that leads it to one swarm."""
 
-    def __init__(self, binary, swarm, request_timeout="60s"):
+    def __init__(self, binary, swarm, request_timeout="60s", initial_peers=None):
         self.binary, self.folder, self.model = binary, swarm.logs, swarm.model
         self.config = self.folder / "corolla.toml"
         quoted = json.dumps  # JSON strings are TOML strings
@@ -34,7 +34,7 @@ class Corolla:
             'blocks = "swarm"\n'
             "threads = 1\n"
             "[models.swarm]\n"
-            f"initial_peers = {quoted(swarm.facts['initial_peers'])}\n"
+            f"initial_peers = {quoted(initial_peers or swarm.facts['initial_peers'])}\n"
             f"dht_prefix = {quoted(swarm.facts['dht_prefix'])}\n"
             f"request_timeout = {quoted(request_timeout)}\n"
         )
@@ -78,20 +78,20 @@ class Corolla:
             finally:
                 process.kill()
 
-    def serve(self):
-        return Server(self)
+    def serve(self, **settings):
+        return Server(self, **settings)
 
 
 class Server:
     """A running `corolla serve`; ends with the `with` block."""
 
-    def __init__(self, corolla):
-        self.corolla, self.log = corolla, corolla.folder / "serve.log"
+    def __init__(self, corolla, log=None):
+        self.corolla, self.log, self.environment = corolla, corolla.folder / "serve.log", environment(log)
 
     def __enter__(self):
         with open(self.log, "w") as out:
             command = self.corolla.command("serve", "--listen", "127.0.0.1:0")
-            self.process = start(command, env=environment(), stdout=out, stderr=out)
+            self.process = start(command, env=self.environment, stdout=out, stderr=out)
         try:
             self.base = self.until("it listens", lambda: re.search(r"listening on (http://\S+)", plain(self.log.read_text()))).group(1)
             self.until("it is ready", lambda: self.get("/health/ready")[0] == 200)

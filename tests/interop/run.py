@@ -18,10 +18,14 @@ import time
 import corolla
 import faults
 import reference
+import transport
 from reference import Client, Failure, Swarm
 
 LAYOUTS = {"1 server": "0:4", "2 servers": "0:2 2:4", "4 servers": "0:1 0:2 1:3 3:4"}
 TWICE = "0:2 2:4 0:2 2:4"
+THREE = "0:1 1:3 3:4"
+RELEASES = ["2.2.0.post1", "2.2.0", "2.1.0"]
+MIXED = ["2.1.0 bfloat16", "2.2.0.post1 float32", "2.2.0 bfloat16"]
 NEW_TOKENS = 64
 
 
@@ -47,7 +51,7 @@ class Table:
             word, detail = "FAILED", f"{type(fault).__name__}: {fault}"
         with self.lock:
             self.passed, self.failed = self.passed + (word == "ok"), self.failed + (word != "ok")
-            print(f"{model:<11} {what:<42} {word:<6} {time.monotonic() - begun:6.1f} s  {detail}", flush=True)
+            print(f"{model:<11} {what:<46} {word:<6} {time.monotonic() - begun:6.1f} s  {detail}", flush=True)
 
 
 def first_difference(found, wanted):
@@ -165,6 +169,14 @@ def status(house, swarm):
             raise Failure(f"{where} does not name {', '.join(missing)}")
 
 
+def versions(house, swarm, wanted):
+    """`corolla swarm status` tells which release each server is."""
+    (report,) = house.json("swarm", "status", "--json")
+    found = {server["name"]: server["version"] for server in report["servers"]}
+    if found != dict(zip(swarm.servers, wanted)):
+        raise Failure(f"shown: {found}, not {', '.join(wanted)} in turn")
+
+
 class Run:
     """All checks of one model, one swarm after the other."""
 
@@ -215,6 +227,17 @@ class Run:
             self.on("twice", TWICE, story)
             story = {"killed, frozen, killed: in mid-reply": lambda swarm: faults.stream(model, self.house(swarm, request_timeout="5s"), swarm)}
             self.on("twice again", TWICE, story)
+            checks = {
+                f"ids, petals {', '.join(RELEASES)}": lambda swarm: exact(model, self.house(swarm)),
+                "status tells the releases": lambda swarm: versions(self.house(swarm), swarm, RELEASES),
+            }
+            self.on("releases", THREE, checks, "--versions", " ".join(RELEASES))
+            releases, dtypes = zip(*(server.split() for server in MIXED))
+            checks = {"ids within tolerance, mixed releases and types": check}
+            self.on("mixed", THREE, checks, "--versions", " ".join(releases), "--dtype", " ".join(dtypes))
+            if model["name"] == "tiny-bloom":  # the model makes no difference to the way there
+                for label, flags, checks in transport.swarms(model, self.house, exact):
+                    self.on(label, "0:2 2:4", checks, *flags)
         dtype = {"tiny-bloom": "bfloat16", "tiny-llama": "float32 bfloat16"}[model["name"]]
         self.on("bf16", "0:2 2:4", {f"ids within tolerance, {dtype}": check}, "--dtype", dtype)
 

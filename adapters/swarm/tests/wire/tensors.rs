@@ -97,7 +97,7 @@ fn what_no_server_reads_is_not_written() {
 
 #[test]
 fn blockwise_scales_every_4096_elements() {
-    // no vector exists: the library that writes this codec does not load here, so this follows the layout of §5.2
+    // lengths that bitsandbytes does not write; what it does write is in `blockwise`
     let mut buffer = [2i64, 3].map(i64::to_le_bytes).concat();
     buffer.extend(singles(&[2.0, 10.0]));
     buffer.extend(singles(&[-1.0, 0.0, 0.5]));
