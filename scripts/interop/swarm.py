@@ -101,6 +101,7 @@ def options():
     parser.add_argument("--ranges", default="0:2 2:4", help="blocks of each server")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     parser.add_argument("--throughput", default="1.0", help="what the servers claim")
+    parser.add_argument("--cache-tokens", type=int, default=8192, help="positions that a server's cache holds")
     parser.add_argument("--update-period", type=float, default=15, help="seconds between announcements; a dead server is forgotten after two")
     parser.add_argument("--timeout", type=float, default=180, help="seconds until everybody must be ONLINE")
     parser.add_argument("--logs", type=pathlib.Path, help="folder for logs (default: one that is removed at the end)")
@@ -122,7 +123,7 @@ def run(swarm, asked):
         identity = ["--identity_path", swarm.folder / f"{name}.id"] if nth % 2 else []
         node, log = swarm.start(
             name, "server", asked.model.resolve(), "--dht_prefix", asked.prefix, "--block_indices", span, "--public_name", name,
-            "--device", "cpu", "--torch_dtype", dtype, "--throughput", throughput, "--num_handlers", 1, "--attn_cache_tokens", 8192,
+            "--device", "cpu", "--torch_dtype", dtype, "--throughput", throughput, "--num_handlers", 1, "--attn_cache_tokens", asked.cache_tokens,
             "--host_maddrs", "/ip4/127.0.0.1/tcp/0", "--initial_peers", *initial, "--no_auto_relay", "--skip_reachability_check",
             "--update_period", asked.update_period, *identity,
         )
@@ -131,7 +132,7 @@ def run(swarm, asked):
         servers[online["name"]].update(online)
     return {
         "initial_peers": initial, "dht_prefix": asked.prefix, "seconds": round(time.monotonic() - begun, 1), "dht": {"pid": peer.pid},
-        "servers": list(servers.values()),
+        "sockets": swarm.sockets, "servers": list(servers.values()),
     }
 
 

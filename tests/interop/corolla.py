@@ -20,9 +20,9 @@ def environment():
 
 
 class Corolla:
-    """The binary with a configuration that leads it to one swarm."""
+    """The binary with a configuration that leads it to one swarm; `tables` are TOML, for other settings."""
 
-    def __init__(self, binary, swarm, request_timeout="60s"):
+    def __init__(self, binary, swarm, request_timeout="60s", tables=""):
         self.binary, self.folder, self.model = binary, swarm.logs, swarm.model
         self.config = self.folder / "corolla.toml"
         quoted = json.dumps  # JSON strings are TOML strings
@@ -36,7 +36,7 @@ class Corolla:
             "[models.swarm]\n"
             f"initial_peers = {quoted(swarm.facts['initial_peers'])}\n"
             f"dht_prefix = {quoted(swarm.facts['dht_prefix'])}\n"
-            f"request_timeout = {quoted(request_timeout)}\n"
+            f"request_timeout = {quoted(request_timeout)}\n{tables}"
         )
 
     def command(self, *arguments):

@@ -114,14 +114,14 @@ class Swarm:
             time.sleep(0.05)
 
 
-class Client:
-    """The stock Python client; answers one request after the other."""
+class Python:
+    """A script of scripts/interop that answers one request after the other."""
 
-    def __init__(self, venv, swarm):
-        command = [venv / "bin/python", "-W", "ignore", HERE / "client.py", swarm.model["folder"], swarm.model["dht_prefix"]]
-        with open(swarm.logs / "client.log", "w") as log:
-            command.append(swarm.facts["initial_peers"][0])
-            environment = {**os.environ, "SWARM_SOCKETS": str(swarm.logs)}
+    def __init__(self, venv, swarm, script, *arguments):
+        self.script, self.log = script, swarm.logs / f"{script.removesuffix('.py')}.log"
+        command = [venv / "bin/python", "-W", "ignore", HERE / script, *arguments, swarm.facts["initial_peers"][0]]
+        environment = {**os.environ, "SWARM_SOCKETS": swarm.facts["sockets"]}
+        with open(self.log, "w") as log:
             self.process = start(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
 
     def __enter__(self):
@@ -140,5 +140,25 @@ class Client:
         ready, _, _ = select.select([self.process.stdout], [], [], STARTING)
         line = self.process.stdout.readline() if ready else ""
         if not line:
-            raise Failure("the Python client did not answer; see client.log")
+            raise Failure(f"{self.script} did not answer; see {self.log}")
         return json.loads(line)
+
+
+class Client(Python):
+    """The stock Python client."""
+
+    def __init__(self, venv, swarm):
+        super().__init__(venv, swarm, "client.py", swarm.model["folder"], swarm.model["dht_prefix"])
+
+
+class Info(Python):
+    """Asks servers how they are at this moment; what they announce in the DHT is older."""
+
+    def __init__(self, venv, swarm):
+        super().__init__(venv, swarm, "info.py")
+        self.peers = {server["peer"]: name for name, server in swarm.servers.items()}
+
+    def free(self):
+        """Cache tokens that each server could give away."""
+        answer = self.ask(peers=list(self.peers))
+        return {self.peers[peer]: tokens for peer, tokens in answer["free"].items()}
