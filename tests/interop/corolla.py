@@ -14,6 +14,9 @@ from reference import Failure, start
 PATIENCE = 120  # seconds; nothing here takes longer
 
 
+OWN_SESSION = {"start_new_session": True}  # as the servers: the kernel shares the processors out among sessions
+
+
 def environment():
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COROLLA_")}
     return {**kept, "COROLLA_LOG": os.environ.get("COROLLA_LOG", "info")}
@@ -43,7 +46,7 @@ class Corolla:
         return [self.binary, *map(str, arguments), "--config", self.config]
 
     def run(self, *arguments):
-        process = start(self.command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = start(self.command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **OWN_SESSION)
         try:
             out, errors = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
@@ -65,7 +68,8 @@ class Corolla:
         """The text of a reply as it grows, by `corolla generate` without --json."""
         log = self.folder / "generate.log"
         command = self.command("generate", "--ignore-eos", "--max-new-tokens", count, "--prompt", prompt)
-        with open(log, "w") as errors, start(command, env=environment(), stdout=subprocess.PIPE, stderr=errors) as process:
+        out = {"env": environment(), "stdout": subprocess.PIPE, **OWN_SESSION}
+        with open(log, "w") as errors, start(command, stderr=errors, **out) as process:
             try:
                 text, begun = b"", time.monotonic()
                 while piece := os.read(process.stdout.fileno(), 4096):
@@ -91,7 +95,7 @@ class Server:
     def __enter__(self):
         with open(self.log, "w") as out:
             command = self.corolla.command("serve", "--listen", "127.0.0.1:0")
-            self.process = start(command, env=environment(), stdout=out, stderr=out)
+            self.process = start(command, env=environment(), stdout=out, stderr=out, **OWN_SESSION)
         try:
             self.base = self.until("it listens", lambda: re.search(r"listening on (http://\S+)", plain(self.log.read_text()))).group(1)
             self.until("it is ready", lambda: self.get("/health/ready")[0] == 200)
