@@ -22,6 +22,7 @@ from reference import Client, Failure, Swarm
 
 LAYOUTS = {"1 server": "0:4", "2 servers": "0:2 2:4", "4 servers": "0:1 0:2 1:3 3:4"}
 TWICE = "0:2 2:4 0:2 2:4"
+THRICE = "0:2 2:4 0:2 2:4 0:2 2:4"
 NEW_TOKENS = 64
 
 
@@ -47,7 +48,7 @@ class Table:
             word, detail = "FAILED", f"{type(fault).__name__}: {fault}"
         with self.lock:
             self.passed, self.failed = self.passed + (word == "ok"), self.failed + (word != "ok")
-            print(f"{model:<11} {what:<42} {word:<6} {time.monotonic() - begun:6.1f} s  {detail}", flush=True)
+            print(f"{model:<11} {what:<45} {word:<6} {time.monotonic() - begun:6.1f} s  {detail}", flush=True)
 
 
 def first_difference(found, wanted):
@@ -201,6 +202,12 @@ class Run:
             self.on("twice", TWICE, story)
             story = {"killed, frozen, killed: in mid-reply": lambda swarm: faults.stream(model, self.house(swarm, request_timeout="5s"), swarm)}
             self.on("twice again", TWICE, story)
+            story = {
+                "killed, kept frozen, killed: one call a token": lambda swarm: faults.steps(
+                    model, self.house(swarm, request_timeout="5s"), swarm, hosts=3
+                ),
+            }
+            self.on("thrice", THRICE, story)
         dtype = {"tiny-bloom": "bfloat16", "tiny-llama": "float32 bfloat16"}[model["name"]]
         self.on("bf16", "0:2 2:4", {f"ids within tolerance, {dtype}": check}, "--dtype", dtype)
 
