@@ -116,6 +116,9 @@ def main():
                     print(f"{servers:>7}  {what:<6} {speeds}", flush=True)
     except reference.Failure as failure:
         sys.exit(f"bench: {failure} (logs: {logs})")
+    except SystemExit:
+        shutil.rmtree(logs, ignore_errors=True)
+        raise
     shutil.rmtree(logs, ignore_errors=True)
     if asked.json:
         print(json.dumps({"load_before": round(load, 2), "tokens": TOKENS, "rows": rows}))

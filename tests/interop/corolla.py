@@ -3,18 +3,16 @@ import http.client
 import json
 import os
 import re
+import socket
 import subprocess
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
-from reference import Failure, start
+from reference import Failure, end, start
 
 PATIENCE = 120  # seconds; nothing here takes longer
-
-
-OWN_SESSION = {"start_new_session": True}  # as the servers: the kernel shares the processors out among sessions
 
 
 def environment():
@@ -46,12 +44,14 @@ class Corolla:
         return [self.binary, *map(str, arguments), "--config", self.config]
 
     def run(self, *arguments):
-        process = start(self.command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **OWN_SESSION)
+        process = start(self.command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             out, errors = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             raise Failure(f"`corolla {arguments[0]}` is not done after {PATIENCE} s: {last_words(process.communicate()[1])}") from None
+        finally:
+            end(process)
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
     def json(self, *arguments):
@@ -65,22 +65,29 @@ class Corolla:
         return self.json("generate", "--json", "--ignore-eos", "--max-new-tokens", count, "--prompt", prompt)
 
     def stream(self, prompt, count):
-        """The text of a reply as it grows, by `corolla generate` without --json."""
+        """The text of a reply as it grows, by `corolla generate` without --json. Corolla waits for who reads: with the kernel's smallest
+        buffer it is a few tokens ahead at most, however slow this process is."""
         log = self.folder / "generate.log"
         command = self.command("generate", "--ignore-eos", "--max-new-tokens", count, "--prompt", prompt)
-        out = {"env": environment(), "stdout": subprocess.PIPE, **OWN_SESSION}
-        with open(log, "w") as errors, start(command, stderr=errors, **out) as process:
+        here, there = socket.socketpair()
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        here.settimeout(PATIENCE)
+        with here, open(log, "w") as errors:
+            with there:
+                process = start(command, env=environment(), stdout=there, stderr=errors)
             try:
                 text, begun = b"", time.monotonic()
-                while piece := os.read(process.stdout.fileno(), 4096):
+                while piece := here.recv(16):
                     text += piece
                     yield text.decode(errors="replace")
                     if time.monotonic() - begun > PATIENCE:
                         raise Failure(f"the reply is not complete after {PATIENCE} s")
                 if process.wait(PATIENCE):
                     raise Failure(f"`corolla generate` ended with code {process.returncode}: {last_words(log.read_text())}")
+            except TimeoutError:
+                raise Failure(f"the reply stands still for {PATIENCE} s") from None
             finally:
-                process.kill()
+                end(process)
 
     def serve(self):
         return Server(self)
@@ -95,7 +102,7 @@ class Server:
     def __enter__(self):
         with open(self.log, "w") as out:
             command = self.corolla.command("serve", "--listen", "127.0.0.1:0")
-            self.process = start(command, env=environment(), stdout=out, stderr=out, **OWN_SESSION)
+            self.process = start(command, env=environment(), stdout=out, stderr=out)
         try:
             self.base = self.until("it listens", lambda: re.search(r"listening on (http://\S+)", plain(self.log.read_text()))).group(1)
             self.until("it is ready", lambda: self.get("/health/ready")[0] == 200)
@@ -109,8 +116,8 @@ class Server:
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            pass
+        end(self.process)
 
     def until(self, what, so, seconds=60):
         deadline = time.monotonic() + seconds

@@ -234,12 +234,18 @@ def main():
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(130))
     runs = []
-    for name in asked.models:
-        models[name]["cases"] = models[name]["cases"][: asked.prompts]
-        runs.append(threading.Thread(target=Run(models[name], asked, venv, logs, table).all, daemon=True))
-        runs[-1].start()
-    for run in runs:
-        run.join()
+    try:
+        for name in asked.models:
+            models[name]["cases"] = models[name]["cases"][: asked.prompts]
+            runs.append(threading.Thread(target=Run(models[name], asked, venv, logs, table).all, daemon=True))
+            runs[-1].start()
+        for run in runs:
+            run.join()
+    except SystemExit:
+        table.lock.acquire()  # no more results
+        reference.end_all()
+        shutil.rmtree(logs, ignore_errors=True)
+        raise
     if table.failed:
         print(f"logs: {logs}")
     else:

@@ -269,6 +269,9 @@ def main():
             soak(model, asked, venv, swarm, problems)
     except Failure as failure:
         problems.append(str(failure))
+    except SystemExit:
+        shutil.rmtree(logs, ignore_errors=True)
+        raise
     for problem in problems:
         print(f"FAILED: {problem}")
     if problems:
