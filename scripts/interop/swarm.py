@@ -20,6 +20,7 @@ import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
+TOO_SLOW = "none of the initial_peers responded to a ping"  # hivemind waits three seconds, in which a busy machine may not come to it
 
 
 def environment():
@@ -33,8 +34,8 @@ def environment():
 class Swarm:
     def __init__(self, python, folder, deadline):
         self.python, self.folder, self.deadline = python, folder, deadline
-        self.nodes, self.said = [], queue.SimpleQueue()
-        self.sockets = tempfile.mkdtemp(prefix="corolla-p2p-")  # of its own, since the names of sockets must be short
+        self.nodes, self.said = {}, queue.SimpleQueue()
+        self.sockets = tempfile.mkdtemp(prefix="corolla-p2p-")  # and other short-lived files; the names of sockets must be short
 
     def start(self, name, *arguments, **environment):
         """One node; what it prints goes to its log, a DHT peer's answers to `said`."""
@@ -43,17 +44,16 @@ class Swarm:
         settings = {
             "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",  # AMX kernels end in an illegal instruction on some virtual machines
             "OMP_NUM_THREADS": "1", "PETALS_CACHE": str(self.folder / "cache"), "PYTHONUNBUFFERED": "1", "SWARM_SOCKETS": self.sockets,
-            **environment,
+            "TMPDIR": self.sockets, **environment,
         }
         with open(log, "wb") as out:
             node = subprocess.Popen(
                 [self.python, "-W", "ignore", HERE / "node.py", *map(str, arguments)], env={**os.environ, **settings},
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE if talks else out, stderr=out, start_new_session=True,
             )
-        self.nodes.append((name, node, log))
+        self.nodes[name] = node, log, (arguments, environment)
         if talks:
             threading.Thread(target=lambda: [self.said.put(json.loads(line)) for line in node.stdout], daemon=True).start()
-        return node, log
 
     def answer(self, key):
         """The DHT peer's next answer, as long as everybody lives and there is time."""
@@ -62,28 +62,44 @@ class Swarm:
                 return self.said.get(timeout=0.2)[key]
             except queue.Empty:
                 pass
-            for name, node, log in self.nodes:
-                if node.poll() is not None:
+            for name, (node, log, (arguments, environment)) in list(self.nodes.items()):
+                if not ended(node):
+                    continue
+                self.bury(node)
+                if TOO_SLOW not in log.read_text(errors="replace"):
                     self.fail(f"{name} ended with code {node.returncode}", log)
+                print(f"interop: {name} got no answer from the DHT in time and begins again", file=sys.stderr)
+                self.start(name, *arguments, **environment)
             if time.monotonic() > self.deadline:
-                late = [log for name, _, log in self.nodes if " Started" not in log.read_text(errors="replace")]
-                self.fail(f"waited in vain until the swarm is {key}", (late or [self.nodes[0][2]])[-1])
+                logs = [log for _, log, _ in self.nodes.values()]
+                late = [log for log in logs if " Started" not in log.read_text(errors="replace")]
+                self.fail(f"waited in vain until the swarm is {key}", (late or logs)[-1])
 
     def fail(self, sentence, log):
         words = log.read_text(errors="replace").splitlines()[-12:]
         print(f"interop: {sentence}; the end of its log:", *words, sep="\n         ", file=sys.stderr)
         sys.exit(1)
 
-    def end(self):
-        for _, node, _ in self.nodes:
+    def bury(self, node):
+        """Ends a node and all its processes. Nobody else has its number before wait()."""
+        if node.returncode is None:
             try:
-                os.killpg(node.pid, signal.SIGKILL)  # nobody else has this number before wait()
+                os.killpg(node.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
             node.wait()
-            for left in glob.glob(f"/dev/shm/torch_{node.pid}_*"):
-                pathlib.Path(left).unlink(missing_ok=True)
+        for left in glob.glob(f"/dev/shm/torch_{node.pid}_*"):
+            pathlib.Path(left).unlink(missing_ok=True)
+
+    def end(self):
+        for node, _, _ in self.nodes.values():
+            self.bury(node)
         shutil.rmtree(self.sockets, ignore_errors=True)
+
+
+def ended(node):
+    """Whether a process has ended; its number is kept until somebody waits for it."""
+    return os.waitid(os.P_PID, node.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def petals(venv, version):
@@ -118,6 +134,7 @@ def options():
     parser.add_argument("--listen", nargs="+", default=["/ip4/127.0.0.1/tcp/0"], metavar="ADDRESS", help="where everybody listens")
     parser.add_argument("--reach", default="direct", help="direct, or relayed: through the DHT peer alone")
     parser.add_argument("--p2pd", default="", help="flags for everybody's Go daemon, such as --p2pd=-noise=0")
+    parser.add_argument("--cache-tokens", type=int, default=8192, help="positions that a server's cache holds")
     parser.add_argument("--update-period", type=float, default=15, help="seconds between announcements; a dead server is forgotten after two")
     parser.add_argument("--timeout", type=float, default=180, help="seconds until everybody must be ONLINE")
     parser.add_argument("--logs", type=pathlib.Path, help="folder for logs (default: one that is removed at the end)")
@@ -132,9 +149,7 @@ def run(swarm, asked):
     reaches, versions = each(asked.reach, len(ranges), "--reach", "direct", "relayed"), each(asked.versions, len(ranges), "--versions")
     versions = [petals(swarm.python.parent.parent, version) for version in versions]
     begun = time.monotonic()
-    peer, _ = swarm.start(
-        "dht", "dht", asked.prefix, blocks, len(ranges), swarm.folder / "dht.id", *asked.listen, SWARM_P2PD=asked.p2pd
-    )
+    swarm.start("dht", "dht", asked.prefix, blocks, len(ranges), swarm.folder / "dht.id", *asked.listen, SWARM_P2PD=asked.p2pd)
     initial = swarm.answer("initial_peers")
     servers = {}
     for nth, (span, dtype, throughput, reach, version) in enumerate(zip(ranges, dtypes, throughputs, reaches, versions), 1):
@@ -145,18 +160,19 @@ def run(swarm, asked):
         around = {"SWARM_P2PD": asked.p2pd, **version}
         if relayed:
             around.update(SWARM_P2PD=asked.p2pd + " -relayDiscovery=0", SWARM_RELAY=initial[0])
-        node, log = swarm.start(
+        swarm.start(
             name, "server", asked.model.resolve(), "--dht_prefix", asked.prefix, "--block_indices", span, "--public_name", name,
-            "--device", "cpu", "--torch_dtype", dtype, "--throughput", throughput, "--num_handlers", 1, "--attn_cache_tokens", 8192,
+            "--device", "cpu", "--torch_dtype", dtype, "--throughput", throughput, "--num_handlers", 1, "--attn_cache_tokens", asked.cache_tokens,
             "--host_maddrs", *asked.listen, "--initial_peers", *initial, "--skip_reachability_check",
             "--update_period", asked.update_period, *identity, *([] if relayed else ["--no_auto_relay"]), **around,
         )
-        servers[name] = {"name": name, "pid": node.pid, "log": str(log), "dtype": dtype, "reach": reach}
+        servers[name] = {"name": name, "dtype": dtype, "reach": reach}
     for online in swarm.answer("online"):
-        servers[online["name"]].update(online)
+        node, log, _ = swarm.nodes[online["name"]]
+        servers[online["name"]].update(online, pid=node.pid, log=str(log))
     return {
-        "initial_peers": initial, "dht_prefix": asked.prefix, "seconds": round(time.monotonic() - begun, 1), "dht": {"pid": peer.pid},
-        "servers": list(servers.values()),
+        "initial_peers": initial, "dht_prefix": asked.prefix, "seconds": round(time.monotonic() - begun, 1), "dht": {"pid": swarm.nodes["dht"][0].pid},
+        "sockets": swarm.sockets, "servers": list(servers.values()),
     }
 
 

@@ -3,13 +3,14 @@ import http.client
 import json
 import os
 import re
+import socket
 import subprocess
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
-from reference import Failure, start
+from reference import Failure, end, start
 
 PATIENCE = 120  # seconds; nothing here takes longer
 
@@ -20,9 +21,9 @@ def environment(log=None):
 
 
 class Corolla:
-    """The binary with a configuration that leads it to one swarm."""
+    """The binary with a configuration that leads it to one swarm; `tables` are TOML, for other settings."""
 
-    def __init__(self, binary, swarm, request_timeout="60s", initial_peers=None):
+    def __init__(self, binary, swarm, request_timeout="60s", initial_peers=None, tables=""):
         self.binary, self.folder, self.model = binary, swarm.logs, swarm.model
         self.config = self.folder / "corolla.toml"
         quoted = json.dumps  # JSON strings are TOML strings
@@ -36,7 +37,7 @@ class Corolla:
             "[models.swarm]\n"
             f"initial_peers = {quoted(initial_peers or swarm.facts['initial_peers'])}\n"
             f"dht_prefix = {quoted(swarm.facts['dht_prefix'])}\n"
-            f"request_timeout = {quoted(request_timeout)}\n"
+            f"request_timeout = {quoted(request_timeout)}\n{tables}"
         )
 
     def command(self, *arguments):
@@ -49,6 +50,8 @@ class Corolla:
         except subprocess.TimeoutExpired:
             process.kill()
             raise Failure(f"`corolla {arguments[0]}` is not done after {PATIENCE} s: {last_words(process.communicate()[1])}") from None
+        finally:
+            end(process)
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
     def json(self, *arguments):
@@ -62,21 +65,29 @@ class Corolla:
         return self.json("generate", "--json", "--ignore-eos", "--max-new-tokens", count, "--prompt", prompt)
 
     def stream(self, prompt, count):
-        """The text of a reply as it grows, by `corolla generate` without --json."""
+        """The text of a reply as it grows, by `corolla generate` without --json. Corolla waits for who reads: with the kernel's smallest
+        buffer it is a few tokens ahead at most, however slow this process is."""
         log = self.folder / "generate.log"
         command = self.command("generate", "--ignore-eos", "--max-new-tokens", count, "--prompt", prompt)
-        with open(log, "w") as errors, start(command, env=environment(), stdout=subprocess.PIPE, stderr=errors) as process:
+        here, there = socket.socketpair()
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        here.settimeout(PATIENCE)
+        with here, open(log, "w") as errors:
+            with there:
+                process = start(command, env=environment(), stdout=there, stderr=errors)
             try:
                 text, begun = b"", time.monotonic()
-                while piece := os.read(process.stdout.fileno(), 4096):
+                while piece := here.recv(16):
                     text += piece
                     yield text.decode(errors="replace")
                     if time.monotonic() - begun > PATIENCE:
                         raise Failure(f"the reply is not complete after {PATIENCE} s")
                 if process.wait(PATIENCE):
                     raise Failure(f"`corolla generate` ended with code {process.returncode}: {last_words(log.read_text())}")
+            except TimeoutError:
+                raise Failure(f"the reply stands still for {PATIENCE} s") from None
             finally:
-                process.kill()
+                end(process)
 
     def serve(self, **settings):
         return Server(self, **settings)
@@ -105,8 +116,8 @@ class Server:
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            pass
+        end(self.process)
 
     def until(self, what, so, seconds=60):
         deadline = time.monotonic() + seconds

@@ -26,6 +26,7 @@ TWICE = "0:2 2:4 0:2 2:4"
 THREE = "0:1 1:3 3:4"
 RELEASES = ["2.2.0.post1", "2.2.0", "2.1.0"]
 MIXED = ["2.1.0 bfloat16", "2.2.0.post1 float32", "2.2.0 bfloat16"]
+THRICE = "0:2 2:4 0:2 2:4 0:2 2:4"
 NEW_TOKENS = 64
 
 
@@ -238,6 +239,12 @@ class Run:
             if model["name"] == "tiny-bloom":  # the model makes no difference to the way there
                 for label, flags, checks in transport.swarms(model, self.house, exact):
                     self.on(label, "0:2 2:4", checks, *flags)
+            story = {
+                "killed, kept frozen, killed: one call a token": lambda swarm: faults.steps(
+                    model, self.house(swarm, request_timeout="5s"), swarm, hosts=3
+                ),
+            }
+            self.on("thrice", THRICE, story)
         dtype = {"tiny-bloom": "bfloat16", "tiny-llama": "float32 bfloat16"}[model["name"]]
         self.on("bf16", "0:2 2:4", {f"ids within tolerance, {dtype}": check}, "--dtype", dtype)
 
@@ -264,12 +271,18 @@ def main():
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(130))
     runs = []
-    for name in asked.models:
-        models[name]["cases"] = models[name]["cases"][: asked.prompts]
-        runs.append(threading.Thread(target=Run(models[name], asked, venv, logs, table).all, daemon=True))
-        runs[-1].start()
-    for run in runs:
-        run.join()
+    try:
+        for name in asked.models:
+            models[name]["cases"] = models[name]["cases"][: asked.prompts]
+            runs.append(threading.Thread(target=Run(models[name], asked, venv, logs, table).all, daemon=True))
+            runs[-1].start()
+        for run in runs:
+            run.join()
+    except SystemExit:
+        table.lock.acquire()  # no more results
+        reference.end_all()
+        shutil.rmtree(logs, ignore_errors=True)
+        raise
     if table.failed:
         print(f"logs: {logs}")
     else:
