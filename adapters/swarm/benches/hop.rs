@@ -111,7 +111,7 @@ async fn round(swarm: &PetalsSwarm, servers: &[Server], hops: usize, width: usiz
         let begun = Instant::now();
         let mut hidden = token.clone();
         for session in &mut chain {
-            hidden = session.step(StepInput { hidden }).await.unwrap();
+            hidden = session.step(StepInput::from(hidden)).await.unwrap();
         }
         if nth >= WARM_UP {
             measured.steps.push(begun.elapsed());
