@@ -3,7 +3,7 @@
 BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
-.PHONY: help run model test check tools unit browser interop spec bench pictures
+.PHONY: help run model test check tools unit browser interop soak spec bench bench-swarm bench-hop pictures
 
 help:            ## what there is to do
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -39,12 +39,25 @@ interop:         ## against a swarm of stock Python Petals servers on loopback (
 	cargo build --release --locked
 	python3 tests/interop/run.py $(BIN)
 
+soak:            ## fifty sessions at a time for ten minutes on such a swarm: right answers, no growth, every cache given back
+	sh scripts/interop/install.sh
+	cargo build --release --locked
+	python3 tests/interop/soak.py $(BIN)
+
 spec:            ## write openapi.yaml
 	cargo run --quiet --locked -- openapi > openapi.yaml.new && mv openapi.yaml.new openapi.yaml
 
 bench: model     ## prefill and decode speed of the small chat model on this machine
 	cargo build --release --locked
 	python3 scripts/bench.py $(BIN)
+
+bench-swarm:     ## speed on a swarm of this machine, beside the stock Python client
+	sh scripts/interop/install.sh
+	cargo build --release --locked
+	python3 scripts/interop/bench.py $(BIN)
+
+bench-hop:       ## what the client adds to a step of a server
+	cargo bench --locked -p corolla-swarm --bench hop
 
 pictures: tools model  ## take the README's screenshots anew
 	cargo build --release --locked

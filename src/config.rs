@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use corolla_domain::{model::ModelId, session::Limits};
+use corolla_domain::{model::ModelId, routing::Patience, session::Limits};
 pub(crate) use typed::{Backend, Blocks, Dtype, Overrides};
 
 /// The file that is read where none is named.
@@ -139,6 +139,7 @@ fn check(typed: typed::Typed) -> Result<Settings, String> {
         ("limits.queue", typed.limits.queue, 0, 1_000_000),
         ("limits.prefill_chunk", typed.limits.prefill_chunk, 1, 65_536),
         ("limits.max_body_bytes", typed.limits.max_body_bytes, 1024, 1 << 30),
+        ("limits.route_seconds", typed.limits.route_seconds, 0, 24 * 3600),
         ("limits.reply_seconds", typed.limits.reply_seconds, 1, 24 * 3600),
     ];
     for (key, value, low, high) in numbers {
@@ -160,6 +161,10 @@ fn check(typed: typed::Typed) -> Result<Settings, String> {
                 concurrent: typed.limits.concurrent,
                 queue: typed.limits.queue,
                 prefill_chunk: typed.limits.prefill_chunk,
+                patience: Patience {
+                    without_route: Duration::from_secs(typed.limits.route_seconds as u64),
+                    ..Patience::default()
+                },
             },
             store,
             max_body_bytes: typed.limits.max_body_bytes,

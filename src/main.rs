@@ -26,6 +26,8 @@ enum Command {
     Serve(commands::serve::Options),
     /// Write a continuation of a prompt to the standard output.
     Generate(Box<commands::generate::Options>),
+    /// Print how probable a model finds a text, token by token.
+    Score(commands::score::Options),
     /// Print the OpenAPI description of the HTTP API.
     Openapi,
     /// Look at a swarm.
@@ -60,6 +62,7 @@ async fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(options) => commands::serve::run(options).await,
         Command::Generate(options) => commands::generate::run(*options).await,
+        Command::Score(options) => commands::score::run(options).await,
         Command::Openapi => commands::print(&corolla_api::openapi_yaml()),
         Command::Swarm(options) => commands::swarm::run(options).await,
         Command::CheckConfig(options) => commands::check::run(&options),

@@ -47,7 +47,7 @@ export function closeSession(id) {
 }
 
 /**
- * Asks for the next message of a chat. Yields `{ text }` as it is written, then `{ finish, usage }`.
+ * Asks for the next message of a chat. Yields `{ text }` as it is written, then `{ finish, usage, route }`.
  * Ending the loop or aborting `signal` closes the connection, which stops the compute.
  */
 export async function* chat(request, signal) {
@@ -60,14 +60,16 @@ export async function* chat(request, signal) {
   if (!response.ok) throw await failure(response);
   let finish = null;
   let usage = null;
+  let route = null;
   for await (const data of events(response.body)) {
     if (data === "[DONE]") {
-      yield { finish, usage };
+      yield { finish, usage, route };
       return;
     }
     const piece = JSON.parse(data);
     if (piece.error) throw new ApiError(piece.error.code, piece.error.message);
     usage = piece.usage ?? usage;
+    route = piece.route ?? route;
     const choice = piece.choices?.[0];
     finish = choice?.finish_reason ?? finish;
     if (choice?.delta?.content) yield { text: choice.delta.content };

@@ -99,10 +99,18 @@ function painter(words) {
   return paint;
 }
 
+/** What to say of servers that were lost while the reply was written. */
+function replaced(route) {
+  const count = route?.failovers.length ?? 0;
+  if (!count) return "";
+  const pause = route.failovers.reduce((sum, failover) => sum + failover.pause_ms, 0) / 1000;
+  return `${count === 1 ? "a server was" : `${count} servers were`} replaced in ${pause.toFixed(1)} s`;
+}
+
 function finished(item, reply, speed) {
   const meta = document.createElement("p");
   meta.className = "meta";
-  meta.textContent = [reply.stopped ? "Stopped" : "", speed.summary(reply.usage)].filter(Boolean).join(" · ");
+  meta.textContent = [reply.stopped ? "Stopped" : "", speed.summary(reply.usage), replaced(reply.route)].filter(Boolean).join(" · ");
   if (reply.text) {
     if (meta.textContent) item.append(meta);
   } else {

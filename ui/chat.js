@@ -66,7 +66,7 @@ export class Chat {
 
   /**
    * Asks for the next message. `onText` gets all of its text each time there is more.
-   * Returns `{ text, finish, usage, stopped }`; what was written before a failure is on the error as `partial`.
+   * Returns `{ text, finish, usage, route, stopped }`; what was written before a failure is on the error as `partial`.
    */
   async reply(onText) {
     const abort = new AbortController();
@@ -91,7 +91,7 @@ export class Chat {
       }
       return { text, ...end, stopped: false };
     } catch (error) {
-      if (abort.signal.aborted) return { text, finish: null, usage: null, stopped: true };
+      if (abort.signal.aborted) return { text, finish: null, usage: null, route: null, stopped: true };
       error.partial = text;
       throw error;
     } finally {

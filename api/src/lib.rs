@@ -13,6 +13,7 @@ mod models;
 mod operation;
 mod page;
 mod reply;
+mod route;
 mod routes;
 mod server;
 mod settings;

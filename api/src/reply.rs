@@ -8,7 +8,7 @@ use corolla_domain::{
     session::{Reply, ReplyRequest, SessionService, Usage},
 };
 
-use crate::error::Fault;
+use crate::{error::Fault, route::ReplyRoute};
 
 /// A reply on its way. Dropping it stops the compute.
 pub(crate) struct Running {
@@ -43,6 +43,11 @@ impl Running {
     /// Counts so far.
     pub(crate) fn usage(&self) -> Usage {
         self.reply.usage()
+    }
+
+    /// How it travelled so far, where other machines took part.
+    pub(crate) fn route(&self) -> Option<ReplyRoute> {
+        ReplyRoute::of(self.reply.route())
     }
 
     /// Who answers.

@@ -22,6 +22,7 @@ use corolla_domain::{
         BlockSession, FaultKind, LocalModel, PortError, RemoteSwarm, SessionNeed, SessionRecord, SessionStore,
         StepInput, Timestamp, Tokenizer,
     },
+    routing::InProcessSwarm,
     session::{Ambient, Catalogue, Limits, ModelEntry, ModelState, SessionService},
 };
 use poem::{Endpoint, Response, test::TestClient};
@@ -47,11 +48,20 @@ impl Stage {
 
     /// With those limits, each step taking that long.
     pub(crate) fn with(limits: Limits, pace: Duration) -> Self {
+        Self::on(vec![InProcessSwarm::peer()], limits, pace)
+    }
+
+    /// Blocks at two other machines, of which the first dies at the third step.
+    pub(crate) fn mortal() -> Self {
+        Self::on(vec!["mortal".into(), "heir".into()], Limits::default(), Duration::ZERO)
+    }
+
+    fn on(peers: Vec<PeerId>, limits: Limits, pace: Duration) -> Self {
         let steps = Arc::new(AtomicUsize::new(0));
         let entry = ModelEntry {
             tokenizer: Arc::new(Bytes),
             local: Arc::new(Alphabet),
-            swarm: Arc::new(Echo { steps: steps.clone(), pace }),
+            swarm: Arc::new(Echo { peers, steps: steps.clone(), pace }),
         };
         let catalogue = Catalogue::new(vec![entry], MODEL.into()).unwrap();
         let (service, clock) = Self::service(catalogue, limits);
@@ -148,6 +158,7 @@ impl LocalModel for Alphabet {
 }
 
 struct Echo {
+    peers: Vec<PeerId>,
     steps: Arc<AtomicUsize>,
     pace: Duration,
 }
@@ -155,20 +166,27 @@ struct Echo {
 #[async_trait]
 impl RemoteSwarm for Echo {
     async fn map(&self, _: &ModelId) -> Result<Arc<SwarmMap>, PortError> {
-        let server = ServerInfo {
-            peer: PeerId("here".to_owned()),
+        let server = |(nth, peer): (usize, &PeerId)| ServerInfo {
+            peer: peer.clone(),
             blocks: BlockRange::first(2),
-            rps: 1000.0,
+            rps: 1000.0 - nth as f64,
             rtt: None,
+            next: Vec::new(),
+            pushes: false,
             free_tokens: None,
             facts: ServerFacts::default(),
         };
-        Ok(Arc::new(SwarmMap { servers: vec![server] }))
+        Ok(Arc::new(SwarmMap { servers: self.peers.iter().enumerate().map(server).collect() }))
     }
 
     async fn dial(&self, hop: Hop, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
         let (steps, pace) = (self.steps.clone(), self.pace);
-        Ok(Box::new(EchoSession { blocks: hop.blocks, room: need.max_length, position: 0, steps, pace }))
+        let life = if hop.peer == "mortal".into() { 2 } else { usize::MAX };
+        Ok(Box::new(EchoSession { blocks: hop.blocks, room: need.max_length, position: 0, steps, pace, life }))
+    }
+
+    async fn forward(&self, _: Hop, hidden: Hidden) -> Result<Hidden, PortError> {
+        Ok(hidden)
     }
 }
 
@@ -178,6 +196,8 @@ struct EchoSession {
     position: usize,
     steps: Arc<AtomicUsize>,
     pace: Duration,
+    /// Steps it does before its server is gone.
+    life: usize,
 }
 
 #[async_trait]
@@ -192,6 +212,7 @@ impl BlockSession for EchoSession {
 
     async fn step(&mut self, input: StepInput) -> Result<Hidden, PortError> {
         self.steps.fetch_add(1, SeqCst);
+        self.life = self.life.checked_sub(1).ok_or_else(|| PortError::new(FaultKind::Unavailable, "it is gone"))?;
         if !self.pace.is_zero() {
             tokio::time::sleep(self.pace).await;
         }

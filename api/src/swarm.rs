@@ -9,7 +9,7 @@ use corolla_domain::{
 };
 use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
 
-use crate::{fault::FaultBody, spec::Tag};
+use crate::{fault::FaultBody, route::RouteHop, spec::Tag};
 
 /// The swarms behind the models of this server.
 #[derive(Debug, Object)]
@@ -34,17 +34,6 @@ pub(crate) struct ModelSwarm {
     /// Why the swarm cannot be seen, where it cannot.
     #[oai(nullable)]
     fault: Option<String>,
-}
-
-/// One leg of a route.
-#[derive(Debug, Object)]
-pub(crate) struct RouteHop {
-    /// Id of the server.
-    peer: String,
-    /// First block.
-    start: u64,
-    /// Block after the last one.
-    end: u64,
 }
 
 /// One server of a swarm.
@@ -125,10 +114,7 @@ fn describe(spec: &ModelSpec, map: &SwarmMap, tokens: usize, fault: Option<Strin
         model: spec.id.to_string(),
         blocks: spec.blocks as u64,
         missing: map.missing(spec.all_blocks()).into_iter().map(|block| block as u64).collect(),
-        route: route
-            .into_iter()
-            .map(|hop| RouteHop { peer: hop.peer.0, start: hop.blocks.start() as u64, end: hop.blocks.end() as u64 })
-            .collect(),
+        route: route.into_iter().map(RouteHop::from).collect(),
         servers: map.servers.iter().map(server).collect(),
         fault,
     }

@@ -70,6 +70,13 @@ def noise(rough, model, ids, new):
     return [round(value, 4) for value in moved[0, len(ids) - 1 :].tolist()]
 
 
+def logprobs(model, ids):
+    """How probable each token of a prompt is after those before it."""
+    with torch.inference_mode():
+        rows = model(torch.tensor([ids])).logits[0, :-1].double().log_softmax(-1)
+    return [round(rows[at, token].item(), 5) for at, token in enumerate(ids[1:])]
+
+
 def pieces(tokenizer, ids, new):
     """The text that each new token adds."""
     texts = [tokenizer.decode(ids + new[:count], clean_up_tokenization_spaces=False) for count in range(len(new) + 1)]
@@ -82,7 +89,7 @@ def case(model, rough, tokenizer, prompt):
     new, margins = greedy(model, ids, NEW_TOKENS)
     return {
         "prompt": prompt, "prompt_ids": ids, "new_ids": new, "pieces": pieces(tokenizer, ids, new), "margins": margins,
-        "bf16_noise": noise(rough, model, ids, new),
+        "prompt_logprobs": logprobs(model, ids), "bf16_noise": noise(rough, model, ids, new),
     }
 
 

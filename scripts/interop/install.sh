@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes the Python environment of the reference swarm: petals, hivemind with its Go daemon, transformers. Instant where it is there already.
+# Makes the Python environment of the reference swarm: petals in some releases, hivemind with its Go daemon, transformers. Instant where it is
+# there already.
 # Prints the environment's folder. Needs CPython 3.11, gcc and readelf; 1 GB to fetch, 2.5 GB on disk.
 #   COROLLA_CACHE   where to keep it (default: $XDG_CACHE_HOME/corolla, else ~/.cache/corolla)
 set -eu
@@ -13,6 +14,7 @@ case $cache in
 esac
 venv=$cache/petals-reference
 stamp=$venv/.installed
+others=$venv/versions
 needed_kb=3600000 # the environment and pip's downloads side by side
 
 say() { printf '%s\n' "interop: $*" >&2; }
@@ -24,7 +26,9 @@ fail() {
     exit 1
 }
 
-is_there() { [ -x "$venv/bin/python" ] && cmp -s "$here/requirements.txt" "$stamp"; }
+is_there() {
+    [ -x "$venv/bin/python" ] && cmp -s "$here/requirements.txt" "$stamp" && cmp -s "$here/versions.txt" "$others/.installed"
+}
 
 done_with() {
     printf '%s\n' "$venv"
@@ -61,15 +65,29 @@ if [ ! -x "$venv/bin/python" ]; then
             "Free some space, or choose another disk: COROLLA_CACHE=/some/folder"
 fi
 begun=$(date +%s)
-say "installing the reference environment into $venv (1 GB to fetch, some minutes)"
-rm -f -- "$stamp"
-python3.11 -m venv "$venv" || fail "cannot make the environment $venv"
-"$venv/bin/python" -m pip install --no-deps --quiet --disable-pip-version-check --no-input --retries 3 --timeout 30 \
-    -r "$here/requirements.txt" >&2 9>&- ||
-    fail "pip could not install the pinned packages; its own words stand above" \
-        "Check the network (pip reads HTTPS_PROXY and PIP_INDEX_URL) and run this again; what is there already is kept."
-"$venv/bin/python" "$here/../golden/stub_cuda.py" "$venv" >/dev/null || fail "cannot build the stand-ins for the CUDA libraries"
-"$venv/bin/python" -W ignore "$here/node.py" versions >&2 9>&- || fail "the environment $venv does not import; remove it and run this again"
-cp -- "$here/requirements.txt" "$stamp"
+
+install() {
+    "$venv/bin/python" -m pip install --no-deps --quiet --disable-pip-version-check --no-input --retries 3 --timeout 30 "$@" >&2 9>&- ||
+        fail "pip could not install the pinned packages; its own words stand above" \
+            "Check the network (pip reads HTTPS_PROXY and PIP_INDEX_URL) and run this again; what is there already is kept."
+}
+
+if ! cmp -s "$here/requirements.txt" "$stamp"; then
+    say "installing the reference environment into $venv (1 GB to fetch, some minutes)"
+    rm -f -- "$stamp"
+    python3.11 -m venv "$venv" || fail "cannot make the environment $venv"
+    install -r "$here/requirements.txt"
+    "$venv/bin/python" "$here/../golden/stub_cuda.py" "$venv" >/dev/null || fail "cannot build the stand-ins for the CUDA libraries"
+    "$venv/bin/python" -W ignore "$here/node.py" versions >&2 9>&- ||
+        fail "the environment $venv does not import; remove it and run this again"
+    cp -- "$here/requirements.txt" "$stamp"
+fi
+rm -rf -- "$others"
+grep -v '^#' "$here/versions.txt" | while read -r pin; do
+    install --target "$others/${pin#*==}" "$pin" </dev/null
+    SWARM_PETALS=$others/${pin#*==} "$venv/bin/python" -W ignore "$here/node.py" versions </dev/null >&2 9>&- ||
+        fail "$pin does not import"
+done
+cp -- "$here/versions.txt" "$others/.installed"
 say "installed in $(($(date +%s) - begun)) s: $(du -sh -- "$venv" | cut -f1) in $venv"
 done_with

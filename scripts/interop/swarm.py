@@ -3,7 +3,7 @@
 
 Once every server is ONLINE in the DHT, prints one line of JSON: initial peers, and of each server its blocks, peer id, pid and log. Stays
 until its standard input closes, then ends its processes. Each server leads a process group of its own: `kill -9 -PID` is a machine that
-goes away, `kill -STOP -PID` one that freezes. --dtype and --throughput take one value for all servers, or one for each.
+goes away, `kill -STOP -PID` one that freezes. --dtype, --throughput, --reach, --versions: one value for all servers, or one for each.
 """
 import argparse
 import glob
@@ -20,6 +20,7 @@ import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
+TOO_SLOW = "none of the initial_peers responded to a ping"  # hivemind waits three seconds, in which a busy machine may not come to it
 
 
 def environment():
@@ -33,26 +34,26 @@ def environment():
 class Swarm:
     def __init__(self, python, folder, deadline):
         self.python, self.folder, self.deadline = python, folder, deadline
-        self.nodes, self.said = [], queue.SimpleQueue()
-        self.sockets = tempfile.mkdtemp(prefix="corolla-p2p-")  # of its own, since the names of sockets must be short
+        self.nodes, self.said = {}, queue.SimpleQueue()
+        self.sockets = tempfile.mkdtemp(prefix="corolla-p2p-")  # and other short-lived files; the names of sockets must be short
 
-    def start(self, name, *arguments):
+    def start(self, name, *arguments, **environment):
         """One node; what it prints goes to its log, a DHT peer's answers to `said`."""
         log = self.folder / f"{name}.log"
         talks = arguments[0] == "dht"
         settings = {
             "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",  # AMX kernels end in an illegal instruction on some virtual machines
             "OMP_NUM_THREADS": "1", "PETALS_CACHE": str(self.folder / "cache"), "PYTHONUNBUFFERED": "1", "SWARM_SOCKETS": self.sockets,
+            "TMPDIR": self.sockets, **environment,
         }
         with open(log, "wb") as out:
             node = subprocess.Popen(
                 [self.python, "-W", "ignore", HERE / "node.py", *map(str, arguments)], env={**os.environ, **settings},
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE if talks else out, stderr=out, start_new_session=True,
             )
-        self.nodes.append((name, node, log))
+        self.nodes[name] = node, log, (arguments, environment)
         if talks:
             threading.Thread(target=lambda: [self.said.put(json.loads(line)) for line in node.stdout], daemon=True).start()
-        return node, log
 
     def answer(self, key):
         """The DHT peer's next answer, as long as everybody lives and there is time."""
@@ -61,36 +62,64 @@ class Swarm:
                 return self.said.get(timeout=0.2)[key]
             except queue.Empty:
                 pass
-            for name, node, log in self.nodes:
-                if node.poll() is not None:
+            for name, (node, log, (arguments, environment)) in list(self.nodes.items()):
+                if not ended(node):
+                    continue
+                self.bury(node)
+                if TOO_SLOW not in log.read_text(errors="replace"):
                     self.fail(f"{name} ended with code {node.returncode}", log)
+                print(f"interop: {name} got no answer from the DHT in time and begins again", file=sys.stderr)
+                self.start(name, *arguments, **environment)
             if time.monotonic() > self.deadline:
-                late = [log for name, _, log in self.nodes if " Started" not in log.read_text(errors="replace")]
-                self.fail(f"waited in vain until the swarm is {key}", (late or [self.nodes[0][2]])[-1])
+                logs = [log for _, log, _ in self.nodes.values()]
+                late = [log for log in logs if " Started" not in log.read_text(errors="replace")]
+                self.fail(f"waited in vain until the swarm is {key}", (late or logs)[-1])
 
     def fail(self, sentence, log):
         words = log.read_text(errors="replace").splitlines()[-12:]
         print(f"interop: {sentence}; the end of its log:", *words, sep="\n         ", file=sys.stderr)
         sys.exit(1)
 
-    def end(self):
-        for _, node, _ in self.nodes:
+    def bury(self, node):
+        """Ends a node and all its processes. Nobody else has its number before wait()."""
+        if node.returncode is None:
             try:
-                os.killpg(node.pid, signal.SIGKILL)  # nobody else has this number before wait()
+                os.killpg(node.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
             node.wait()
-            for left in glob.glob(f"/dev/shm/torch_{node.pid}_*"):
-                pathlib.Path(left).unlink(missing_ok=True)
+        for left in glob.glob(f"/dev/shm/torch_{node.pid}_*"):
+            pathlib.Path(left).unlink(missing_ok=True)
+
+    def end(self):
+        for node, _, _ in self.nodes.values():
+            self.bury(node)
         shutil.rmtree(self.sockets, ignore_errors=True)
 
 
-def each(text, count, what):
+def ended(node):
+    """Whether a process has ended; its number is kept until somebody waits for it."""
+    return os.waitid(os.P_PID, node.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def petals(venv, version):
+    """What a node must be told to run this release of petals."""
+    pinned, folder = f"petals=={version}\n", venv / "versions" / version
+    if version == "installed" or pinned in (HERE / "requirements.txt").read_text():
+        return {}
+    if not folder.is_dir():
+        sys.exit(f"interop: petals {version} is not among versions.txt")
+    return {"SWARM_PETALS": str(folder)}
+
+
+def each(text, count, what, *possible):
     values = text.split()
     if len(values) == 1:
         values *= count
     if len(values) != count:
         sys.exit(f"interop: {len(values)} values for {what}, but {count} servers; give one for all or one for each")
+    if possible and (strange := set(values) - set(possible)):
+        sys.exit(f"interop: {what} knows {' and '.join(possible)}, not {', '.join(strange)}")
     return values
 
 
@@ -101,6 +130,11 @@ def options():
     parser.add_argument("--ranges", default="0:2 2:4", help="blocks of each server")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     parser.add_argument("--throughput", default="1.0", help="what the servers claim")
+    parser.add_argument("--versions", default="installed", help="releases of petals: the one that is installed, or others of versions.txt")
+    parser.add_argument("--listen", nargs="+", default=["/ip4/127.0.0.1/tcp/0"], metavar="ADDRESS", help="where everybody listens")
+    parser.add_argument("--reach", default="direct", help="direct, or relayed: through the DHT peer alone")
+    parser.add_argument("--p2pd", default="", help="flags for everybody's Go daemon, such as --p2pd=-noise=0")
+    parser.add_argument("--cache-tokens", type=int, default=8192, help="positions that a server's cache holds")
     parser.add_argument("--update-period", type=float, default=15, help="seconds between announcements; a dead server is forgotten after two")
     parser.add_argument("--timeout", type=float, default=180, help="seconds until everybody must be ONLINE")
     parser.add_argument("--logs", type=pathlib.Path, help="folder for logs (default: one that is removed at the end)")
@@ -112,26 +146,33 @@ def run(swarm, asked):
     blocks = json.loads((asked.model / "config.json").read_text())
     blocks = blocks.get("n_layer") or blocks["num_hidden_layers"]
     dtypes, throughputs = each(asked.dtype, len(ranges), "--dtype"), each(asked.throughput, len(ranges), "--throughput")
+    reaches, versions = each(asked.reach, len(ranges), "--reach", "direct", "relayed"), each(asked.versions, len(ranges), "--versions")
+    versions = [petals(swarm.python.parent.parent, version) for version in versions]
     begun = time.monotonic()
-    peer, _ = swarm.start("dht", "dht", asked.prefix, blocks, len(ranges), swarm.folder / "dht.id")
+    swarm.start("dht", "dht", asked.prefix, blocks, len(ranges), swarm.folder / "dht.id", *asked.listen, SWARM_P2PD=asked.p2pd)
     initial = swarm.answer("initial_peers")
     servers = {}
-    for nth, (span, dtype, throughput) in enumerate(zip(ranges, dtypes, throughputs), 1):
+    for nth, (span, dtype, throughput, reach, version) in enumerate(zip(ranges, dtypes, throughputs, reaches, versions), 1):
         name = f"server{nth}"
         # Every other one has an identity file: hivemind makes RSA keys for files, and Ed25519 keys without.
         identity = ["--identity_path", swarm.folder / f"{name}.id"] if nth % 2 else []
-        node, log = swarm.start(
+        relayed = reach == "relayed"
+        around = {"SWARM_P2PD": asked.p2pd, **version}
+        if relayed:
+            around.update(SWARM_P2PD=asked.p2pd + " -relayDiscovery=0", SWARM_RELAY=initial[0])
+        swarm.start(
             name, "server", asked.model.resolve(), "--dht_prefix", asked.prefix, "--block_indices", span, "--public_name", name,
-            "--device", "cpu", "--torch_dtype", dtype, "--throughput", throughput, "--num_handlers", 1, "--attn_cache_tokens", 8192,
-            "--host_maddrs", "/ip4/127.0.0.1/tcp/0", "--initial_peers", *initial, "--no_auto_relay", "--skip_reachability_check",
-            "--update_period", asked.update_period, *identity,
+            "--device", "cpu", "--torch_dtype", dtype, "--throughput", throughput, "--num_handlers", 1, "--attn_cache_tokens", asked.cache_tokens,
+            "--host_maddrs", *asked.listen, "--initial_peers", *initial, "--skip_reachability_check",
+            "--update_period", asked.update_period, *identity, *([] if relayed else ["--no_auto_relay"]), **around,
         )
-        servers[name] = {"name": name, "pid": node.pid, "log": str(log), "dtype": dtype}
+        servers[name] = {"name": name, "dtype": dtype, "reach": reach}
     for online in swarm.answer("online"):
-        servers[online["name"]].update(online)
+        node, log, _ = swarm.nodes[online["name"]]
+        servers[online["name"]].update(online, pid=node.pid, log=str(log))
     return {
-        "initial_peers": initial, "dht_prefix": asked.prefix, "seconds": round(time.monotonic() - begun, 1), "dht": {"pid": peer.pid},
-        "servers": list(servers.values()),
+        "initial_peers": initial, "dht_prefix": asked.prefix, "seconds": round(time.monotonic() - begun, 1), "dht": {"pid": swarm.nodes["dht"][0].pid},
+        "sockets": swarm.sockets, "servers": list(servers.values()),
     }
 
 

@@ -1,17 +1,17 @@
 //! `corolla generate`: one reply on the standard output.
 
-use std::{io::IsTerminal, time::Instant};
+use std::time::Instant;
 
 use clap::builder::NonEmptyStringValueParser;
 use corolla_domain::{
     generation::{Sampling, StopRule},
-    model::{Message, Role, TokenId},
-    session::{Length, ModelEntry, ModelState, Prompt, ReplyRequest, Usage},
+    model::{Message, Role, RouteReport, TokenId},
+    session::{Length, ModelEntry, Prompt, ReplyRequest, Usage},
 };
 use serde::Serialize;
 
-use super::{ConfigFile, asked_to_stop, log, print, settings};
-use crate::{Stop, config::Overrides, wiring};
+use super::{ConfigFile, asked_to_stop, load_default, log, print, settings};
+use crate::{Stop, config::Overrides};
 
 /// Flags of `generate`.
 #[derive(Debug, clap::Args)]
@@ -74,6 +74,30 @@ struct Report {
     ids: Vec<TokenId>,
     text: String,
     timings: Timings,
+    /// How the reply travelled, where other machines took part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<Route>,
+}
+
+#[derive(Serialize)]
+struct Route {
+    hops: Vec<RouteHop>,
+    failovers: Vec<RouteFailover>,
+}
+
+#[derive(Serialize)]
+struct RouteHop {
+    hop: String,
+    latest_ms: f64,
+}
+
+#[derive(Serialize)]
+struct RouteFailover {
+    position: usize,
+    lost: String,
+    why: String,
+    pause_ms: f64,
+    by: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -102,23 +126,12 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
 
 async fn reply(options: &Options, settings: &crate::config::Settings) -> Result<(), Stop> {
     let begun = Instant::now();
-    let progress = std::io::stderr().is_terminal() && !options.json;
-    if progress {
-        eprint!("loading {} ...", settings.default_model);
-    }
-    let service = wiring::service(settings).await.map_err(Stop::failure)?;
-    wiring::load_models(&service, &settings.models).await;
-    if progress {
-        eprint!("\r\x1b[K");
-    }
-    let Some(entry) = service.catalogue().get(&settings.default_model) else {
-        let states = service.catalogue().states().map(|(_, state)| state);
-        let reasons: Vec<String> =
-            states.filter_map(|s| if let ModelState::Failed(r) = s { Some(r) } else { None }).collect();
-        return Err(Stop::failure(format!("{} could not be loaded: {}", settings.default_model, reasons.join("; "))));
-    };
+    let service = load_default(settings, !options.json).await?;
     let load_s = begun.elapsed().as_secs_f64();
-    let prompt_ids = if options.json { prompt_ids(options, &entry).await? } else { Vec::new() };
+    let prompt_ids = match service.catalogue().get(&settings.default_model) {
+        Some(entry) if options.json => prompt_ids(options, &entry).await?,
+        _ => Vec::new(),
+    };
     let mut reply = service.reply(request(options)).await.map_err(Stop::usage)?;
     let asked = Instant::now();
     let (mut first, mut last) = (asked, asked);
@@ -136,11 +149,31 @@ async fn reply(options: &Options, settings: &crate::config::Settings) -> Result<
         }
     }
     if !options.json {
+        for it in reply.route().failovers {
+            let by: Vec<String> = it.by.iter().map(ToString::to_string).collect();
+            let (lost, by, pause) = (it.lost, by.join(", "), it.pause.as_secs_f64());
+            tracing::warn!("{lost} was lost and replaced by {by} in {pause:.1} s: {}", it.why);
+        }
         return print("\n");
     }
     let timings = timings(load_s, (first - asked).as_secs_f64(), (last - first).as_secs_f64(), reply.usage());
-    let report = serde_json::to_string(&Report { prompt_ids, ids, text, timings }).map_err(Stop::failure)?;
+    let route = route(reply.route());
+    let report = serde_json::to_string(&Report { prompt_ids, ids, text, timings, route }).map_err(Stop::failure)?;
     print(&(report + "\n"))
+}
+
+fn route(report: RouteReport) -> Option<Route> {
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    let hops: Vec<RouteHop> =
+        report.hops.iter().map(|it| RouteHop { hop: it.hop.to_string(), latest_ms: ms(it.latest) }).collect();
+    let failovers = report.failovers.into_iter().map(|it| RouteFailover {
+        position: it.position,
+        lost: it.lost.to_string(),
+        why: it.why,
+        pause_ms: ms(it.pause),
+        by: it.by.iter().map(ToString::to_string).collect(),
+    });
+    (!hops.is_empty()).then(|| Route { hops, failovers: failovers.collect() })
 }
 
 /// The first token belongs to the prefill, so the decoding speed is that of the others.

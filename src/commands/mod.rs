@@ -2,14 +2,17 @@
 
 pub(crate) mod check;
 pub(crate) mod generate;
+pub(crate) mod score;
 pub(crate) mod serve;
 pub(crate) mod swarm;
 
 use std::{
     io::{self, IsTerminal, Write},
     path::PathBuf,
+    sync::Arc,
 };
 
+use corolla_domain::session::{ModelState, SessionService};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
@@ -33,6 +36,26 @@ fn settings(file: &ConfigFile, overrides: &Overrides) -> Result<Settings, Stop> 
         wiring::inspect(model).map_err(|fault| Stop::usage(format!("models[{at}] ({}): {fault}", model.id)))?;
     }
     Ok(settings)
+}
+
+/// A service with the default model loaded; `progress` may show on a terminal.
+async fn load_default(settings: &Settings, progress: bool) -> Result<Arc<SessionService>, Stop> {
+    let progress = progress && io::stderr().is_terminal();
+    if progress {
+        eprint!("loading {} ...", settings.default_model);
+    }
+    let service = wiring::service(settings).await.map_err(Stop::failure)?;
+    wiring::load_models(&service, &settings.models).await;
+    if progress {
+        eprint!("\r\x1b[K");
+    }
+    if service.catalogue().get(&settings.default_model).is_some() {
+        return Ok(service);
+    }
+    let states = service.catalogue().states().map(|(_, state)| state);
+    let reasons: Vec<String> =
+        states.filter_map(|s| if let ModelState::Failed(reason) = s { Some(reason) } else { None }).collect();
+    Err(Stop::failure(format!("{} could not be loaded: {}", settings.default_model, reasons.join("; "))))
 }
 
 /// Writes to the standard output. A reader that went away is no fault.

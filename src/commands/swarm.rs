@@ -177,6 +177,8 @@ mod tests {
             blocks: BlockRange::first(2),
             rps: 10.0,
             rtt: None,
+            next: Vec::new(),
+            pushes: false,
             free_tokens: None,
             facts: ServerFacts::default(),
         };

@@ -41,6 +41,7 @@ pub(super) struct Rates {
     pub(super) prefill_chunk: usize,
     pub(super) max_body_bytes: usize,
     pub(super) reply_seconds: usize,
+    pub(super) route_seconds: usize,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -127,7 +128,7 @@ pub(crate) struct Overrides {
 
 impl Default for Typed {
     fn default() -> Self {
-        let Limits { max_sessions, default_length, max_length, idle, concurrent, queue, prefill_chunk } =
+        let Limits { max_sessions, default_length, max_length, idle, concurrent, queue, prefill_chunk, patience } =
             Limits::default();
         Self {
             listen: "127.0.0.1:8000".to_owned(),
@@ -139,7 +140,14 @@ impl Default for Typed {
                 idle_seconds: idle.as_secs() as usize,
                 store: "memory".to_owned(),
             },
-            limits: Rates { concurrent, queue, prefill_chunk, max_body_bytes: 2 << 20, reply_seconds: 900 },
+            limits: Rates {
+                concurrent,
+                queue,
+                prefill_chunk,
+                max_body_bytes: 2 << 20,
+                reply_seconds: 900,
+                route_seconds: patience.without_route.as_secs() as usize,
+            },
             models: vec![Model {
                 id: "smollm2-135m-instruct".to_owned(),
                 path: "models/SmolLM2-135M-Instruct.Q4_1.gguf".into(),

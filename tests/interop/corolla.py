@@ -3,26 +3,27 @@ import http.client
 import json
 import os
 import re
+import socket
 import subprocess
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
-from reference import Failure, start
+from reference import Failure, end, start
 
 PATIENCE = 120  # seconds; nothing here takes longer
 
 
-def environment():
+def environment(log=None):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COROLLA_")}
-    return {**kept, "COROLLA_LOG": os.environ.get("COROLLA_LOG", "info")}
+    return {**kept, "COROLLA_LOG": log or os.environ.get("COROLLA_LOG", "info")}
 
 
 class Corolla:
-    """The binary with a configuration that leads it to one swarm."""
+    """The binary with a configuration that leads it to one swarm; `tables` are TOML, for other settings."""
 
-    def __init__(self, binary, swarm, request_timeout="60s"):
+    def __init__(self, binary, swarm, request_timeout="60s", initial_peers=None, tables=""):
         self.binary, self.folder, self.model = binary, swarm.logs, swarm.model
         self.config = self.folder / "corolla.toml"
         quoted = json.dumps  # JSON strings are TOML strings
@@ -34,9 +35,9 @@ class Corolla:
             'blocks = "swarm"\n'
             "threads = 1\n"
             "[models.swarm]\n"
-            f"initial_peers = {quoted(swarm.facts['initial_peers'])}\n"
+            f"initial_peers = {quoted(initial_peers or swarm.facts['initial_peers'])}\n"
             f"dht_prefix = {quoted(swarm.facts['dht_prefix'])}\n"
-            f"request_timeout = {quoted(request_timeout)}\n"
+            f"request_timeout = {quoted(request_timeout)}\n{tables}"
         )
 
     def command(self, *arguments):
@@ -49,6 +50,8 @@ class Corolla:
         except subprocess.TimeoutExpired:
             process.kill()
             raise Failure(f"`corolla {arguments[0]}` is not done after {PATIENCE} s: {last_words(process.communicate()[1])}") from None
+        finally:
+            end(process)
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
     def json(self, *arguments):
@@ -62,36 +65,44 @@ class Corolla:
         return self.json("generate", "--json", "--ignore-eos", "--max-new-tokens", count, "--prompt", prompt)
 
     def stream(self, prompt, count):
-        """The text of a reply as it grows, by `corolla generate` without --json."""
+        """The text of a reply as it grows, by `corolla generate` without --json. Corolla waits for who reads: with the kernel's smallest
+        buffer it is a few tokens ahead at most, however slow this process is."""
         log = self.folder / "generate.log"
         command = self.command("generate", "--ignore-eos", "--max-new-tokens", count, "--prompt", prompt)
-        with open(log, "w") as errors, start(command, env=environment(), stdout=subprocess.PIPE, stderr=errors) as process:
+        here, there = socket.socketpair()
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        here.settimeout(PATIENCE)
+        with here, open(log, "w") as errors:
+            with there:
+                process = start(command, env=environment(), stdout=there, stderr=errors)
             try:
                 text, begun = b"", time.monotonic()
-                while piece := os.read(process.stdout.fileno(), 4096):
+                while piece := here.recv(16):
                     text += piece
                     yield text.decode(errors="replace")
                     if time.monotonic() - begun > PATIENCE:
                         raise Failure(f"the reply is not complete after {PATIENCE} s")
                 if process.wait(PATIENCE):
                     raise Failure(f"`corolla generate` ended with code {process.returncode}: {last_words(log.read_text())}")
+            except TimeoutError:
+                raise Failure(f"the reply stands still for {PATIENCE} s") from None
             finally:
-                process.kill()
+                end(process)
 
-    def serve(self):
-        return Server(self)
+    def serve(self, **settings):
+        return Server(self, **settings)
 
 
 class Server:
     """A running `corolla serve`; ends with the `with` block."""
 
-    def __init__(self, corolla):
-        self.corolla, self.log = corolla, corolla.folder / "serve.log"
+    def __init__(self, corolla, log=None):
+        self.corolla, self.log, self.environment = corolla, corolla.folder / "serve.log", environment(log)
 
     def __enter__(self):
         with open(self.log, "w") as out:
             command = self.corolla.command("serve", "--listen", "127.0.0.1:0")
-            self.process = start(command, env=environment(), stdout=out, stderr=out)
+            self.process = start(command, env=self.environment, stdout=out, stderr=out)
         try:
             self.base = self.until("it listens", lambda: re.search(r"listening on (http://\S+)", plain(self.log.read_text()))).group(1)
             self.until("it is ready", lambda: self.get("/health/ready")[0] == 200)
@@ -105,8 +116,8 @@ class Server:
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            pass
+        end(self.process)
 
     def until(self, what, so, seconds=60):
         deadline = time.monotonic() + seconds

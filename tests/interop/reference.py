@@ -9,6 +9,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent.parent.parent / "scripts"
@@ -21,16 +22,41 @@ class Failure(Exception):
     """A check that did not hold, in a sentence."""
 
 
+LIVING = []  # processes and swarms that this process has started
+
+
 def start(command, **settings):
-    """A process that does not outlive this one."""
-    process = subprocess.Popen([str(word) for word in command], text=True, **{"stdin": subprocess.DEVNULL, **settings})
-    atexit.register(lambda: process.poll() is None and process.kill())
+    """A process that leads a session of its own (the kernel shares the processors out among sessions) and does not outlive this one."""
+    settings = {"stdin": subprocess.DEVNULL, "text": True, "start_new_session": True, **settings}
+    process = subprocess.Popen([str(word) for word in command], **settings)
+    LIVING.append(process)
     return process
+
+
+def end(process):
+    """Ends a process and all that it has started."""
+    if process.returncode is None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+    if process in LIVING:
+        LIVING.remove(process)
+
+
+@atexit.register
+def end_all():
+    for one in list(LIVING):
+        one.end() if isinstance(one, Swarm) else end(one)
 
 
 def prepare():
     """The folder of the models and what transformers says about them; makes what is missing or was made by other scripts."""
-    venv = pathlib.Path(subprocess.run([HERE / "install.sh"], check=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True).stdout.strip())
+    installed = subprocess.run([HERE / "install.sh"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    if installed.returncode:
+        sys.exit(installed.returncode)  # it has said why
+    venv = pathlib.Path(installed.stdout.strip())
     key = hashlib.sha256(b"".join(file.read_bytes() for file in MADE_OF)).hexdigest()[:12]
     folder = venv.parent / f"interop-{key}"
     golden = folder / "golden.json"
@@ -54,25 +80,32 @@ class Swarm:
         self.hurt = set()
         command = [HERE / "swarm.py", "--model", model["folder"], "--prefix", model["dht_prefix"], "--ranges", ranges, "--logs", logs, *flags]
         self.process = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        LIVING.append(self)
 
     def __enter__(self):
         ready, _, _ = select.select([self.process.stdout], [], [], STARTING)
         line = self.process.stdout.readline() if ready else ""
         if not line:
+            why = f"ended with code {self.process.poll()}" if ready else f"was not ready after {STARTING} s"
             self.__exit__()
-            raise Failure(f"the swarm did not start in {STARTING} s; logs in {self.logs}")
+            raise Failure(f"the swarm {why}; logs in {self.logs}")
         self.facts = json.loads(line)
         self.servers = {server["name"]: server for server in self.facts["servers"]}
         return self
 
     def __exit__(self, *_):
+        self.end()
+        self.process.stdout.close()
+        if self in LIVING:
+            LIVING.remove(self)
+
+    def end(self):
         self.process.stdin.close()
         try:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.terminate()
             self.process.wait()
-        self.process.stdout.close()
 
     def signal(self, server, number):
         """To all processes of a server at once: the machine is gone, stands still, or goes on."""
@@ -114,25 +147,21 @@ class Swarm:
             time.sleep(0.05)
 
 
-class Client:
-    """The stock Python client; answers one request after the other."""
+class Python:
+    """A script of scripts/interop that answers one request after the other."""
 
-    def __init__(self, venv, swarm):
-        command = [venv / "bin/python", "-W", "ignore", HERE / "client.py", swarm.model["folder"], swarm.model["dht_prefix"]]
-        with open(swarm.logs / "client.log", "w") as log:
-            command.append(swarm.facts["initial_peers"][0])
-            environment = {**os.environ, "SWARM_SOCKETS": str(swarm.logs)}
-            self.process = start(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
+    def __init__(self, venv, swarm, script, *arguments):
+        self.script, self.log = script, swarm.logs / f"{script.removesuffix('.py')}.log"
+        command = [venv / "bin/python", "-W", "ignore", HERE / script, *arguments, swarm.facts["initial_peers"][0]]
+        environment = {**os.environ, "SWARM_SOCKETS": swarm.facts["sockets"], "TMPDIR": swarm.facts["sockets"]}
+        with open(self.log, "w") as log:
+            self.process = start(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait()
+        end(self.process)
 
     def ask(self, **what):
         self.process.stdin.write(json.dumps(what) + "\n")
@@ -140,5 +169,25 @@ class Client:
         ready, _, _ = select.select([self.process.stdout], [], [], STARTING)
         line = self.process.stdout.readline() if ready else ""
         if not line:
-            raise Failure("the Python client did not answer; see client.log")
+            raise Failure(f"{self.script} did not answer; see {self.log}")
         return json.loads(line)
+
+
+class Client(Python):
+    """The stock Python client."""
+
+    def __init__(self, venv, swarm):
+        super().__init__(venv, swarm, "client.py", swarm.model["folder"], swarm.model["dht_prefix"])
+
+
+class Info(Python):
+    """Asks servers how they are at this moment; what they announce in the DHT is older."""
+
+    def __init__(self, venv, swarm):
+        super().__init__(venv, swarm, "info.py")
+        self.peers = {server["peer"]: name for name, server in swarm.servers.items()}
+
+    def free(self):
+        """Cache tokens that each server could give away."""
+        answer = self.ask(peers=list(self.peers))
+        return {self.peers[peer]: tokens for peer, tokens in answer["free"].items()}

@@ -18,10 +18,15 @@ import time
 import corolla
 import faults
 import reference
+import transport
 from reference import Client, Failure, Swarm
 
 LAYOUTS = {"1 server": "0:4", "2 servers": "0:2 2:4", "4 servers": "0:1 0:2 1:3 3:4"}
 TWICE = "0:2 2:4 0:2 2:4"
+THREE = "0:1 1:3 3:4"
+RELEASES = ["2.2.0.post1", "2.2.0", "2.1.0"]
+MIXED = ["2.1.0 bfloat16", "2.2.0.post1 float32", "2.2.0 bfloat16"]
+THRICE = "0:2 2:4 0:2 2:4 0:2 2:4"
 NEW_TOKENS = 64
 
 
@@ -47,7 +52,7 @@ class Table:
             word, detail = "FAILED", f"{type(fault).__name__}: {fault}"
         with self.lock:
             self.passed, self.failed = self.passed + (word == "ok"), self.failed + (word != "ok")
-            print(f"{model:<11} {what:<42} {word:<6} {time.monotonic() - begun:6.1f} s  {detail}", flush=True)
+            print(f"{model:<11} {what:<46} {word:<6} {time.monotonic() - begun:6.1f} s  {detail}", flush=True)
 
 
 def first_difference(found, wanted):
@@ -102,6 +107,19 @@ def exact_by_python(model, swarm, venv):
     return f"{len(model['cases'])} prompts x {NEW_TOKENS} ids by the Python client, {speed['steps_per_s']} steps/s alone"
 
 
+def scores(model, house):
+    """`corolla score`: one forward pass without a cache."""
+    apart = 0
+    for case in model["cases"][:5]:
+        scored = house.json("score", "--json", "--prompt", case["prompt"])["tokens"]
+        same([token["id"] for token in scored], case["prompt_ids"], f"tokens of {case['prompt'][:30]!r}")
+        found = [token["logprob"] for token in scored[1:]]
+        apart = max([apart, *(abs(ours - theirs) for ours, theirs in zip(found, case["prompt_logprobs"]))])
+    if apart > 1e-3:
+        raise Failure(f"log-probabilities are up to {apart} apart from those of transformers")
+    return f"log-probabilities of 5 prompts at most {apart:.1e} from those of transformers"
+
+
 def tolerant(model, house):
     agreed = [close(reply["ids"], case, repr(case["prompt"][:30])) for case, reply in zip(model["cases"], replies(model, house))]
     return f"{sum(agreed)} of {NEW_TOKENS * len(agreed)} ids before the first difference, {agreed.count(NEW_TOKENS)} of {len(agreed)} replies whole"
@@ -152,6 +170,14 @@ def status(house, swarm):
             raise Failure(f"{where} does not name {', '.join(missing)}")
 
 
+def versions(house, swarm, wanted):
+    """`corolla swarm status` tells which release each server is."""
+    (report,) = house.json("swarm", "status", "--json")
+    found = {server["name"]: server["version"] for server in report["servers"]}
+    if found != dict(zip(swarm.servers, wanted)):
+        raise Failure(f"shown: {found}, not {', '.join(wanted)} in turn")
+
+
 class Run:
     """All checks of one model, one swarm after the other."""
 
@@ -188,6 +214,7 @@ class Run:
             checks = {f"ids, {label}": lambda swarm: exact(model, self.house(swarm))}
             if label == "2 servers":
                 checks["sessions over several calls"] = lambda swarm: sessions(model, self.house(swarm), swarm)
+                checks["prompts are scored"] = lambda swarm: scores(model, self.house(swarm))
                 checks["status names every server"] = lambda swarm: status(self.house(swarm), swarm)
                 checks["no route left"] = lambda swarm: faults.no_route(model, self.house(swarm, request_timeout="5s"), swarm)
             self.on(label, ranges, checks)
@@ -201,6 +228,23 @@ class Run:
             self.on("twice", TWICE, story)
             story = {"killed, frozen, killed: in mid-reply": lambda swarm: faults.stream(model, self.house(swarm, request_timeout="5s"), swarm)}
             self.on("twice again", TWICE, story)
+            checks = {
+                f"ids, petals {', '.join(RELEASES)}": lambda swarm: exact(model, self.house(swarm)),
+                "status tells the releases": lambda swarm: versions(self.house(swarm), swarm, RELEASES),
+            }
+            self.on("releases", THREE, checks, "--versions", " ".join(RELEASES))
+            releases, dtypes = zip(*(server.split() for server in MIXED))
+            checks = {"ids within tolerance, mixed releases and types": check}
+            self.on("mixed", THREE, checks, "--versions", " ".join(releases), "--dtype", " ".join(dtypes))
+            if model["name"] == "tiny-bloom":  # the model makes no difference to the way there
+                for label, flags, checks in transport.swarms(model, self.house, exact):
+                    self.on(label, "0:2 2:4", checks, *flags)
+            story = {
+                "killed, kept frozen, killed: one call a token": lambda swarm: faults.steps(
+                    model, self.house(swarm, request_timeout="5s"), swarm, hosts=3
+                ),
+            }
+            self.on("thrice", THRICE, story)
         dtype = {"tiny-bloom": "bfloat16", "tiny-llama": "float32 bfloat16"}[model["name"]]
         self.on("bf16", "0:2 2:4", {f"ids within tolerance, {dtype}": check}, "--dtype", dtype)
 
@@ -227,12 +271,18 @@ def main():
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(130))
     runs = []
-    for name in asked.models:
-        models[name]["cases"] = models[name]["cases"][: asked.prompts]
-        runs.append(threading.Thread(target=Run(models[name], asked, venv, logs, table).all, daemon=True))
-        runs[-1].start()
-    for run in runs:
-        run.join()
+    try:
+        for name in asked.models:
+            models[name]["cases"] = models[name]["cases"][: asked.prompts]
+            runs.append(threading.Thread(target=Run(models[name], asked, venv, logs, table).all, daemon=True))
+            runs[-1].start()
+        for run in runs:
+            run.join()
+    except SystemExit:
+        table.lock.acquire()  # no more results
+        reference.end_all()
+        shutil.rmtree(logs, ignore_errors=True)
+        raise
     if table.failed:
         print(f"logs: {logs}")
     else:

@@ -18,6 +18,9 @@ struct Case {
     text: String,
     #[serde(default)]
     top5: Vec<Vec<(u32, f32)>>,
+    /// After the prompt.
+    #[serde(default)]
+    last_logits: Vec<f64>,
 }
 
 #[derive(Deserialize)]
@@ -55,6 +58,49 @@ fn tiny_models_say_what_transformers_says() {
             }
         }
     }
+}
+
+#[derive(Deserialize)]
+struct Scores {
+    tokens: Vec<Score>,
+    logprob: f64,
+}
+
+#[derive(Deserialize)]
+struct Score {
+    id: u32,
+    text: String,
+    logprob: Option<f64>,
+}
+
+/// `corolla score` gives a word that follows a prompt the probability that transformers' logits give it.
+#[test]
+fn a_text_scores_as_transformers_says() {
+    let mut compared = 0;
+    for name in ["tiny-bloom", "tiny-llama"] {
+        let config = model(name, &fixtures::path(&format!("models/{name}")), "dtype = \"f32\"");
+        for case in golden(name).cases.into_iter().filter(|case| !case.prompt.is_empty()).take(4) {
+            let text = format!("{} a", case.prompt);
+            let output = run(&config, &["score", "--json", "--prompt", &text]);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let scores: Scores = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(scores.tokens[0].logprob, None);
+            let sum: f64 = scores.tokens.iter().filter_map(|token| token.logprob).sum();
+            assert!((sum - scores.logprob).abs() < 1e-9);
+            let said: String = scores.tokens.iter().map(|token| token.text.as_str()).collect();
+            assert!(said.ends_with(text.trim_start()), "{said:?} should be {text:?}");
+            let at = case.prompt_ids.len();
+            if scores.tokens.iter().take(at).map(|token| token.id).ne(case.prompt_ids) {
+                continue; // the added word changed how the prompt is cut
+            }
+            let total: f64 = case.last_logits.iter().map(|logit| logit.exp()).sum();
+            let wanted = case.last_logits[scores.tokens[at].id as usize] - total.ln();
+            let found = scores.tokens[at].logprob.unwrap();
+            assert!((found - wanted).abs() < 1e-3, "{name}: {text:?}: {found} instead of {wanted}");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 6, "only {compared} of 8 prompts could be compared");
 }
 
 /// The real chat model says what llama.cpp says over the same file, or leaves its path where llama.cpp's own choice was

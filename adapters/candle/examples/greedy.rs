@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let mut decoding = Instant::now();
     for nth in 0..count {
-        let hidden = session.step(StepInput { hidden: local.embed(vec![input]).await? }).await?;
+        let hidden = session.step(StepInput::from(local.embed(vec![input]).await?)).await?;
         let rows = local.logits(hidden.last()?, Want::Top { k: 1, also: Vec::new() }).await?.rows;
         let best = rows.into_iter().flat_map(LogitRow::into_pairs).max_by(|a, b| a.1.total_cmp(&b.1));
         let (token, _) = best.ok_or("no scores")?;

@@ -86,6 +86,7 @@ async fn whole(mut running: Running) -> Result<Response, Fault> {
             finish_reason: finish_reason(&finish).to_owned(),
         }],
         usage: usage(running.usage()),
+        route: running.route(),
     };
     let mut response = Response::builder().content_type("application/json").body(completion.to_json_string());
     if let Ok(timing) = HeaderValue::from_str(&running.timing()) {

@@ -6,6 +6,8 @@ use corolla_domain::model::ModelId;
 use poem_openapi::Object;
 use uuid::Uuid;
 
+use crate::route::ReplyRoute;
+
 /// What all parts of one reply carry.
 #[derive(Debug, Clone)]
 pub(super) struct Stamp {
@@ -37,6 +39,9 @@ pub(crate) struct Completion {
     pub(super) choices: Vec<Choice>,
     /// Counts.
     pub(super) usage: TokenUsage,
+    /// How the reply travelled, where other machines took part.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) route: Option<ReplyRoute>,
 }
 
 /// The reply.
@@ -100,6 +105,9 @@ pub(crate) struct Piece {
     /// Counts, in a last piece of their own where `stream_options.include_usage` asked for them.
     #[oai(skip_serializing_if_is_none)]
     pub(super) usage: Option<TokenUsage>,
+    /// How the reply travelled, on the piece that ends the text, where other machines took part.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) route: Option<ReplyRoute>,
 }
 
 /// What a piece adds.

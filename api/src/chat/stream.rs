@@ -35,7 +35,7 @@ struct State {
 fn events(running: Running, include_usage: bool) -> impl Stream<Item = Event> + Send + 'static {
     let stamp = Stamp::new(running.model());
     let hello = Delta { role: Some("assistant".to_owned()), content: Some(String::new()) };
-    let first = piece(&stamp, vec![choice(hello, None)], None);
+    let first = event(piece(&stamp, vec![choice(hello, None)]));
     let state = State { running, stamp, include_usage, ready: VecDeque::from([first]), over: false };
     stream::unfold(state, |mut state| async move {
         while state.ready.is_empty() && !state.over {
@@ -52,11 +52,12 @@ impl State {
             Ok(Some(chunk)) => {
                 if !chunk.text.is_empty() {
                     let more = Delta { role: None, content: Some(chunk.text) };
-                    self.ready.push_back(piece(&self.stamp, vec![choice(more, None)], None));
+                    self.ready.push_back(event(piece(&self.stamp, vec![choice(more, None)])));
                 }
                 if let Some(finish) = chunk.finish {
                     let end = choice(Delta::default(), Some(finish_reason(&finish).to_owned()));
-                    self.ready.push_back(piece(&self.stamp, vec![end], None));
+                    let last = Piece { route: self.running.route(), ..piece(&self.stamp, vec![end]) };
+                    self.ready.push_back(event(last));
                     self.finish();
                 }
             }
@@ -71,8 +72,8 @@ impl State {
 
     fn finish(&mut self) {
         if self.include_usage {
-            let counts = usage(self.running.usage());
-            self.ready.push_back(piece(&self.stamp, Vec::new(), Some(counts)));
+            let usage = Some(usage(self.running.usage()));
+            self.ready.push_back(event(Piece { usage, ..piece(&self.stamp, Vec::new()) }));
         }
         self.ready.push_back(Event::message("[DONE]"));
         self.over = true;
@@ -83,14 +84,19 @@ fn choice(delta: Delta, finish_reason: Option<String>) -> PieceChoice {
     PieceChoice { index: 0, delta, finish_reason }
 }
 
-fn piece(stamp: &Stamp, choices: Vec<PieceChoice>, usage: Option<super::shape::TokenUsage>) -> Event {
-    let piece = Piece {
+fn piece(stamp: &Stamp, choices: Vec<PieceChoice>) -> Piece {
+    Piece {
         id: stamp.id.clone(),
         object: "chat.completion.chunk".to_owned(),
         created: stamp.created,
         model: stamp.model.clone(),
         choices,
-        usage,
-    };
+        usage: None,
+        route: None,
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "an event is the end of its piece")]
+fn event(piece: Piece) -> Event {
     Event::message(piece.to_json_string())
 }

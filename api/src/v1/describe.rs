@@ -7,10 +7,12 @@ use poem_openapi::{
         MetaApi, MetaOperation, MetaOperationParam, MetaPath, MetaRequest, MetaResponse, MetaResponses, MetaSchema,
         Registry,
     },
+    types::Type as _,
 };
 
 use crate::{
     fault::FaultBody,
+    route::ReplyRoute,
     spec::{
         Tag,
         meta::{Member, body, boolean, header, inline, integer, json, number, object, one_of, or, query, text},
@@ -83,6 +85,7 @@ fn generate_members() -> Vec<Member> {
 pub(super) fn register(registry: &mut Registry) {
     Tag::V1.register(registry);
     FaultBody::register_schema(registry);
+    ReplyRoute::register(registry);
     let ok = || ("ok", boolean("Whether it worked."));
     let traceback = || {
         let sentence = "Where ok is false: the kind of error and one sentence, as `ErrorType: message`.";
@@ -90,10 +93,10 @@ pub(super) fn register(registry: &mut Registry) {
     };
     let outputs = "The new text only. Also there where ok is false but tokens were produced: the session holds them.";
     registry.schemas.insert(FORM.to_owned(), object("What to generate, and how.", Vec::new(), generate_members()));
-    registry.schemas.insert(
-        GENERATED.to_owned(),
-        object("The reply, or why there is none.", vec!["ok"], [ok(), ("outputs", text(outputs)), traceback()]),
-    );
+    let mut generated =
+        object("The reply, or why there is none.", vec!["ok"], [ok(), ("outputs", text(outputs)), traceback()]);
+    generated.properties.insert(2, ("route", ReplyRoute::schema_ref()));
+    registry.schemas.insert(GENERATED.to_owned(), generated);
     let id = MetaSchema { nullable: true, ..text("32 hexadecimal digits; null where close was given none.") };
     registry.schemas.insert(
         SESSION.to_owned(),

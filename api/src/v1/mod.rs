@@ -25,6 +25,7 @@ use poem::{
 use poem_openapi::{
     OpenApi,
     registry::{MetaApi, Registry},
+    types::ToJSON as _,
 };
 
 pub(crate) use ask::session_id;
@@ -63,7 +64,10 @@ impl V1 {
                 failure(&full.into(), Some(&all.text))
             }
             Ok(FinishReason::EndOfText(_) | FinishReason::StopSequence(_) | FinishReason::Length) => {
-                answer(&[("ok", Value::Bool(true)), ("outputs", Value::Text(&all.text))])
+                let route = running.route().map(|route| route.to_json_string());
+                let mut fields = vec![("ok", Value::Bool(true)), ("outputs", Value::Text(&all.text))];
+                fields.extend(route.as_deref().map(|route| ("route", Value::Json(route))));
+                answer(&fields)
             }
             Err(fault) => {
                 let produced = running.usage().new_tokens > 0;

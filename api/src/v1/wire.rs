@@ -9,6 +9,8 @@ use crate::error::Fault;
 pub(crate) enum Value<'a> {
     Bool(bool),
     Text(&'a str),
+    /// JSON text, keys as they are.
+    Json(&'a str),
     Null,
 }
 
@@ -26,6 +28,7 @@ pub(crate) fn answer(fields: &[(&str, Value<'_>)]) -> Response {
             Value::Bool(true) => body.push_str("true"),
             Value::Bool(false) => body.push_str("false"),
             Value::Text(text) => push_text(&mut body, text),
+            Value::Json(text) => text.chars().for_each(|c| push_ascii(&mut body, c)),
             Value::Null => body.push_str("null"),
         }
     }
@@ -62,15 +65,20 @@ fn push_text(out: &mut String, text: &str) {
             '\t' => out.push_str("\\t"),
             '\u{8}' => out.push_str("\\b"),
             '\u{c}' => out.push_str("\\f"),
-            ' '..='~' => out.push(c),
-            c => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    out.push_str(&format!("\\u{unit:04x}"));
-                }
-            }
+            c => push_ascii(out, c),
         }
     }
     out.push('"');
+}
+
+/// A character of a JSON text, escaped where it is not printable ASCII.
+fn push_ascii(out: &mut String, c: char) {
+    if matches!(c, ' '..='~') {
+        return out.push(c);
+    }
+    for unit in c.encode_utf16(&mut [0; 2]) {
+        out.push_str(&format!("\\u{unit:04x}"));
+    }
 }
 
 #[cfg(test)]
@@ -82,13 +90,14 @@ mod tests {
         let response = answer(&[
             ("ok", Value::Bool(true)),
             ("outputs", Value::Text("é\u{7f} \"a\"\\\n\u{1}😀")),
+            ("route", Value::Json("{\"why\":\"ü\"}")),
             ("z", Value::Null),
         ]);
         assert_eq!(response.content_type(), Some("application/json"));
         let body = response.into_body().into_string().await.unwrap();
         assert_eq!(
             body,
-            "{\"ok\":true,\"outputs\":\"\\u00e9\\u007f \\\"a\\\"\\\\\\n\\u0001\\ud83d\\ude00\",\"z\":null}\n"
+            "{\"ok\":true,\"outputs\":\"\\u00e9\\u007f \\\"a\\\"\\\\\\n\\u0001\\ud83d\\ude00\",\"route\":{\"why\":\"\\u00fc\"},\"z\":null}\n"
         );
         let back: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(back["outputs"], "é\u{7f} \"a\"\\\n\u{1}😀");

@@ -147,7 +147,7 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         let mut last = None;
         for chunk in tokens[start..].chunks(self.prefill_chunk) {
             let hidden = self.model.local.embed(vec![chunk.to_vec()]).await?;
-            last = Some(blocks.step(StepInput { hidden }).await?);
+            last = Some(blocks.step(StepInput::from(hidden)).await?);
             self.computed += chunk.len();
         }
         last.ok_or_else(|| PortError::internal("nothing was fed to the blocks"))

@@ -112,6 +112,46 @@ impl Hidden {
         }
     }
 
+    /// Whether all numbers are finite.
+    #[must_use]
+    pub fn is_finite(&self) -> bool {
+        match self.dtype {
+            ElementType::F32 => self.data.chunks_exact(4).all(|b| u16::from_le_bytes([b[2], b[3]]) & 0x7f80 != 0x7f80),
+            ElementType::F16 => self.data.chunks_exact(2).all(|b| b[1] & 0x7c != 0x7c),
+            ElementType::Bf16 => self.data.chunks_exact(2).all(|b| u16::from_le_bytes([b[0], b[1]]) & 0x7f80 != 0x7f80),
+        }
+    }
+
+    /// Rows `start..end`; shares memory.
+    ///
+    /// # Errors
+    /// `InvalidInput` where the rows are empty or out of range.
+    pub fn rows(&self, start: usize, end: usize) -> Result<Self, PortError> {
+        if start >= end || end > self.batch {
+            return Err(PortError::invalid(format!("rows {start}..{end} of {}", self.batch)));
+        }
+        let row = self.data.len() / self.batch;
+        Self::new((end - start, self.seq, self.width), self.dtype, self.data.slice(start * row..end * row))
+    }
+
+    /// Puts rows of the same length below each other.
+    ///
+    /// # Errors
+    /// `InvalidInput` where the parts differ in length, width or dtype, or there is none.
+    pub fn stack(parts: &[Self]) -> Result<Self, PortError> {
+        let [first, rest @ ..] = parts else {
+            return Err(PortError::invalid("no hidden states to stack"));
+        };
+        if rest.is_empty() {
+            return Ok(first.clone());
+        }
+        if rest.iter().any(|p| (p.seq, p.width, p.dtype) != (first.seq, first.width, first.dtype)) {
+            return Err(PortError::invalid("hidden states of different shapes cannot be stacked"));
+        }
+        let data: Vec<u8> = parts.iter().flat_map(|part| part.data.iter().copied()).collect();
+        Self::new((parts.iter().map(|p| p.batch).sum(), first.seq, first.width), first.dtype, data.into())
+    }
+
     /// Positions `start..end` of every row. Shares memory where there is one row.
     ///
     /// # Errors
@@ -224,6 +264,29 @@ mod tests {
             assert_eq!(Hidden::concat(&pieces).unwrap(), whole.positions(0, kept).unwrap());
         }
         assert_eq!(whole.last().unwrap().to_f32(), [12.0, 13.0, 14.0, 27.0, 28.0, 29.0]);
+    }
+
+    #[test]
+    fn rows_stack_to_the_whole() {
+        let whole = counted(3, 2, 2);
+        let parts = [whole.rows(0, 1).unwrap(), whole.rows(1, 3).unwrap()];
+        assert_eq!(Hidden::stack(&parts).unwrap(), whole);
+        assert!(whole.rows(2, 4).is_err() && whole.rows(1, 1).is_err());
+        assert!(Hidden::stack(&[whole, counted(1, 1, 2)]).is_err() && Hidden::stack(&[]).is_err());
+    }
+
+    #[test]
+    fn what_is_not_finite_is_found_in_every_type() {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(!Hidden::from_f32((1, 1, 2), &[0.0, value]).unwrap().is_finite());
+        }
+        assert!(Hidden::from_f32((1, 1, 2), &[f32::MAX, f32::MIN]).unwrap().is_finite());
+        let lone = |dtype, bits: u16| {
+            Hidden::new((1, 1, 1), dtype, Bytes::copy_from_slice(&bits.to_le_bytes())).unwrap().is_finite()
+        };
+        for (dtype, largest, infinity) in [(ElementType::F16, 0xfbff, 0xfc00), (ElementType::Bf16, 0xff7f, 0xff80)] {
+            assert!(lone(dtype, largest) && !lone(dtype, infinity) && !lone(dtype, infinity + 1));
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod block_range;
 mod hidden;
 mod logits;
 mod message;
+mod route_report;
 mod spec;
 mod swarm_map;
 
@@ -11,5 +12,6 @@ pub use block_range::BlockRange;
 pub use hidden::{ElementType, Hidden};
 pub use logits::{LogitRow, Logits, Want};
 pub use message::{Message, Role};
+pub use route_report::{Failover, HopReport, RouteReport};
 pub use spec::{ModelId, ModelSpec, TokenId};
 pub use swarm_map::{Hop, PeerId, ServerFacts, ServerInfo, SwarmMap};

@@ -8,6 +8,12 @@ use super::BlockRange;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub String);
 
+impl From<&str> for PeerId {
+    fn from(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+}
+
 impl fmt::Display for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -25,6 +31,10 @@ pub struct ServerInfo {
     pub rps: f64,
     /// Round trip to it; `None` where not measured yet.
     pub rtt: Option<Duration>,
+    /// Round trips from it to servers that come after it, as it measured them.
+    pub next: Vec<(PeerId, Duration)>,
+    /// Whether it can hand its output to the next server itself.
+    pub pushes: bool,
     /// Tokens its KV cache can still take; `None` where it does not say.
     pub free_tokens: Option<usize>,
     /// What it says of itself, for people to read.

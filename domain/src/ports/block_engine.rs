@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::PortError;
-use crate::model::{BlockRange, Hidden};
+use crate::model::{BlockRange, Hidden, PeerId, RouteReport};
 
 /// What a session will need; memory for it is set aside when it opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,35 @@ pub struct SessionNeed {
 pub struct StepInput {
     /// Hidden states of shape `[batch, seq, width]` for the next `seq` positions.
     pub hidden: Hidden,
+    /// How the output travels on by itself; `None`: only back to the caller.
+    pub relay: Option<Relay>,
+}
+
+impl From<Hidden> for StepInput {
+    fn from(hidden: Hidden) -> Self {
+        Self { hidden, relay: None }
+    }
+}
+
+/// A step that several sessions take one after the other, and whose servers may hand the output to each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// The step's name, the same at every hop and never used again in these sessions: a session that is given the same
+    /// step twice, by the server before it and by the caller, takes it once and answers the caller.
+    pub step: u64,
+    /// Sessions that the output is for, the next one first; may be empty.
+    pub next: Vec<Inbox>,
+}
+
+/// Where another server can push what a session is to be fed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inbox {
+    /// The session's server.
+    pub peer: PeerId,
+    /// The name the server knows the session by.
+    pub session: String,
+    /// The blocks it runs through.
+    pub blocks: BlockRange,
 }
 
 /// Hosts transformer blocks of one model.
@@ -57,4 +86,14 @@ pub trait BlockSession: Send + Sync {
     /// Forgets all positions from `to` on. Rewinding and stepping again equals never having gone. `InvalidInput` where
     /// `to` is beyond the position.
     async fn rewind(&mut self, to: usize) -> Result<(), PortError>;
+
+    /// Where servers that push can reach this session; `None` where its server neither pushes nor takes pushes.
+    fn inbox(&self) -> Option<Inbox> {
+        None
+    }
+
+    /// How positions travelled, for people to read. Empty for a session that is not spread over servers.
+    fn report(&self) -> RouteReport {
+        RouteReport::default()
+    }
 }

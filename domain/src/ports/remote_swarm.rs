@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{BlockSession, PortError, SessionNeed};
-use crate::model::{Hop, ModelId, SwarmMap};
+use crate::model::{Hidden, Hop, ModelId, SwarmMap};
 
 /// Access to the machines that host a model's blocks. Holds no policy: who is asked and what happens when somebody
 /// fails is decided by the chain in [`crate::routing`].
@@ -19,4 +19,9 @@ pub trait RemoteSwarm: Send + Sync {
     /// Opens a session at one peer. `Unavailable` or `TimedOut` where the peer cannot be reached, `Capacity` where its
     /// cache is full. The session returned reports the death of its peer as `Unavailable` or `TimedOut`.
     async fn dial(&self, hop: Hop, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError>;
+
+    /// Runs hidden states through blocks of one peer, with causal attention among their positions, and keeps nothing:
+    /// the first step of a session that is dropped afterwards, without its cache. Same shape. Faults as for `dial` and
+    /// a step.
+    async fn forward(&self, hop: Hop, hidden: Hidden) -> Result<Hidden, PortError>;
 }

@@ -4,19 +4,25 @@
 //! a while, another is found for the same blocks (or several, each for a part of them), the history is replayed there,
 //! and the step goes on.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Bans, plan};
+use super::{
+    Bans,
+    pace::Pace,
+    router::{Attempt, Patience, Router},
+};
 use crate::{
-    model::{BlockRange, Hidden, Hop, ModelId, PeerId},
-    ports::{BlockSession, FaultKind, PortError, RemoteSwarm, SessionNeed, StepInput},
+    model::{BlockRange, Failover, Hidden, Hop, HopReport, ModelId, PeerId, RouteReport},
+    ports::{BlockSession, FaultKind, Inbox, PortError, Relay, RemoteSwarm, SessionNeed, StepInput},
 };
 
 /// Positions that are replayed in one step.
 const REPLAY_CHUNK: usize = 128;
+/// Failovers that are remembered for the report.
+const REMEMBERED: usize = 32;
 
 struct Leg {
     blocks: BlockRange,
@@ -29,17 +35,31 @@ struct Leg {
 struct Link {
     peer: PeerId,
     session: Box<dyn BlockSession>,
+    pace: Pace,
+    /// Whether another server was told to push the current step here. Until this session has answered it, its cache may
+    /// hold a position that the chain does not know.
+    awaiting_push: bool,
+}
+
+/// A server that was given up in the current step.
+struct Loss {
+    hop: Hop,
+    why: String,
+    since: Instant,
 }
 
 /// A block session over a run of blocks of a model, wherever they are. Contacts nobody before its first step.
 pub struct Chain {
-    swarm: Arc<dyn RemoteSwarm>,
-    bans: Arc<Bans>,
-    model: ModelId,
+    router: Router,
     blocks: BlockRange,
     need: SessionNeed,
     legs: Vec<Leg>,
     position: usize,
+    /// Steps begun so far: their names.
+    steps: u64,
+    losses: Vec<Loss>,
+    failovers: VecDeque<Failover>,
+    failed_over: usize,
 }
 
 impl Chain {
@@ -52,8 +72,17 @@ impl Chain {
         blocks: BlockRange,
         need: SessionNeed,
     ) -> Self {
+        let router = Router { swarm, bans, model, patience: Patience::default() };
         let legs = vec![Leg { blocks, link: None, inputs: Vec::new() }];
-        Self { swarm, bans, model, blocks, need, legs, position: 0 }
+        let (losses, failovers) = (Vec::new(), VecDeque::new());
+        Self { router, blocks, need, legs, position: 0, steps: 0, losses, failovers, failed_over: 0 }
+    }
+
+    /// With other limits on how long it waits.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.router.patience = patience;
+        self
     }
 
     /// The servers in use, in the order of the blocks.
@@ -64,69 +93,102 @@ impl Chain {
     }
 
     /// Finds a server for the first blocks of leg `at` and replays the leg's history there. Where the server has only
-    /// a part of the leg's blocks, the rest becomes a leg of its own. `failed` are peers not to be tried again.
-    async fn connect(&mut self, at: usize, failed: &mut HashSet<PeerId>) -> Result<(), PortError> {
-        let mut last_fault = None;
+    /// a part of the leg's blocks, the rest becomes a leg of its own.
+    async fn connect(&mut self, at: usize, attempt: &mut Attempt) -> Result<(), PortError> {
+        let tokens = self.need.max_length * self.need.batch;
         loop {
-            let hop = self.first_hop(self.legs[at].blocks, failed, last_fault.as_ref()).await?;
-            match self.open(at, &hop).await {
+            let hop = self.router.next_hop(self.legs[at].blocks, tokens, attempt).await?;
+            match self.open(at, &hop, attempt).await {
                 Ok((session, outputs)) => {
                     let leg = &mut self.legs[at];
                     let rest = BlockRange::new(hop.blocks.end(), leg.blocks.end());
                     leg.blocks = hop.blocks;
-                    leg.link = Some(Link { peer: hop.peer, session });
+                    leg.link = Some(Link { peer: hop.peer, session, pace: Pace::default(), awaiting_push: false });
                     if let Some(blocks) = rest {
                         self.legs.insert(at + 1, Leg { blocks, link: None, inputs: outputs });
                     }
                     return Ok(());
                 }
-                Err(fault) if is_peers_fault(&fault) || fault.kind() == FaultKind::Capacity => {
-                    if is_peers_fault(&fault) {
-                        self.bans.strike(&hop.peer, Instant::now());
-                    }
+                Err(fault) => {
                     tracing::warn!(%hop, error = %fault, "a server cannot take over; looking for another");
-                    failed.insert(hop.peer);
-                    last_fault = Some(fault);
+                    self.router.failed(&hop.peer, fault, attempt)?;
                 }
-                Err(fault) => return Err(fault),
-            }
-        }
-    }
-
-    /// The first hop of the best route through `blocks`. Banned peers are used only where there is no way without.
-    async fn first_hop(
-        &self,
-        blocks: BlockRange,
-        failed: &HashSet<PeerId>,
-        last_fault: Option<&PortError>,
-    ) -> Result<Hop, PortError> {
-        let map = self.swarm.map(&self.model).await?;
-        let (tokens, now) = (self.need.max_length * self.need.batch, Instant::now());
-        let route = plan(&map, blocks, tokens, |peer| failed.contains(peer) || self.bans.banned(peer, now))
-            .or_else(|_| plan(&map, blocks, tokens, |peer| failed.contains(peer)));
-        match (route, last_fault) {
-            (Ok(hops), _) => hops.into_iter().next().ok_or_else(|| PortError::internal("a route without hops")),
-            (Err(_), Some(fault)) => Err(fault.clone()),
-            (Err(no_route), None) => {
-                let missing: Vec<String> = no_route.missing.iter().map(ToString::to_string).collect();
-                let text = format!("no server hosts blocks {} of {}", missing.join(", "), self.model);
-                Err(PortError::new(FaultKind::Unavailable, text))
             }
         }
     }
 
     /// Dials `hop` and feeds it the history of leg `at`; returns the session and what came out of it.
-    async fn open(&self, at: usize, hop: &Hop) -> Result<(Box<dyn BlockSession>, Vec<Hidden>), PortError> {
-        let mut session = self.swarm.dial(hop.clone(), self.need).await?;
+    async fn open(
+        &self,
+        at: usize,
+        hop: &Hop,
+        attempt: &Attempt,
+    ) -> Result<(Box<dyn BlockSession>, Vec<Hidden>), PortError> {
+        let dialling = self.router.swarm.dial(hop.clone(), self.need);
+        let mut session = self.router.patiently(hop, Some(2 * self.router.patience.stall), attempt, dialling).await?;
         let mut outputs = Vec::new();
         if self.position > 0 {
             let history = Hidden::concat(&self.legs[at].inputs)?;
             for start in (0..history.seq()).step_by(REPLAY_CHUNK) {
                 let piece = history.positions(start, history.seq().min(start + REPLAY_CHUNK))?;
-                outputs.push(step_checked(&mut *session, piece).await?);
+                outputs.push(step_checked(&mut *session, StepInput::from(piece)).await?);
             }
         }
         Ok((session, outputs))
+    }
+
+    /// Gives up the server of leg `at`, and every later session that it may have pushed something to.
+    fn lose(&mut self, at: usize, since: Instant, fault: PortError, attempt: &mut Attempt) -> Result<(), PortError> {
+        let Some(link) = self.legs[at].link.take() else { return Err(fault) };
+        let hop = Hop { peer: link.peer.clone(), blocks: self.legs[at].blocks };
+        let why = fault.to_string();
+        match self.router.failed(&link.peer, fault, attempt) {
+            Ok(()) => {
+                tracing::warn!(%hop, error = %why, "a server failed; looking for another");
+                self.losses.push(Loss { hop, why, since });
+                self.forget_pushed();
+                Ok(())
+            }
+            Err(fault) => {
+                self.legs[at].link = Some(link);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Drops the sessions whose cache may hold more than the chain knows.
+    fn forget_pushed(&mut self) {
+        for leg in &mut self.legs {
+            leg.link.take_if(|link| link.awaiting_push);
+        }
+    }
+
+    /// The current step as the server of leg `at` is told of it: its name, and the sessions its output is for.
+    fn relay(&mut self, at: usize) -> Option<Relay> {
+        self.legs[at].link.as_ref()?.session.inbox()?;
+        let mut next = Vec::new();
+        for leg in &mut self.legs[at + 1..] {
+            let Some(link) = &mut leg.link else { break };
+            let Some(inbox) = link.session.inbox().filter(|_| link.session.position() == self.position) else { break };
+            link.awaiting_push = true;
+            next.push(inbox);
+        }
+        Some(Relay { step: self.steps, next })
+    }
+
+    /// Notes the failovers of a step that has come through.
+    fn note_failovers(&mut self) {
+        let route = if self.losses.is_empty() { Vec::new() } else { self.route() };
+        for Loss { hop, why, since } in self.losses.drain(..) {
+            let shares =
+                |other: &&Hop| other.blocks.start() < hop.blocks.end() && hop.blocks.start() < other.blocks.end();
+            let by = route.iter().filter(shares).cloned().collect();
+            if self.failovers.len() == REMEMBERED {
+                self.failovers.pop_front();
+            }
+            self.failovers.push_back(Failover { position: self.position, lost: hop, why, pause: since.elapsed(), by });
+            self.failed_over += 1;
+        }
     }
 }
 
@@ -142,29 +204,37 @@ impl BlockSession for Chain {
 
     async fn step(&mut self, input: StepInput) -> Result<Hidden, PortError> {
         let seq = input.hidden.seq();
+        if self.position.saturating_add(seq) > self.need.max_length {
+            let text = format!("{seq} positions after {} are more than {}", self.position, self.need.max_length);
+            return Err(PortError::new(FaultKind::Capacity, text));
+        }
+        self.forget_pushed(); // of a step that was dropped half-way
+        self.steps += 1;
         let mut state = input.hidden;
         let mut fed = Vec::with_capacity(self.legs.len());
-        let mut failed = HashSet::new();
+        let mut attempt = Attempt::new();
         while fed.len() < self.legs.len() {
             let at = fed.len();
-            let Some(link) = &mut self.legs[at].link else {
-                self.connect(at, &mut failed).await?;
+            let relay = self.relay(at);
+            let leg = &mut self.legs[at];
+            let Some(link) = &mut leg.link else {
+                self.connect(at, &mut attempt).await?;
                 continue;
             };
-            match step_from(link, self.position, state.clone()).await {
+            let (hop, begun) = (Hop { peer: link.peer.clone(), blocks: leg.blocks }, Instant::now());
+            let stalled = link.pace.stalled(seq, self.router.patience.stall);
+            let stepping = step_from(link, self.position, StepInput { hidden: state.clone(), relay });
+            match self.router.patiently(&hop, stalled, &attempt, stepping).await {
                 Ok(next) => {
-                    self.bans.clear(&link.peer);
+                    link.pace.note(seq, begun.elapsed());
+                    link.awaiting_push = false;
+                    self.router.bans.clear(&link.peer);
                     fed.push(std::mem::replace(&mut state, next));
                 }
-                Err(fault) if is_peers_fault(&fault) => {
-                    tracing::warn!(peer = %link.peer, error = %fault, "a server failed; looking for another");
-                    self.bans.strike(&link.peer, Instant::now());
-                    failed.insert(link.peer.clone());
-                    self.legs[at].link = None;
-                }
-                Err(fault) => return Err(fault),
+                Err(fault) => self.lose(at, begun, fault, &mut attempt)?,
             }
         }
+        self.note_failovers();
         for (leg, input) in self.legs.iter_mut().zip(fed) {
             leg.inputs.push(input);
         }
@@ -182,31 +252,53 @@ impl BlockSession for Chain {
         self.position = to; // the servers follow with their next step
         Ok(())
     }
+
+    fn inbox(&self) -> Option<Inbox> {
+        None
+    }
+
+    fn report(&self) -> RouteReport {
+        let report = |leg: &Leg| {
+            let link = leg.link.as_ref()?;
+            Some(HopReport { hop: Hop { peer: link.peer.clone(), blocks: leg.blocks }, latest: link.pace.latest })
+        };
+        RouteReport {
+            hops: self.legs.iter().filter_map(report).collect(),
+            failovers: self.failovers.iter().cloned().collect(),
+            failed_over: self.failed_over,
+        }
+    }
 }
 
 /// Steps a server, after it has forgotten what the chain has forgotten (a rewind, or a step that was dropped half-way).
-async fn step_from(link: &mut Link, position: usize, input: Hidden) -> Result<Hidden, PortError> {
+async fn step_from(link: &mut Link, position: usize, input: StepInput) -> Result<Hidden, PortError> {
     if link.session.position() > position {
         link.session.rewind(position).await?;
     }
     step_checked(&mut *link.session, input).await
 }
 
-/// Steps a server and believes its answer only if it has the shape of the question.
-async fn step_checked(session: &mut dyn BlockSession, hidden: Hidden) -> Result<Hidden, PortError> {
+/// Steps a server and believes its answer only if it can be one.
+async fn step_checked(session: &mut dyn BlockSession, input: StepInput) -> Result<Hidden, PortError> {
     let shape = |h: &Hidden| (h.batch(), h.seq(), h.width());
-    let asked = shape(&hidden);
-    let output = session.step(StepInput { hidden }).await?;
-    if shape(&output) == asked {
-        return Ok(output);
-    }
-    let text = format!("a server answered with shape {:?} to {asked:?}", shape(&output));
-    Err(PortError::new(FaultKind::Unavailable, text))
+    let asked = shape(&input.hidden);
+    let output = session.step(input).await?;
+    check_answer(&output, asked)?;
+    Ok(output)
 }
 
-/// Faults that another server may not have.
-fn is_peers_fault(fault: &PortError) -> bool {
-    matches!(fault.kind(), FaultKind::Unavailable | FaultKind::TimedOut)
+/// Believes hidden states only if they have the shape that was asked for and are numbers.
+pub(super) fn check_answer(output: &Hidden, asked: (usize, usize, usize)) -> Result<(), PortError> {
+    let shape = (output.batch(), output.seq(), output.width());
+    if shape != asked {
+        let text = format!("a server answered with shape {shape:?} to {asked:?}");
+        return Err(PortError::new(FaultKind::Unavailable, text));
+    }
+    if !output.is_finite() {
+        let text = "a server answered with numbers that are not finite";
+        return Err(PortError::new(FaultKind::Unavailable, text));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    model::{Hop, ModelId, PeerId, ServerFacts, ServerInfo, SwarmMap},
-    ports::{BlockEngine, BlockSession, FaultKind, PortError, RemoteSwarm, SessionNeed},
+    model::{Hidden, Hop, ModelId, PeerId, ServerFacts, ServerInfo, SwarmMap},
+    ports::{BlockEngine, BlockSession, FaultKind, PortError, RemoteSwarm, SessionNeed, StepInput},
 };
 
 /// Serves one model's blocks from an engine in this process.
@@ -22,8 +22,10 @@ impl InProcessSwarm {
         Self { model, engine }
     }
 
-    fn peer() -> PeerId {
-        PeerId("in-process".to_owned())
+    /// The name of the only server.
+    #[must_use]
+    pub fn peer() -> PeerId {
+        "in-process".into()
     }
 }
 
@@ -39,6 +41,8 @@ impl RemoteSwarm for InProcessSwarm {
             blocks: self.engine.hosted(),
             rps: 1000.0,
             rtt: Some(Duration::ZERO),
+            next: Vec::new(),
+            pushes: false,
             free_tokens: Some(self.engine.free_tokens()),
             facts: ServerFacts::default(),
         };
@@ -50,5 +54,10 @@ impl RemoteSwarm for InProcessSwarm {
             return Err(PortError::new(FaultKind::Unavailable, format!("{} is not in this process", hop.peer)));
         }
         self.engine.open(hop.blocks, need).await
+    }
+
+    async fn forward(&self, hop: Hop, hidden: Hidden) -> Result<Hidden, PortError> {
+        let need = SessionNeed { max_length: hidden.seq(), batch: hidden.batch() };
+        self.dial(hop, need).await?.step(StepInput::from(hidden)).await
     }
 }

@@ -3,10 +3,15 @@
 
 mod bans;
 mod chain;
+mod forward;
 mod in_process;
+mod pace;
 mod plan;
+mod router;
 
 pub use bans::Bans;
 pub use chain::Chain;
+pub use forward::Forward;
 pub use in_process::InProcessSwarm;
 pub use plan::{NoRoute, plan};
+pub use router::Patience;

@@ -1,11 +1,15 @@
 //! The cheapest route through a swarm, as a pure function of its map.
 
+use std::{cmp::Ordering, collections::HashMap, time::Duration};
+
 use crate::model::{BlockRange, Hop, PeerId, ServerInfo, SwarmMap};
 
-/// Assumed where a server has not been pinged yet.
-const UNKNOWN_RTT_S: f64 = 0.05;
-/// What a hop costs beyond its round trip: serialisation and queueing, as Petals reckons it. It also keeps a server from
-/// being asked twice in a row for what it can do at once.
+/// Assumed one way where a server has not been pinged yet.
+const UNKNOWN_WAY_S: f64 = 0.15;
+/// The most that is reckoned for one way.
+const LONGEST_WAY_S: f64 = 5.0;
+/// What a hop costs beyond its way: serialisation and queueing, as Petals reckons it. It also keeps a server from being
+/// asked twice in a row for what it can do at once.
 const HOP_S: f64 = 0.018;
 /// Added for a server that says its cache has no room: the last resort before no route at all.
 const NO_ROOM_S: f64 = 10.0;
@@ -17,8 +21,12 @@ pub struct NoRoute {
     pub missing: Vec<usize>,
 }
 
-/// The hops through `blocks` with the least expected time for one token: for each hop a round trip, plus the blocks
-/// at the server's speed. Servers that `avoid` names are not used. Needs room for `tokens` positions where it can.
+/// The hops through `blocks` with the least expected time for one token. Servers that `avoid` names are not used. Needs
+/// room for `tokens` positions where it can.
+///
+/// The time is that of a shortest path: half a round trip to the first server, the blocks at each server's speed, then
+/// from server to server (back through this machine, or straight to the next one where both push and the way was
+/// measured), and half a round trip back.
 ///
 /// # Errors
 /// [`NoRoute`] with the blocks nobody hosts.
@@ -29,129 +37,136 @@ pub fn plan(
     avoid: impl Fn(&PeerId) -> bool,
 ) -> Result<Vec<Hop>, NoRoute> {
     let servers: Vec<&ServerInfo> = map.servers.iter().filter(|s| !avoid(&s.peer)).collect();
-    // Dynamic programming from the end: best[b] is the cost from block start + b to the end, with the hop to take.
-    let mut best: Vec<Option<(f64, Option<Hop>)>> = vec![None; blocks.len() + 1];
-    best[blocks.len()] = Some((0.0, None));
-    for from in (0..blocks.len()).rev() {
-        for server in &servers {
-            let block = blocks.start() + from;
-            if block < server.blocks.start() || block >= server.blocks.end() {
-                continue;
-            }
-            for end in block + 1..=server.blocks.end().min(blocks.end()) {
-                let Some((rest, _)) = best[end - blocks.start()] else { continue };
-                let cost = rest + hop_cost(server, end - block, tokens);
-                if best[from].as_ref().is_none_or(|(known, _)| cost < *known)
-                    && let Some(range) = BlockRange::new(block, end)
-                {
-                    best[from] = Some((cost, Some(Hop { peer: server.peer.clone(), blocks: range })));
-                }
-            }
-        }
+    let graph = Graph::new(&servers, tokens);
+    // Block by block: where the state can be before a block, at which cost, and how it came there.
+    let mut home = Some(Place { cost: 0.0, trail: None });
+    let mut trails: Vec<Trail> = Vec::new();
+    let mut at: Vec<Option<Place>> = vec![None; servers.len()];
+    for block in blocks.start()..blocks.end() {
+        at = graph.through(block, home, &at, &mut trails);
+        home = graph.home(&at);
     }
-    let mut hops = Vec::new();
-    let mut at = 0;
-    while let Some((_, Some(hop))) = &best[at] {
-        at = hop.blocks.end() - blocks.start();
-        hops.push(hop.clone());
-    }
-    if at == blocks.len() {
-        return Ok(hops);
+    if let Some(home) = home {
+        return Ok(hops(&servers, &trails, home.trail, blocks.end()));
     }
     let reachable = SwarmMap { servers: servers.into_iter().cloned().collect() };
     Err(NoRoute { missing: reachable.missing(blocks) })
 }
 
-fn hop_cost(server: &ServerInfo, blocks: usize, tokens: usize) -> f64 {
-    let rtt = server.rtt.map_or(UNKNOWN_RTT_S, |rtt| rtt.as_secs_f64());
-    let speed = if server.rps.is_finite() && server.rps > 0.0 { server.rps } else { 1.0 };
-    let full = server.free_tokens.is_some_and(|free| free < tokens);
-    HOP_S + rtt + blocks as f64 / speed + if full { NO_ROOM_S } else { 0.0 }
+/// A state somewhere, with the cheapest way there.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    cost: f64,
+    /// The last hop of the way, as an index of the trails.
+    trail: Option<usize>,
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
+/// A hop that was begun, and what came before it.
+#[derive(Debug)]
+struct Trail {
+    server: usize,
+    start: usize,
+    before: Option<usize>,
+}
 
-    use proptest::prelude::*;
+struct Graph<'a> {
+    servers: &'a [&'a ServerInfo],
+    tokens: usize,
+    /// For each server, who can push to it and how long that takes.
+    pushers: Vec<Vec<(usize, f64)>>,
+}
 
-    use super::*;
-    use crate::model::ServerFacts;
-
-    fn server(peer: &str, start: usize, end: usize, rps: f64, rtt_ms: u64) -> ServerInfo {
-        ServerInfo {
-            peer: PeerId(peer.into()),
-            blocks: BlockRange::new(start, end).unwrap(),
-            rps,
-            rtt: Some(Duration::from_millis(rtt_ms)),
-            free_tokens: None,
-            facts: ServerFacts::default(),
+impl<'a> Graph<'a> {
+    fn new(servers: &'a [&'a ServerInfo], tokens: usize) -> Self {
+        let mut pushers = vec![Vec::new(); servers.len()];
+        let mut places: HashMap<&PeerId, Vec<usize>> = HashMap::new();
+        for (nth, server) in servers.iter().enumerate() {
+            places.entry(&server.peer).or_default().push(nth);
         }
-    }
-
-    fn route(servers: Vec<ServerInfo>, blocks: usize, banned: &[&str]) -> Result<String, NoRoute> {
-        let hops = plan(&SwarmMap { servers }, BlockRange::first(blocks), 10, |p| banned.contains(&p.0.as_str()))?;
-        Ok(hops.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
-    }
-
-    #[test]
-    fn one_near_server_beats_two() {
-        let servers = vec![server("a", 0, 4, 100.0, 5), server("b", 0, 2, 1000.0, 30), server("c", 2, 4, 1000.0, 30)];
-        assert_eq!(route(servers.clone(), 4, &[]).unwrap(), "0:4@a");
-        assert_eq!(route(servers, 4, &["a"]).unwrap(), "0:2@b 2:4@c");
-    }
-
-    #[test]
-    fn a_server_is_asked_once_for_all_it_has() {
-        assert_eq!(route(vec![server("here", 0, 9, 1000.0, 0)], 9, &[]).unwrap(), "0:9@here");
-    }
-
-    #[test]
-    fn a_server_is_left_in_the_middle_for_a_faster_one() {
-        let servers = vec![server("slow", 0, 4, 1.0, 1), server("fast", 1, 4, 1000.0, 1)];
-        assert_eq!(route(servers, 4, &[]).unwrap(), "0:1@slow 1:4@fast");
-    }
-
-    #[test]
-    fn a_full_server_is_the_last_resort() {
-        let mut full = server("full", 0, 2, 1000.0, 1);
-        full.free_tokens = Some(9);
-        assert_eq!(route(vec![full.clone(), server("slow", 0, 2, 1.0, 500)], 2, &[]).unwrap(), "0:2@slow");
-        assert_eq!(route(vec![full], 2, &[]).unwrap(), "0:2@full");
-    }
-
-    #[test]
-    fn missing_blocks_are_named() {
-        let servers = vec![server("a", 0, 2, 1.0, 1), server("b", 3, 4, f64::NAN, 1)];
-        assert_eq!(route(servers, 5, &[]), Err(NoRoute { missing: vec![2, 4] }));
-    }
-
-    proptest! {
-        #[test]
-        fn a_route_is_gapless_and_there_is_one_whenever_all_blocks_are_hosted(
-            spans in prop::collection::vec((0usize..8, 1usize..5, 1u32..1000, 0u64..200), 0..10),
-        ) {
-            let servers: Vec<ServerInfo> = spans
-                .iter()
-                .enumerate()
-                .map(|(i, (start, len, rps, rtt))| server(&i.to_string(), *start, start + len, f64::from(*rps), *rtt))
-                .collect();
-            let map = SwarmMap { servers };
-            let blocks = BlockRange::first(8);
-            match plan(&map, blocks, 1, |_| false) {
-                Ok(hops) => {
-                    prop_assert_eq!(hops.first().map(|h| h.blocks.start()), Some(0));
-                    prop_assert_eq!(hops.last().map(|h| h.blocks.end()), Some(8));
-                    prop_assert!(hops.windows(2).all(|w| w[0].blocks.end() == w[1].blocks.start()));
-                    for hop in hops {
-                        prop_assert!(map.servers.iter().any(|s| s.peer == hop.peer && s.blocks.contains(hop.blocks)));
-                    }
-                }
-                Err(no) => {
-                    prop_assert!(!no.missing.is_empty());
-                    prop_assert_eq!(no.missing, map.missing(blocks));
+        for (from, server) in servers.iter().enumerate().filter(|(_, s)| s.pushes) {
+            for (peer, rtt) in &server.next {
+                for to in places.get(peer).into_iter().flatten().filter(|to| servers[**to].pushes && **to != from) {
+                    pushers[*to].push((from, way(Some(*rtt))));
                 }
             }
         }
+        Self { servers, tokens, pushers }
+    }
+
+    /// Where the state can be after `block`.
+    fn through(
+        &self,
+        block: usize,
+        home: Option<Place>,
+        at: &[Option<Place>],
+        trails: &mut Vec<Trail>,
+    ) -> Vec<Option<Place>> {
+        let step = |(to, server): (usize, &&ServerInfo)| {
+            if block < server.blocks.start() || block >= server.blocks.end() {
+                return None;
+            }
+            let enter = HOP_S + if self.full(server) { NO_ROOM_S } else { 0.0 };
+            let sent = home.map(|h| Place { cost: h.cost + way(server.rtt) + enter, ..h });
+            let pushed = self.pushers[to]
+                .iter()
+                .filter_map(|(from, way)| at[*from].map(|p| Place { cost: p.cost + way + enter, ..p }));
+            let entered = pushed.chain(sent).min_by(cheaper);
+            let mut place = match (at[to], entered) {
+                (Some(stay), Some(enter)) if stay.cost <= enter.cost => stay,
+                (Some(stay), None) => stay,
+                (_, Some(enter)) => {
+                    trails.push(Trail { server: to, start: block, before: enter.trail });
+                    Place { trail: Some(trails.len() - 1), ..enter }
+                }
+                (None, None) => return None,
+            };
+            place.cost += 1.0 / speed(server);
+            Some(place)
+        };
+        self.servers.iter().enumerate().map(step).collect()
+    }
+
+    /// The state back on this machine.
+    fn home(&self, at: &[Option<Place>]) -> Option<Place> {
+        let back = |(nth, place): (usize, &Option<Place>)| {
+            place.map(|p| Place { cost: p.cost + way(self.servers[nth].rtt), ..p })
+        };
+        at.iter().enumerate().filter_map(back).min_by(cheaper)
+    }
+
+    fn full(&self, server: &ServerInfo) -> bool {
+        server.free_tokens.is_some_and(|free| free < self.tokens)
     }
 }
+
+fn cheaper(a: &Place, b: &Place) -> Ordering {
+    a.cost.total_cmp(&b.cost)
+}
+
+/// Seconds one way of a round trip.
+fn way(rtt: Option<Duration>) -> f64 {
+    rtt.map_or(UNKNOWN_WAY_S, |rtt| (rtt.as_secs_f64() / 2.0).min(LONGEST_WAY_S))
+}
+
+/// Blocks a second.
+fn speed(server: &ServerInfo) -> f64 {
+    if server.rps.is_finite() && server.rps > 0.0 { server.rps } else { 1.0 }
+}
+
+/// A trail as hops, first to last.
+fn hops(servers: &[&ServerInfo], trails: &[Trail], last: Option<usize>, mut end: usize) -> Vec<Hop> {
+    let mut hops = Vec::new();
+    let mut at = last;
+    while let Some(trail) = at.map(|at| &trails[at]) {
+        hops.extend(
+            BlockRange::new(trail.start, end).map(|blocks| Hop { peer: servers[trail.server].peer.clone(), blocks }),
+        );
+        end = trail.start;
+        at = trail.before;
+    }
+    hops.reverse();
+    hops
+}
+
+#[cfg(test)]
+mod tests;

@@ -32,7 +32,7 @@ pub(super) struct Core {
 pub(super) struct Speaker {
     pub(super) entry: ModelEntry,
     pub(super) spec: Arc<ModelSpec>,
-    bans: Arc<Bans>,
+    pub(super) bans: Arc<Bans>,
 }
 
 impl Core {
@@ -58,7 +58,8 @@ impl Core {
     pub(super) fn conversation(&self, speaker: &Speaker, max_length: usize) -> Conversation {
         let need = SessionNeed { max_length, batch: 1 };
         let (spec, swarm) = (&speaker.spec, speaker.entry.swarm.clone());
-        let chain = Chain::new(swarm, speaker.bans.clone(), spec.id.clone(), spec.all_blocks(), need);
+        let chain = Chain::new(swarm, speaker.bans.clone(), spec.id.clone(), spec.all_blocks(), need)
+            .with_patience(self.limits.patience);
         Conversation { tokens: Vec::new(), unread: 0, max_length, blocks: Box::new(chain) }
     }
 

@@ -8,6 +8,7 @@ mod gate;
 mod meter;
 mod reply;
 mod request;
+mod score;
 mod service;
 mod table;
 
@@ -16,4 +17,5 @@ pub use error::ReplyError;
 pub use meter::{Meter, MeterReading};
 pub use reply::Reply;
 pub use request::{Ambient, Length, Limits, Prompt, Readiness, ReplyRequest, Usage};
+pub use score::ScoredToken;
 pub use service::SessionService;

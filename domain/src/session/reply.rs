@@ -5,8 +5,9 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use super::{ReplyError, Usage, continuation::Undo, core::Core, gate::Pass, service::SessionService, table::Seat};
 use crate::{
     generation::{Chunk, Turn},
-    model::ModelId,
+    model::{ModelId, RouteReport},
     ports::FaultKind,
+    routing::InProcessSwarm,
 };
 
 /// A reply being written, one chunk a call. Dropping it stops the compute, frees its place, and leaves its session with
@@ -17,6 +18,8 @@ pub struct Reply {
     turn: Turn<Seat>,
     usage: Usage,
     undo: Undo,
+    /// Failovers of the session before this reply.
+    failed_over: usize,
     _pass: Pass,
 }
 
@@ -32,7 +35,8 @@ impl Reply {
             Usage { prompt_tokens: turn.conversation().tokens.len(), cached_tokens: cached, ..Usage::default() };
         core.meter.turns_started.fetch_add(1, Relaxed);
         core.meter.prompt_tokens_cached.fetch_add(cached as u64, Relaxed);
-        Self { core, model, turn, usage, undo, _pass: pass }
+        let failed_over = turn.conversation().blocks.report().failed_over;
+        Self { core, model, turn, usage, undo, failed_over, _pass: pass }
     }
 
     /// The next token's chunk; `None` after the one that carried a finish reason.
@@ -61,6 +65,18 @@ impl Reply {
     #[must_use]
     pub fn usage(&self) -> Usage {
         self.usage
+    }
+
+    /// The other machines that took part so far, and what happened on the way during this reply.
+    #[must_use]
+    pub fn route(&self) -> RouteReport {
+        let mut report = self.turn.conversation().blocks.report();
+        let here = InProcessSwarm::peer();
+        report.hops.retain(|hop| hop.hop.peer != here);
+        report.failed_over -= self.failed_over.min(report.failed_over);
+        let earlier = report.failovers.len().saturating_sub(report.failed_over);
+        report.failovers.drain(..earlier);
+        report
     }
 
     /// Who is speaking.

@@ -8,6 +8,7 @@ use crate::{
     generation::{Sampling, StopRule},
     model::{Message, ModelId},
     ports::Timestamp,
+    routing::Patience,
 };
 
 /// What a reply continues.
@@ -79,6 +80,8 @@ pub struct Limits {
     pub queue: usize,
     /// Positions run through the blocks at a time while a prompt is read.
     pub prefill_chunk: usize,
+    /// How long a reply waits for servers that fail.
+    pub patience: Patience,
 }
 
 impl Default for Limits {
@@ -91,6 +94,7 @@ impl Default for Limits {
             concurrent: 8,
             queue: 64,
             prefill_chunk: 128,
+            patience: Patience::default(),
         }
     }
 }

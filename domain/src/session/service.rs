@@ -21,7 +21,7 @@ const SWEEP: usize = 256;
 
 /// Opens, continues, closes and forgets conversations.
 pub struct SessionService {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
 }
 
 impl SessionService {

@@ -47,7 +47,7 @@ impl Subject {
 }
 
 async fn step(session: &mut dyn BlockSession, hidden: &Hidden) -> Hidden {
-    session.step(StepInput { hidden: hidden.clone() }).await.expect("a step")
+    session.step(StepInput::from(hidden.clone())).await.expect("a step")
 }
 
 /// Steps of those lengths, joined.
@@ -159,7 +159,7 @@ pub async fn past_the_end_is_capacity_and_does_no_harm(subject: &Subject) {
     let mut session = subject.lone().await;
     let begun = step(&mut *session, &hidden.positions(0, 40).expect("positions")).await;
     for beyond in [LONGEST - 39, LONGEST] {
-        let input = StepInput { hidden: subject.states(1, beyond, 12) };
+        let input = StepInput::from(subject.states(1, beyond, 12));
         let error = session.step(input).await.expect_err("a step past the end is refused");
         assert_eq!(error.kind(), FaultKind::Capacity, "{error}");
         assert_eq!(session.position(), 40);
@@ -177,7 +177,7 @@ pub async fn a_wrong_batch_or_width_is_refused_and_does_no_harm(subject: &Subjec
     let width = subject.width + 1;
     let wide = Hidden::from_f32((1, 2, width), &noise(2 * width, 1)).expect("a shape that fits");
     for bad in [subject.states(2, 2, 14), wide] {
-        let error = session.step(StepInput { hidden: bad }).await.expect_err("a wrong shape is refused");
+        let error = session.step(StepInput::from(bad)).await.expect_err("a wrong shape is refused");
         assert_eq!(error.kind(), FaultKind::InvalidInput, "{error}");
     }
     assert_eq!(session.position(), 0);
@@ -225,7 +225,7 @@ pub async fn a_dropped_step_was_never_called(subject: &Subject) {
     let mut pieces = Vec::new();
     for at in (0..20).step_by(4) {
         for nth in 0..10u64 {
-            let input = StepInput { hidden: subject.states(1, 1 + nth as usize % 5, 19) };
+            let input = StepInput::from(subject.states(1, 1 + nth as usize % 5, 19));
             let a_moment = Duration::from_micros(30 * nth);
             if nth == 0 {
                 drop(session.step(input));

@@ -114,7 +114,7 @@ impl Route {
 }
 
 async fn step(session: &mut dyn BlockSession, hidden: &Hidden) -> Hidden {
-    in_time(session.step(StepInput { hidden: hidden.clone() })).await.expect("a step")
+    in_time(session.step(StepInput::from(hidden.clone()))).await.expect("a step")
 }
 
 async fn in_time<T>(work: impl Future<Output = T>) -> T {
@@ -130,6 +130,7 @@ pub async fn all(subject: &Subject) {
     prefill_and_single_steps_equal_one_prefill(subject).await;
     a_part_of_a_servers_blocks_can_be_used(subject).await;
     rows_of_a_batch_equal_lone_sessions(subject).await;
+    forward_equals_the_first_step_of_a_session(subject).await;
     sessions_do_not_see_each_other(subject).await;
     rewinding_equals_never_having_gone(subject).await;
     a_dropped_step_was_never_called(subject).await;
@@ -233,6 +234,23 @@ pub async fn rows_of_a_batch_equal_lone_sessions(subject: &Subject) {
     }
 }
 
+/// Blocks without a cache give what a session's first step gives, for one row and for several, and leave nothing open.
+pub async fn forward_equals_the_first_step_of_a_session(subject: &Subject) {
+    for (batch, seq) in [(1, 1), (1, 11), (3, 7)] {
+        let hidden = subject.states(batch, seq, 19);
+        let wanted = subject.route(batch).await.step(&hidden).await;
+        let mut state = hidden;
+        for hop in plan(&*subject.map().await, subject.blocks, 0, |_| false).expect("a route") {
+            state = in_time(subject.swarm.forward(hop, state)).await.expect("hidden states");
+        }
+        subject.near(&state, &wanted, "a forward pass without a session");
+    }
+    let nowhere = Hop { peer: subject.nobody.clone(), blocks: subject.blocks };
+    let error = in_time(subject.swarm.forward(nowhere, subject.states(1, 1, 19))).await.expect_err("a refusal");
+    assert!(matches!(error.kind(), FaultKind::Unavailable | FaultKind::TimedOut), "{:?}: {error}", error.kind());
+    subject.until_open(0, "after forward passes").await;
+}
+
 /// Sessions that run side by side give what they would give alone.
 pub async fn sessions_do_not_see_each_other(subject: &Subject) {
     let (a, b) = (subject.states(1, 10, 8), subject.states(1, 10, 9));
@@ -270,7 +288,7 @@ pub async fn a_dropped_step_was_never_called(subject: &Subject) {
     let mut session = subject.lone().await;
     let mut pieces = Vec::new();
     for (nth, at) in (0..12).step_by(4).enumerate() {
-        let input = StepInput { hidden: subject.states(1, 1 + nth, 14) };
+        let input = StepInput::from(subject.states(1, 1 + nth, 14));
         drop(session.step(input.clone()));
         let a_moment = Duration::from_micros(500 * nth as u64);
         if tokio::time::timeout(a_moment, session.step(input)).await.is_ok() {
@@ -296,7 +314,7 @@ pub async fn bad_steps_are_refused_and_do_no_harm(subject: &Subject) {
         (FaultKind::InvalidInput, wide),
     ];
     for (kind, hidden) in bad {
-        let error = in_time(session.step(StepInput { hidden })).await.expect_err("a refusal");
+        let error = in_time(session.step(StepInput::from(hidden))).await.expect_err("a refusal");
         assert_eq!(error.kind(), kind, "{error}");
         assert_eq!(session.position(), 4);
     }

@@ -95,7 +95,7 @@ async fn states_agree(path: &Path, golden: &Golden) {
         assert_eq!(engine.hosted(), range);
         let need = SessionNeed { max_length: hidden.seq(), batch: 1 };
         let mut session = engine.open(range, need).await.unwrap();
-        hidden = session.step(StepInput { hidden }).await.unwrap();
+        hidden = session.step(StepInput::from(hidden)).await.unwrap();
         assert_near(&hidden.to_f32(), &wanted.concat(), 1e-4, &format!("states after block {}", range.end() - 1));
     }
 }

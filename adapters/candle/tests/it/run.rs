@@ -40,7 +40,7 @@ pub(crate) async fn embed(model: &CandleModel, ids: &[u32]) -> Hidden {
 
 /// All scores after the last of `ids`.
 pub(crate) async fn feed(model: &CandleModel, session: &mut dyn BlockSession, ids: &[u32]) -> Vec<f32> {
-    let hidden = session.step(StepInput { hidden: embed(model, ids).await }).await.unwrap();
+    let hidden = session.step(StepInput::from(embed(model, ids).await)).await.unwrap();
     match model.local().logits(hidden.last().unwrap(), Want::All).await.unwrap().rows.remove(0) {
         LogitRow::Dense(scores) => scores,
         LogitRow::Sparse(_) => panic!("all scores were asked for"),

@@ -14,7 +14,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     codec::Codec,
-    link::{Link, Purpose, of_peer},
+    link::{Link, Purpose, is_lost, of_peer},
     session::RemoteSession,
 };
 use crate::{
@@ -60,14 +60,29 @@ impl Dialer {
         need: SessionNeed,
     ) -> Result<Box<dyn BlockSession>, PortError> {
         let opened = async {
-            let codec = self.codec(peer, hop.blocks).await?;
-            let purpose = Purpose { timeout: self.timeout.min(OPENING), ..self.purpose(hop.blocks, need, codec) };
-            let mut link = self.open(peer, purpose).await?;
-            link.reserve(self.width).await?;
-            Ok(link.with_timeout(self.timeout))
+            self.connect(peer).await?;
+            let relayed = self.rpc.host().is_relayed(peer);
+            match self.reserve(peer, hop.blocks, need).await {
+                Err(fault) if relayed && is_lost(&fault) => self.reserve(peer, hop.blocks, need).await,
+                outcome => outcome,
+            }
         };
         let link = opened.await.inspect_err(|fault| self.failed(peer, fault))?;
         Ok(Box::new(RemoteSession::new(self.clone(), peer, hop, need, link)))
+    }
+
+    /// A stream for which the server has set its cache aside.
+    async fn reserve(&self, peer: PeerId, blocks: BlockRange, need: SessionNeed) -> Result<Link, PortError> {
+        let codec = self.codec(peer, blocks).await?;
+        let purpose = Purpose { timeout: self.timeout.min(OPENING), ..self.purpose(blocks, need, codec) };
+        let mut link = self.open(peer, purpose).await?;
+        link.reserve(self.width).await?;
+        Ok(link.with_timeout(self.timeout))
+    }
+
+    /// By its own clock: a way may have to be found first.
+    async fn connect(&self, peer: PeerId) -> Result<(), PortError> {
+        self.rpc.host().connect(peer).await.map_err(of_peer)
     }
 
     /// A stream in place of another one, on which nothing has been said.
@@ -91,7 +106,7 @@ impl Dialer {
 
     async fn open(&self, peer: PeerId, purpose: Purpose) -> Result<Link, PortError> {
         let stream = self.rpc.stream(peer, RPC_INFERENCE).await.map_err(of_peer)?;
-        Ok(Link::new(stream, purpose))
+        Ok(Link::new(stream, purpose, self.rpc.host().is_relayed(peer)))
     }
 
     /// Asks a server for its type and compression, and whether it serves this model at all.
@@ -100,7 +115,7 @@ impl Dialer {
         if let Some((codec, _)) = known.filter(|(_, since)| since.elapsed() < BELIEVED) {
             return Ok(codec);
         }
-        self.rpc.host().connect(peer).await.map_err(of_peer)?; // by its own clock: a way may have to be found first
+        self.connect(peer).await?;
         let request = info_request(&block_key(&self.prefix, blocks.start()));
         let reply = self.rpc.unary(peer, RPC_INFO, request, self.timeout.min(OPENING)).await.map_err(of_peer)?;
         let info = parse_info(reply).map_err(|error| {

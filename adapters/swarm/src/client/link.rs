@@ -48,6 +48,7 @@ pub(super) struct Link {
     session_id: String,
     /// Positions in the server's cache.
     position: usize,
+    relayed: bool,
     begun: bool,
     opened: Instant,
     used: Instant,
@@ -55,9 +56,9 @@ pub(super) struct Link {
 
 impl Link {
     /// A link over a stream on which nothing has been said. The server sets its cache aside at the first message.
-    pub(super) fn new(stream: RpcStream, purpose: Purpose) -> Self {
+    pub(super) fn new(stream: RpcStream, purpose: Purpose, relayed: bool) -> Self {
         let (session_id, now) = (Uuid::new_v4().to_string(), Instant::now());
-        Self { stream, purpose, session_id, position: 0, begun: false, opened: now, used: now }
+        Self { stream, purpose, session_id, position: 0, relayed, begun: false, opened: now, used: now }
     }
 
     /// With another limit on what the server may take over one message.
@@ -68,6 +69,11 @@ impl Link {
 
     pub(super) fn codec(&self) -> Codec {
         self.purpose.codec
+    }
+
+    /// Whether it leads through a relay.
+    pub(super) fn relayed(&self) -> bool {
+        self.relayed
     }
 
     /// Whether the server will have closed it by now.
@@ -153,7 +159,7 @@ pub(super) fn of_peer(fault: PortError) -> PortError {
 }
 
 /// What the peer itself said, where it said anything.
-pub(super) fn remote_text(fault: &PortError) -> Option<&str> {
+fn remote_text(fault: &PortError) -> Option<&str> {
     let mut source = fault.source();
     while let Some(error) = source {
         if let Some(remote) = error.downcast_ref::<RemoteFault>() {
@@ -162,6 +168,11 @@ pub(super) fn remote_text(fault: &PortError) -> Option<&str> {
         source = error.source();
     }
     None
+}
+
+/// Whether a stream broke or ended, rather than that the server refused.
+pub(super) fn is_lost(fault: &PortError) -> bool {
+    fault.kind() == FaultKind::Unavailable && remote_text(fault).is_none_or(str::is_empty)
 }
 
 /// The texts of a Python server whose cache is full, or that refuses sessions of this length.

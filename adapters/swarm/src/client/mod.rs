@@ -19,7 +19,7 @@ use std::{
 
 use async_trait::async_trait;
 use corolla_domain::{
-    model::{BlockRange, Hop, ModelId, SwarmMap},
+    model::{BlockRange, Hidden, Hop, ModelId, SwarmMap},
     ports::{BlockSession, FaultKind, PortError, RemoteSwarm, SessionNeed},
 };
 use tokio::{
@@ -171,5 +171,9 @@ impl RemoteSwarm for PetalsSwarm {
         let peer = PeerId::from_str(&hop.peer.0)
             .map_err(|error| PortError::invalid(format!("{:?} is no peer id: {error}", hop.peer.0)))?;
         self.dialer.dial(peer, hop, need).await
+    }
+
+    async fn forward(&self, hop: Hop, _: Hidden) -> Result<Hidden, PortError> {
+        Err(PortError::new(FaultKind::Unsupported, format!("{hop}: rpc_forward is to come")))
     }
 }

@@ -14,7 +14,7 @@ use corolla_domain::{
 use super::{
     codec::cast,
     dialer::Dialer,
-    link::{Link, remote_text},
+    link::{Link, is_lost},
 };
 use crate::transport::PeerId;
 
@@ -22,8 +22,8 @@ use crate::transport::PeerId;
 const FORGOTTEN: Duration = Duration::from_secs(20);
 
 /// Positions in the cache of one server. It remembers what it was fed: after a rewind, a dropped or a failed step, and
-/// when the server has closed an idle stream, a new stream is fed the same again, since servers of this generation
-/// cannot rewind.
+/// when the server has closed an idle stream or a relay has ended its circuit, a new stream is fed the same again, since
+/// servers of this generation cannot rewind.
 pub(super) struct RemoteSession {
     dialer: Arc<Dialer>,
     peer: PeerId,
@@ -76,11 +76,12 @@ impl RemoteSession {
 
     async fn run(&mut self, hidden: &Hidden) -> Result<(Link, Hidden), PortError> {
         if let Some(mut link) = self.take_link() {
-            let idle = link.idle();
+            // A relay ends every circuit after some minutes or bytes, however well the server is.
+            let fragile = link.relayed() || link.idle() > FORGOTTEN;
             match link.step(hidden).await {
                 Ok(output) => return Ok((link, output)),
-                Err(fault) if idle > FORGOTTEN && is_lost(&fault) => {
-                    tracing::debug!(hop = %self.hop, error = %fault, "an idle stream was lost");
+                Err(fault) if fragile && is_lost(&fault) => {
+                    tracing::debug!(hop = %self.hop, error = %fault, "a relayed or idle stream was lost");
                 }
                 Err(fault) => return Err(fault),
             }
@@ -123,9 +124,4 @@ impl BlockSession for RemoteSession {
         }
         Ok(())
     }
-}
-
-/// Whether the stream broke or ended, rather than that the server refused.
-fn is_lost(fault: &PortError) -> bool {
-    fault.kind() == FaultKind::Unavailable && remote_text(fault).is_none_or(str::is_empty)
 }

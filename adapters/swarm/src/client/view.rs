@@ -109,6 +109,8 @@ impl Seen {
             blocks: *blocks,
             rps: rps(&self.record, blocks.len()),
             rtt: rtt.map(|ping| ping.unwrap_or(UNREACHABLE)),
+            next: Vec::new(),
+            pushes: false,
             free_tokens: self.free_tokens(),
             facts: ServerFacts {
                 version: self.record.version.clone(),

@@ -8,7 +8,7 @@ use std::{
 use corolla_domain::ports::{FaultKind, PortError};
 use futures_util::StreamExt as _;
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, ping,
+    Multiaddr, PeerId, StreamProtocol, Swarm, ping, relay,
     swarm::{
         DialError, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
@@ -145,6 +145,10 @@ impl Actor {
                 tracing::debug!(%peer, "no answer to pings, hanging up");
                 self.swarm.close_connection(connection);
             }
+            SwarmEvent::Behaviour(BehaviourEvent::Relay(relay::client::Event::OutboundCircuitEstablished {
+                relay_peer_id,
+                limit,
+            })) => tracing::debug!(relay = %relay_peer_id, ?limit, "a relay leads to a peer"),
             _ => {}
         }
     }

@@ -50,11 +50,12 @@ impl AddressBook {
         }
     }
 
-    /// What is known of `peer`: what was given, then the rest, newest first.
+    /// What is known of `peer`: what was given, then the rest, newest first; each with a closing `/p2p/` of the peer, as
+    /// `identify` remembers them too, so that no address is dialled twice.
     pub(super) fn of(&self, peer: &PeerId) -> Vec<Multiaddr> {
         let given = self.given.get(peer).map_or(&[][..], Vec::as_slice);
         let named = self.addresses.get(peer).into_iter().flatten().filter(|address| !given.contains(address));
-        given.iter().chain(named).cloned().collect()
+        given.iter().chain(named).map(|address| address.clone().with(Protocol::P2p(*peer))).collect()
     }
 }
 
@@ -90,7 +91,7 @@ mod tests {
             book.add(peer, format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap());
         }
         assert_eq!(book.of(&peer).len(), MAX_ADDRESSES);
-        assert_eq!(book.of(&peer)[0].to_string(), "/ip4/127.0.0.1/tcp/99");
+        assert_eq!(book.of(&peer)[0].to_string(), format!("/ip4/127.0.0.1/tcp/99/p2p/{peer}"));
         for _ in 0..MAX_PEERS {
             book.add(PeerId::random(), "/ip4/127.0.0.1/tcp/1".parse().unwrap());
         }
@@ -110,7 +111,7 @@ mod tests {
         for _ in 0..MAX_PEERS {
             book.add(PeerId::random(), "/ip4/127.0.0.1/tcp/1".parse().unwrap());
         }
-        assert_eq!(book.of(&peer), [given]);
+        assert_eq!(book.of(&peer), [given.with(Protocol::P2p(peer))]);
         for port in 0..3 * MAX_ADDRESSES {
             book.give(peer, format!("/ip4/127.0.0.2/tcp/{port}").parse().unwrap());
         }
@@ -123,7 +124,10 @@ mod tests {
         let (peer, other) = (PeerId::random(), PeerId::random());
         book.add(peer, format!("/ip4/127.0.0.1/tcp/1/p2p/{other}").parse().unwrap());
         assert!(book.of(&peer).is_empty());
-        book.add(peer, format!("/ip4/127.0.0.1/tcp/1/p2p/{other}/p2p-circuit/p2p/{peer}").parse().unwrap());
-        assert_eq!(book.of(&peer)[0].to_string(), format!("/ip4/127.0.0.1/tcp/1/p2p/{other}/p2p-circuit"));
+        let circuit = format!("/ip4/127.0.0.1/tcp/1/p2p/{other}/p2p-circuit");
+        for known in [circuit.clone(), format!("{circuit}/p2p/{peer}")] {
+            book.add(peer, known.parse().unwrap());
+        }
+        assert_eq!(book.of(&peer), [format!("{circuit}/p2p/{peer}").parse().unwrap()]);
     }
 }

@@ -26,6 +26,8 @@ const COMMANDS: usize = 256;
 const INCOMING: usize = 512;
 /// Searches for addresses at a time.
 const SEARCHES: usize = 8;
+/// Connections on which opening a stream is tried, where they end meanwhile.
+const OPENINGS: usize = 3;
 /// What a ping carries.
 const PING_BYTES: usize = 32;
 
@@ -111,6 +113,12 @@ impl Host {
         self.shared.status.borrow().connected.clone()
     }
 
+    /// Whether `peer` is connected, and through a relay only.
+    #[must_use]
+    pub fn is_relayed(&self, peer: PeerId) -> bool {
+        self.shared.status.borrow().connected.contains(&(peer, true))
+    }
+
     /// Notes for good where `peer` may be found.
     pub async fn add_address(&self, peer: PeerId, address: Multiaddr) {
         let _ = self.commands.send(Command::Keep { peer, address }).await;
@@ -143,8 +151,20 @@ impl Host {
     /// As `connect`; `Unavailable` when the peer does not speak the protocol or hangs up, `TimedOut` when it does not
     /// answer, `Capacity` when too many openings wait.
     pub async fn open_stream(&self, peer: PeerId, protocol: &str) -> Result<Stream, PortError> {
-        self.connect(peer).await?;
-        self.open(peer, protocol).await
+        let mut status = self.shared.status.clone();
+        for _ in 0..OPENINGS {
+            status.mark_unchanged();
+            self.connect(peer).await?;
+            if let Some(stream) = self.try_open(peer, protocol).await? {
+                return Ok(stream);
+            }
+            // The connection has ended. Once the host has noted that, there is a new one to be made.
+            let noted = timeout(self.shared.config.open_timeout, status.changed()).await;
+            if !matches!(noted, Ok(Ok(()))) {
+                break;
+            }
+        }
+        Err(closed(peer))
     }
 
     /// Takes the streams that peers open for `protocol`, until the answer is dropped.
@@ -200,12 +220,17 @@ impl Host {
 
     /// Opens a stream on an existing connection.
     pub(super) async fn open(&self, peer: PeerId, protocol: &str) -> Result<Stream, PortError> {
+        self.try_open(peer, protocol).await?.ok_or_else(|| closed(peer))
+    }
+
+    /// As `open`; `None` when the connection has ended.
+    async fn try_open(&self, peer: PeerId, protocol: &str) -> Result<Option<Stream>, PortError> {
         let protocol = stream_protocol(protocol)?;
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Open { peer, protocol, reply }).await.map_err(|_| gone())?;
         match timeout(self.shared.config.open_timeout, answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(PortError::new(FaultKind::Unavailable, format!("the connection to {peer} was closed"))),
+            Ok(Ok(outcome)) => outcome.map(Some),
+            Ok(Err(_)) => Ok(None),
             Err(_) => Err(timed_out(format!("{peer} did not open a stream in time"))),
         }
     }
@@ -247,6 +272,10 @@ fn stream_protocol(wire: &str) -> Result<StreamProtocol, PortError> {
 
 fn timed_out(context: String) -> PortError {
     PortError::new(FaultKind::TimedOut, context)
+}
+
+fn closed(peer: PeerId) -> PortError {
+    PortError::new(FaultKind::Unavailable, format!("the connection to {peer} was closed"))
 }
 
 fn gone() -> PortError {

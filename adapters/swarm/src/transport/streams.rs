@@ -89,10 +89,10 @@ impl Behaviour {
         Self { acceptors, connections: HashMap::new(), waiting: VecDeque::new(), waker: None, timeout }
     }
 
-    /// Opens a stream on a connection that exists, a direct one where there is one.
+    /// Opens a stream on a connection that exists, a direct one where there is one. Without any the request is dropped,
+    /// as it is when its connection ends.
     pub(super) fn open(&mut self, peer: PeerId, open: Open) {
         let Some((connection, _)) = self.connections.get(&peer).and_then(|all| all.first()) else {
-            refuse(open, FaultKind::Unavailable, format!("{peer} is not connected"));
             return;
         };
         if self.waiting.len() >= MAX_WAITING {

@@ -39,6 +39,8 @@ pub(crate) const WIDTH: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Manner {
     Honest,
+    /// What came goes back, nothing computed.
+    Echo,
     /// A reply of another shape.
     WrongShape,
     /// A reply with a NaN.
@@ -76,13 +78,18 @@ pub(crate) struct Fake {
 impl Fake {
     /// A server of all blocks that computes in `dtype` and is its own DHT.
     pub(crate) async fn start(dtype: ElementType) -> Self {
+        Self::start_wide(dtype, WIDTH).await
+    }
+
+    /// As `start`, for hidden states of `width` numbers.
+    pub(crate) async fn start_wide(dtype: ElementType, width: usize) -> Self {
         let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
         let host = Host::start(HostConfig { listen, ..HostConfig::default() }).await.unwrap();
         let fake = Self { host, manner: Arc::new(Mutex::new(Manner::Honest)), ledger: Arc::default() };
         let me = fake.host.peer_id();
         fake.serve("DHTProtocol.rpc_ping", |_| proto::encode(&pong())).await;
         fake.serve("DHTProtocol.rpc_find", move |request| find(&request, me)).await;
-        fake.serve(RPC_INFO, move |_| info(dtype)).await;
+        fake.serve(RPC_INFO, move |_| info(dtype, width)).await;
         let mut incoming = fake.host.accept(RPC_INFERENCE).await.unwrap();
         let (manner, ledger) = (fake.manner.clone(), fake.ledger.clone());
         tokio::spawn(async move {
@@ -157,9 +164,9 @@ fn find(request: &Bytes, me: PeerId) -> Bytes {
     proto::encode(&FindResponse { results: request.keys.iter().map(result).collect(), peer: Some(node()) })
 }
 
-fn info(dtype: ElementType) -> Bytes {
+fn info(dtype: ElementType, width: usize) -> Bytes {
     let name = format!("torch.{}", tensor::Dtype::from(dtype).name());
-    let size = Value::Tuple(vec![Value::Nil, 1.into(), 2048.into(), WIDTH.into()]);
+    let size = Value::Tuple(vec![Value::Nil, 1.into(), 2048.into(), width.into()]);
     let descriptor = Value::map([
         ("size", size),
         ("dtype", Value::from(name.as_str())),
@@ -262,7 +269,7 @@ fn answer(
         encode_stream_message(&proto::encode(&ExpertResponse { tensors, ..ExpertResponse::default() }))
     };
     assert_eq!(tensor.dtype, tensor::Dtype::from(dtype).name(), "a server gets its own type");
-    let honest = if tensor.size[1] == 0 {
+    let honest = if tensor.size[1] == 0 || manner == Manner::Echo {
         tensor.clone()
     } else {
         let hidden = tensor::decode(tensor, tensor::Limits::default()).unwrap().to_hidden().unwrap();
@@ -271,7 +278,7 @@ fn answer(
         narrowed(&history.step(&hidden), dtype)
     };
     match manner {
-        Manner::Honest => Some(message(vec![honest])),
+        Manner::Honest | Manner::Echo => Some(message(vec![honest])),
         Manner::WrongShape => {
             let size = vec![honest.size[0], honest.size[2], honest.size[1]];
             Some(message(vec![Tensor { size, ..honest }]))

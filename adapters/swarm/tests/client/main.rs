@@ -51,7 +51,7 @@ fn states(batch: usize, seq: usize, seed: usize) -> Hidden {
 }
 
 async fn step(session: &mut dyn BlockSession, hidden: &Hidden) -> Result<Hidden, PortError> {
-    session.step(StepInput { hidden: hidden.clone() }).await
+    session.step(StepInput::from(hidden.clone())).await
 }
 
 #[tokio::test]

@@ -91,7 +91,7 @@ impl Live {
 }
 
 async fn step(session: &mut dyn BlockSession, hidden: &Hidden, from: usize, to: usize) -> Hidden {
-    session.step(StepInput { hidden: hidden.positions(from, to).unwrap() }).await.unwrap()
+    session.step(StepInput::from(hidden.positions(from, to).unwrap())).await.unwrap()
 }
 
 /// The largest difference, as a part of the largest number.
@@ -168,7 +168,7 @@ async fn rewinding_and_dropped_steps_are_as_if_never_gone() {
     for wait in [0, 200, 2000] {
         let hidden = input.positions(0, 3).unwrap();
         let wait = Duration::from_micros(wait);
-        if tokio::time::timeout(wait, session.step(StepInput { hidden })).await.is_ok() {
+        if tokio::time::timeout(wait, session.step(StepInput::from(hidden))).await.is_ok() {
             session.rewind(4).await.unwrap();
         }
         assert_eq!(session.position(), 4);
@@ -246,7 +246,7 @@ async fn single_steps_are_timed() {
         let mut times = Vec::new();
         for _ in 0..320 {
             let begun = Instant::now();
-            session.step(StepInput { hidden: input.clone() }).await.unwrap();
+            session.step(StepInput::from(input.clone())).await.unwrap();
             times.push(begun.elapsed());
         }
         let mut times = times.split_off(20);

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use corolla_domain::{
     model::{BlockRange, ElementType, Hidden, Hop, ModelId, ModelSpec, PeerId},
-    ports::{BlockSession, PortError, RemoteSwarm, SessionNeed, StepInput},
+    ports::{BlockSession, PortError, RemoteSwarm, SessionNeed},
     routing::{Bans, Chain},
 };
 use corolla_swarm::{PetalsConfig, PetalsSwarm};
@@ -85,5 +85,5 @@ pub(crate) fn states(seq: usize, seed: usize) -> Hidden {
 }
 
 pub(crate) async fn step(session: &mut dyn BlockSession, hidden: &Hidden) -> Result<Hidden, PortError> {
-    session.step(StepInput { hidden: hidden.clone() }).await
+    session.step(hidden.clone().into()).await
 }

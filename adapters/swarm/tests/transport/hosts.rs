@@ -86,6 +86,16 @@ async fn many_callers_share_one_dial() {
 }
 
 #[tokio::test]
+async fn a_connection_that_has_just_ended_is_made_anew() {
+    let (server, peer, rpc) = pair().await;
+    serve(&server, "Test.rpc_echo", echo).await;
+    for _ in 0..20 {
+        rpc.unary(peer, "Test.rpc_echo", Bytes::new(), LONG).await.unwrap();
+        rpc.host().disconnect(peer).await;
+    }
+}
+
+#[tokio::test]
 async fn a_protocol_is_taken_once_until_it_is_dropped() {
     let host = Host::start(HostConfig::default()).await.unwrap();
     let incoming = host.accept("Test.rpc_echo").await.unwrap();

@@ -1,8 +1,8 @@
-//! The wire against bytes that the reference wrote (`tests/fixtures/wire/vectors.json`), and against bytes that
-//! nobody should write.
+//! The wire against bytes that the reference wrote (`tests/fixtures/wire`), and against bytes that nobody should write.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in tests, in their helpers too")]
 
+mod blockwise;
 mod dht;
 mod frames;
 mod hostile;

@@ -54,7 +54,7 @@ pub(crate) fn all() -> Vec<Vec<u8>> {
 #[test]
 fn no_group_of_vectors_is_new_to_us() {
     let mut known = vec![
-        "blockwise8_error", // says why there is no such vector
+        "blockwise8_error", // says why there is none here; there are some in blockwise.json
         "dht_key_ids",
         "dht_protobuf",
         "dictionary_value",

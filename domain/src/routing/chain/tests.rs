@@ -78,6 +78,8 @@ fn swarm(servers: &[(&str, usize, usize)], faults: &Arc<Faults>) -> Arc<MockRemo
             blocks: BlockRange::new(*start, *end).unwrap(),
             rps: 100.0,
             rtt: None,
+            next: Vec::new(),
+            pushes: false,
             free_tokens: None,
             facts: ServerFacts::default(),
         })
@@ -101,7 +103,7 @@ fn chain(swarm: Arc<MockRemoteSwarm>, blocks: usize) -> Chain {
 
 async fn step(chain: &mut Chain, values: &[f32]) -> Result<Vec<f32>, PortError> {
     let hidden = Hidden::from_f32((1, values.len(), 1), values).unwrap();
-    chain.step(StepInput { hidden }).await.map(|h| h.to_f32())
+    chain.step(StepInput::from(hidden)).await.map(|h| h.to_f32())
 }
 
 fn route(chain: &Chain) -> String {
@@ -166,7 +168,8 @@ async fn without_a_route_the_missing_blocks_are_named_and_the_session_waits_unha
     assert_eq!(step(&mut chain, &[1.0]).await.unwrap(), [5.0]);
     faults.after("b", 0, FaultKind::Unavailable);
     let fault = step(&mut chain, &[2.0]).await.unwrap_err();
-    assert_eq!((fault.kind(), fault.context()), (FaultKind::Unavailable, "no server hosts blocks 2, 3 of m"));
+    let told = "no server that hosts blocks 2, 3 of m answers (waited 27.8 s): b is out of order";
+    assert_eq!((fault.kind(), fault.context()), (FaultKind::Unavailable, told));
     assert_eq!(chain.position(), 1);
     faults.after("b", 99, FaultKind::Unavailable); // b is back
     assert_eq!(step(&mut chain, &[2.0]).await.unwrap(), [16.0]);
