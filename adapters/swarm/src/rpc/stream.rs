@@ -90,8 +90,9 @@ impl RpcStream {
     }
 
     /// One message there and the peer's next one back, of at most `most` bytes, all within `limit`; `None` where it has
-    /// said its last. The peer speaks only when it is asked: what it said before is nonsense. When the future is dropped
-    /// half way, the stream is of no use for further questions.
+    /// said its last. The peer speaks only when it is asked: what it said before is nonsense. (Where servers hand
+    /// outputs to each other, §6.7, an answer may come before its question: `send` and `next` are for those.) When the
+    /// future is dropped half way, the stream is of no use for further questions.
     ///
     /// # Errors
     /// As `send` and `next`; the stream is lost after `TimedOut` too.
