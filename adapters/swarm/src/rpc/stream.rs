@@ -78,6 +78,7 @@ impl RpcStream {
     /// failure (the source is a `RemoteFault`) or the stream broke, `InvalidInput` when it sends nonsense. After all but
     /// `TimedOut` the stream is lost.
     pub async fn next(&mut self, limit: Duration) -> Result<Option<Bytes>, PortError> {
+        self.decoder.set_cap(self.limits.record);
         let outcome = timeout(limit, self.read()).await;
         match outcome {
             Ok(Ok(Some(message))) => Ok(Some(message)),
