@@ -1,10 +1,10 @@
 //! The swarm itself: transports, security, muxers and the protocols every peer speaks.
 
-use std::{convert::Infallible, io, num::NonZeroU8, sync::Arc};
+use std::{convert::Infallible, num::NonZeroU8, sync::Arc};
 
 use corolla_domain::ports::PortError;
 use libp2p::{
-    Swarm, SwarmBuilder, Transport as _, autonat, connection_limits, dcutr, identify,
+    Swarm, SwarmBuilder, Transport as _, autonat, connection_limits, dcutr, dns, identify,
     identity::Keypair,
     noise, ping, quic, relay,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
@@ -38,7 +38,7 @@ pub(super) struct Behaviour {
 
 /// A swarm that neither listens nor dials yet. Must run inside a tokio runtime.
 pub(super) fn build(
-    key: Keypair,
+    key: &Keypair,
     config: &HostConfig,
     acceptors: Arc<Acceptors>,
 ) -> Result<Swarm<Behaviour>, PortError> {
@@ -54,27 +54,39 @@ pub(super) fn build(
         config.max_concurrent_stream_limit = u32::try_from(max_streams).unwrap_or(u32::MAX);
         quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, Shim(muxer)))
     };
-    let swarm = SwarmBuilder::with_existing_identity(key)
-        .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), (noise::Config::new, tls::Config::new), muxer)
-        .map_err(|e| unready(&e))?
-        .with_other_transport(quic)
-        .map_err(impossible)?
-        .with_dns()
-        .map_err(|e: io::Error| unready(&e))?
-        .with_relay_client((noise::Config::new, tls::Config::new), muxer)
-        .map_err(|e| unready(&e))?
-        .with_behaviour(|key, relay| behaviour(key, relay, config, acceptors))
-        .map_err(impossible)?
-        .with_swarm_config(|swarm| {
-            swarm
-                .with_idle_connection_timeout(config.idle_timeout)
-                .with_max_negotiating_inbound_streams(negotiating)
-                .with_dial_concurrency_factor(NonZeroU8::MIN.saturating_add(7))
-        })
-        .with_connection_timeout(config.dial_timeout)
-        .build();
-    Ok(swarm)
+    let direct = || {
+        SwarmBuilder::with_existing_identity(key.clone())
+            .with_tokio()
+            .with_tcp(tcp::Config::default().nodelay(true), (noise::Config::new, tls::Config::new), muxer)
+            .map_err(|e| unready(&e))?
+            .with_other_transport(quic)
+            .map_err(impossible)
+    };
+    // A macro, since each way to look names up makes a type of its own.
+    macro_rules! relayed {
+        ($named:expr) => {
+            $named
+                .with_relay_client((noise::Config::new, tls::Config::new), muxer)
+                .map_err(|e| unready(&e))?
+                .with_behaviour(|key, relay| behaviour(key, relay, config, acceptors))
+                .map_err(impossible)?
+                .with_swarm_config(|swarm| {
+                    swarm
+                        .with_idle_connection_timeout(config.idle_timeout)
+                        .with_max_negotiating_inbound_streams(negotiating)
+                        .with_dial_concurrency_factor(NonZeroU8::MIN.saturating_add(7))
+                })
+                .with_connection_timeout(config.dial_timeout)
+                .build()
+        };
+    }
+    Ok(match direct()?.with_dns() {
+        Ok(named) => relayed!(named),
+        Err(error) => {
+            tracing::warn!(%error, "no name server is known: names are looked up in the hosts file only");
+            relayed!(direct()?.with_dns_config(dns::ResolverConfig::default(), dns::ResolverOpts::default()))
+        }
+    })
 }
 
 fn behaviour(

@@ -53,7 +53,7 @@ impl Host {
     ///
     /// # Errors
     /// `InvalidInput` for an identity file that holds no key, an initial peer without `/p2p/`, or an address that
-    /// cannot be listened on; `Internal` when the system's name resolution cannot be set up.
+    /// cannot be listened on; `Internal` when the transports cannot be set up.
     pub async fn start(config: HostConfig) -> Result<Self, PortError> {
         let path = config.identity.clone();
         let key = tokio::task::spawn_blocking(move || identity::load(path.as_deref()))
@@ -68,7 +68,7 @@ impl Host {
             known.push((named, address.clone()));
         }
         let acceptors = Arc::new(Acceptors::default());
-        let mut swarm = behaviour::build(key, &config, acceptors.clone())?;
+        let mut swarm = behaviour::build(&key, &config, acceptors.clone())?;
         for address in &config.listen {
             swarm
                 .listen_on(address.clone())

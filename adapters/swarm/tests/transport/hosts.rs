@@ -96,6 +96,22 @@ async fn a_connection_that_has_just_ended_is_made_anew() {
 }
 
 #[tokio::test]
+async fn a_peer_that_says_too_much_of_itself_is_talked_to_all_the_same() {
+    // `identify` takes 4096 bytes; a busy server with many addresses has more to say.
+    let server = listener("tcp/0").await;
+    let mut many = Vec::new();
+    for i in 0..200 {
+        many.push(server.accept(&format!("/a/protocol/with/a/rather/long/name/{i}")).await.unwrap());
+    }
+    serve(&server, "Test.rpc_echo", echo).await;
+    let rpc = caller(&server, HostConfig::default(), RpcLimits::default()).await;
+    for _ in 0..10 {
+        rpc.unary(server.peer_id(), "Test.rpc_echo", Bytes::new(), LONG).await.unwrap();
+    }
+    assert_eq!(rpc.host().connected(), [(server.peer_id(), false)]);
+}
+
+#[tokio::test]
 async fn a_protocol_is_taken_once_until_it_is_dropped() {
     let host = Host::start(HostConfig::default()).await.unwrap();
     let incoming = host.accept("Test.rpc_echo").await.unwrap();
