@@ -140,8 +140,8 @@ def run(swarm, asked):
         identity = ["--identity_path", swarm.folder / f"{name}.id"] if nth % 2 else []
         swarm.start(
             name, "server", asked.model.resolve(), "--dht_prefix", asked.prefix, "--block_indices", span, "--public_name", name,
-            "--device", "cpu", "--torch_dtype", dtype, "--throughput", throughput, "--num_handlers", 1, "--attn_cache_tokens", asked.cache_tokens,
-            "--host_maddrs", "/ip4/127.0.0.1/tcp/0", "--initial_peers", *initial, "--no_auto_relay", "--skip_reachability_check",
+            "--device", "cpu", "--torch_dtype", dtype, "--throughput", throughput, "--num_handlers", 1,
+            "--attn_cache_tokens", asked.cache_tokens, "--host_maddrs", "/ip4/127.0.0.1/tcp/0", "--initial_peers", *initial, "--no_auto_relay", "--skip_reachability_check",
             "--update_period", asked.update_period, *identity,
         )
         servers[name] = {"name": name, "dtype": dtype}
@@ -149,8 +149,8 @@ def run(swarm, asked):
         node, log, _ = swarm.nodes[online["name"]]
         servers[online["name"]].update(online, pid=node.pid, log=str(log))
     return {
-        "initial_peers": initial, "dht_prefix": asked.prefix, "seconds": round(time.monotonic() - begun, 1), "dht": {"pid": swarm.nodes["dht"][0].pid},
-        "sockets": swarm.sockets, "servers": list(servers.values()),
+        "initial_peers": initial, "dht_prefix": asked.prefix, "seconds": round(time.monotonic() - begun, 1),
+        "dht": {"pid": swarm.nodes["dht"][0].pid}, "sockets": swarm.sockets, "servers": list(servers.values()),
     }
 
 
