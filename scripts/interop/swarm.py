@@ -162,17 +162,18 @@ def run(swarm, asked):
             around.update(SWARM_P2PD=asked.p2pd + " -relayDiscovery=0", SWARM_RELAY=initial[0])
         swarm.start(
             name, "server", asked.model.resolve(), "--dht_prefix", asked.prefix, "--block_indices", span, "--public_name", name,
-            "--device", "cpu", "--torch_dtype", dtype, "--throughput", throughput, "--num_handlers", 1, "--attn_cache_tokens", asked.cache_tokens,
-            "--host_maddrs", *asked.listen, "--initial_peers", *initial, "--skip_reachability_check",
-            "--update_period", asked.update_period, *identity, *([] if relayed else ["--no_auto_relay"]), **around,
+            "--device", "cpu", "--torch_dtype", dtype, "--throughput", throughput, "--num_handlers", 1,
+            "--attn_cache_tokens", asked.cache_tokens, "--host_maddrs", *asked.listen, "--initial_peers", *initial,
+            "--skip_reachability_check", "--update_period", asked.update_period, *identity,
+            *([] if relayed else ["--no_auto_relay"]), **around,
         )
         servers[name] = {"name": name, "dtype": dtype, "reach": reach}
     for online in swarm.answer("online"):
         node, log, _ = swarm.nodes[online["name"]]
         servers[online["name"]].update(online, pid=node.pid, log=str(log))
     return {
-        "initial_peers": initial, "dht_prefix": asked.prefix, "seconds": round(time.monotonic() - begun, 1), "dht": {"pid": swarm.nodes["dht"][0].pid},
-        "sockets": swarm.sockets, "servers": list(servers.values()),
+        "initial_peers": initial, "dht_prefix": asked.prefix, "seconds": round(time.monotonic() - begun, 1),
+        "dht": {"pid": swarm.nodes["dht"][0].pid}, "sockets": swarm.sockets, "servers": list(servers.values()),
     }
 
 

@@ -140,7 +140,10 @@ class Server:
             return 0, str(fault), {}
 
     def open(self, max_length):
-        answer = json.loads(self.get(f"/api/v1/open_inference_session?max_length={max_length}")[1])
+        status, text, _ = self.get(f"/api/v1/open_inference_session?max_length={max_length}")
+        if status != 200:
+            raise Failure(f"/api/v1/open_inference_session answered {status or 'nothing'}: {text[:200]}")
+        answer = json.loads(text)
         if not answer["ok"]:
             raise Failure(f"a session cannot be opened: {answer}")
         return answer["session_id"]

@@ -33,6 +33,7 @@ LAST_WORDS, LAST_TOKENS = "And then", 8  # of a client that does not wait for th
 MOST_GROWTH = 0.06  # of the memory, over the last two thirds
 MOST_GROWTH_MIB = 6  # where the memory is so small that allocators' steps show
 MOST_FDS = 4  # that may be open at the end beyond those of an idle server; connections to servers of the swarm may have come
+LEAST_SAMPLES = 10
 SHOWN_ERRORS = 5
 
 
@@ -146,8 +147,8 @@ class Watch(threading.Thread):
         return len(os.listdir(self.folder / "fd"))
 
     def rss(self):
-        line = next(line for line in (self.folder / "status").read_text().splitlines() if line.startswith("VmRSS"))
-        return int(line.split()[1]) / 1024
+        pages = int((self.folder / "statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def run(self):
         shown = 0
@@ -196,11 +197,17 @@ def soak(model, asked, venv, swarm, problems):
         watch.start()
         for talker in talkers:
             talker.start()
-        stop.wait(asked.minutes * 60)
+        enough = time.monotonic() + asked.minutes * 60
+        while time.monotonic() < enough and server.process.poll() is None:
+            stop.wait(0.5)
         stop.set()
         for talker in talkers:
             talker.join(DEADLINE * 2)
         watch.ended.set()
+        watch.join()
+        if server.process.poll() is not None:
+            raise Failure(f"`corolla serve` ended with code {server.process.returncode}: {corolla.last_words(server.log.read_text())}")
+        report(tally, watch, problems)
         if stuck := sum(talker.is_alive() for talker in talkers):
             raise Failure(f"{stuck} clients still wait {2 * DEADLINE} s after the end")
         held, taken = sum(talker.session is not None for talker in talkers), info.free()
@@ -213,21 +220,20 @@ def soak(model, asked, venv, swarm, problems):
             thread.join()
         took = freed(info, at_first, time.monotonic())
         swarm.all_closed()
-        report(tally, watch, problems)
         print(f"{held} sessions were open at the end ({taken} cache tokens free); closed, all {at_first} were free after {took:.2f} s")
+        problems += [f"error: {error}" for error in tally.errors[:SHOWN_ERRORS]]
         check_fds(server, watch, idle_fds)
 
 
 def report(tally, watch, problems):
     waits, counts = sorted(tally.waits), tally.counts
-    if not counts["calls"]:
-        problems.append("no call was answered")
+    if not counts["calls"] or len(watch.samples) < LEAST_SAMPLES:
+        problems.append(f"{counts['calls']} calls were answered and {len(watch.samples)} samples taken: too few to say anything")
         return
     print(
         f"{counts['opened']} sessions, {counts['calls']} calls, {counts['tokens']} tokens, {counts['hung_up']} hung up, "
         f"{len(tally.errors)} errors; a call took {statistics.median(waits):.1f} s (median), {waits[-1]:.1f} s at most"
     )
-    problems += [f"error: {error}" for error in tally.errors[:SHOWN_ERRORS]]
     memory, grown = watch.growth(1)
     most = max(MOST_GROWTH_MIB, MOST_GROWTH * memory)
     print(f"memory {memory:.1f} MiB, growth over the last two thirds {grown:+.1f} MiB (at most {most:.1f})")
