@@ -27,8 +27,8 @@ impl RemoteSwarm for Simulated {
 
     async fn dial(&self, hop: Hop, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
         let stream = Stream::open(&self.0, &hop).await?;
-        let (inputs, position) = (Vec::new(), 0);
-        Ok(Box::new(Session { world: self.0.clone(), hop, need, stream: Some(stream), inputs, position }))
+        let (stream, inputs, position) = (Some(stream), Vec::new(), 0);
+        Ok(Box::new(Session { world: self.0.clone(), hop, need, stream, inputs, position, rewound: false }))
     }
 
     async fn forward(&self, _: Hop, _: Hidden) -> Result<Hidden, PortError> {
@@ -82,7 +82,7 @@ impl Drop for Stream {
 }
 
 /// Keeps the port's promises as the libp2p adapter does: a stream that was left in the middle of a step, or that knows
-/// more than the session, is closed, and a new one is fed the same again.
+/// more than the session and cannot forget it, is closed, and a new one is fed the same again.
 struct Session {
     world: Arc<World>,
     hop: Hop,
@@ -90,6 +90,8 @@ struct Session {
     stream: Option<Stream>,
     inputs: Vec<Hidden>,
     position: usize,
+    /// Whether the stream has to forget something before its next step.
+    rewound: bool,
 }
 
 impl Session {
@@ -98,6 +100,9 @@ impl Session {
             Some(stream) => stream,
             None => self.replay().await?,
         };
+        if std::mem::take(&mut self.rewound) {
+            self.world.forget(stream.id, self.position);
+        }
         let output = self.world.ask(stream.id, &self.hop, input.clone(), relay).await?;
         Ok((stream, output))
     }
@@ -136,7 +141,10 @@ impl BlockSession for Session {
             return Err(PortError::invalid(format!("cannot rewind from position {} to {to}", self.position)));
         }
         if to < self.position {
-            self.stream = None;
+            match &self.stream {
+                Some(_) if self.world.server(&self.hop).1.rewinds => self.rewound = true,
+                _ => self.stream = None,
+            }
             Hidden::truncate(&mut self.inputs, to)?;
             self.position = to;
         }

@@ -17,7 +17,7 @@ mod toy;
 mod walk;
 mod world;
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use corolla_domain::routing::Patience;
 
@@ -62,22 +62,30 @@ fn run(seed: u64) -> Vec<Happening> {
     })
 }
 
-fn run_twice(seeds: Range<u64>) {
+/// Runs schedules, each twice, and counts what happened in them.
+fn run_twice(seeds: Range<u64>) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
     for seed in seeds {
         let (first, second) = (run(seed), run(seed));
         let differ = first.iter().zip(&second).position(|(a, b)| a != b);
         assert_eq!(differ, None, "the second run of seed {seed} parts from the first");
         assert_eq!(first.len(), second.len(), "the second run of seed {seed} ends elsewhere");
+        first.iter().for_each(|happening| *counts.entry(happening.what).or_default() += 1);
     }
+    counts
 }
 
 fn quarter(nth: u64) {
     let number = |name| std::env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
     let all = number("COROLLA_SCHEDULES").unwrap_or(SCHEDULES);
-    match number("COROLLA_SEED") {
-        Some(seed) if nth == 0 => run_twice(seed..seed + 1),
-        Some(_) => {}
-        None => run_twice(all * nth / 4..all * (nth + 1) / 4),
+    if let Some(seed) = number("COROLLA_SEED") {
+        run_twice(seed..seed + u64::from(nth == 0));
+        return;
+    }
+    let counts = run_twice(all * nth / 4..all * (nth + 1) / 4);
+    println!("{counts:?}");
+    for what in ["refused", "broke", "gave up", "nonsense", "pushed", "interrupted", "rewound", "failed", "token"] {
+        assert!(counts.contains_key(what), "in no schedule anything was {what}");
     }
 }
 

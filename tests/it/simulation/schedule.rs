@@ -72,6 +72,8 @@ pub(super) struct Server {
     /// What one block takes for one position.
     pub(super) pace: Duration,
     pub(super) pushes: bool,
+    /// Whether its sessions can forget positions; others must be opened anew.
+    pub(super) rewinds: bool,
     /// Sessions it has room for.
     pub(super) room: usize,
     /// Dials it refuses at first: it was announced before it serves.
@@ -226,6 +228,7 @@ fn server(nth: usize, blocks: BlockRange, pushers: usize, dice: &mut Dice) -> Se
         rtt: dice.ms(2..200),
         pace,
         pushes: dice.percent(pushers),
+        rewinds: dice.percent(50),
         room: ROOMY,
         shy: 0,
         phases: vec![up()],

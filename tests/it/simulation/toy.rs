@@ -31,6 +31,11 @@ impl Cache {
         Self { first: blocks.start(), positions: 0, sums: vec![0; blocks.len()] }
     }
 
+    /// The same blocks, before they were fed anything.
+    pub(super) fn fresh(&self) -> Self {
+        Self { positions: 0, sums: vec![0; self.sums.len()], ..*self }
+    }
+
     pub(super) fn blocks(&self) -> usize {
         self.sums.len()
     }
@@ -132,8 +137,7 @@ impl Truth {
 
     /// The same conversation as it was `to` tokens long.
     pub(super) fn back(&self, to: usize) -> Self {
-        let mut earlier = Self { tokens: Vec::new(), ..self.clone() };
-        earlier.cache = Cache { positions: 0, sums: vec![0; self.cache.sums.len()], ..self.cache };
+        let mut earlier = Self { tokens: Vec::new(), cache: self.cache.fresh(), next: TokenId(0) };
         self.tokens[..to].iter().for_each(|token| earlier.push(*token));
         earlier
     }

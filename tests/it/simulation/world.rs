@@ -53,6 +53,8 @@ struct Held {
     server: usize,
     life: usize,
     cache: Cache,
+    /// What the cache was fed.
+    fed: Vec<f32>,
     /// The answers to steps that have a name: each is computed once.
     taken: BTreeMap<u64, Answer>,
     /// Done with what it was sent before.
@@ -152,10 +154,22 @@ impl World {
             return Err(refusal(FaultKind::Capacity, hop, "has no room"));
         }
         state.opened += 1;
-        let (life, cache) = (phase.life, Cache::new(hop.blocks));
-        let id = state.opened;
-        state.sessions.insert(id, Held { server: nth, life, cache, taken: BTreeMap::new(), free: now });
+        let (id, life, cache) = (state.opened, phase.life, Cache::new(hop.blocks));
+        let held = Held { server: nth, life, cache, fed: Vec::new(), taken: BTreeMap::new(), free: now };
+        state.sessions.insert(id, held);
         Ok(id)
+    }
+
+    /// Lets the server of a session forget what it was fed after `to` positions.
+    pub(super) fn forget(&self, id: u64, to: usize) {
+        self.deliver(self.now());
+        let mut state = self.state();
+        let Some(held) = state.sessions.get_mut(&id) else { return };
+        held.cache = held.cache.fresh();
+        held.fed.truncate(to);
+        held.fed.iter().for_each(|value| {
+            held.cache.feed(*value);
+        });
     }
 
     pub(super) fn close_session(&self, id: u64) {
@@ -216,11 +230,17 @@ impl World {
             return Some(answer.clone());
         }
         let server = &self.schedule.servers[held.server];
-        let output: Vec<f32> = input.to_f32().into_iter().map(|value| held.cache.feed(value)).collect();
+        let input = input.to_f32();
+        let output: Vec<f32> = input.iter().map(|value| held.cache.feed(*value)).collect();
+        held.fed.extend(input);
         let work = server.pace * (output.len() * held.cache.blocks()) as u32;
         let done = server.finish(held.free.max(at + server.rtt / 2), work);
         let output = match server.phase(done.unwrap_or(at)).state {
-            State::Mad(nonsense) => spoilt(output, nonsense),
+            State::Mad(nonsense) => {
+                let (what, to) = ("nonsense", server.peer.0.clone());
+                state.happened.push(Happening { at: self.now(), what, to, numbers: [id, 0] });
+                spoilt(output, nonsense)
+            }
             _ => numbers((1, output.len(), 1), &output),
         };
         let answer = Answer { done, output };
@@ -250,6 +270,7 @@ impl World {
             let (_, push) = state.pushes.pop_first().unwrap();
             drop(state);
             if whole {
+                self.note("pushed", push.to.to_string(), [push.step, at.as_millis() as u64]);
                 self.compute(push.to, at, Some(push.step), &push.input, push.next);
             }
         }
