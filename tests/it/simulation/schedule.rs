@@ -88,9 +88,9 @@ impl Server {
         self.phases[self.phases.partition_point(|p| p.from <= at) - 1]
     }
 
-    /// When work that is begun at `from` is done, or when the session breaks before.
-    pub(super) fn finish(&self, from: Duration, work: Duration) -> Result<Duration, Duration> {
-        let (mut now, mut left, life) = (from, work, self.phase(from).life);
+    /// When work that is begun at `from` is done, or when a session of that life breaks before.
+    pub(super) fn finish(&self, life: usize, from: Duration, work: Duration) -> Result<Duration, Duration> {
+        let (mut now, mut left) = (from, work);
         for (nth, phase) in self.phases.iter().enumerate() {
             let end = self.phases.get(nth + 1).map_or(Duration::MAX, |next| next.from);
             if end <= now {

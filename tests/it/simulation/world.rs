@@ -138,9 +138,9 @@ impl World {
             self.until(self.now() + OPENING).await;
             return Err(refusal(FaultKind::TimedOut, hop, "cannot be reached"));
         }
-        let agreed = server.finish(self.now() + server.rtt, server.pace);
+        let agreed = server.finish(phase.life, self.now() + server.rtt, server.pace);
         self.until(agreed.unwrap_or_else(|broken| broken)).await;
-        if agreed.is_err() || server.phase(self.now()).life != phase.life {
+        if agreed.is_err() {
             return Err(refusal(FaultKind::Unavailable, hop, "refuses"));
         }
         let mut state = self.state();
@@ -234,7 +234,7 @@ impl World {
         let output: Vec<f32> = input.iter().map(|value| held.cache.feed(*value)).collect();
         held.fed.extend(input);
         let work = server.pace * (output.len() * held.cache.blocks()) as u32;
-        let done = server.finish(held.free.max(at + server.rtt / 2), work);
+        let done = server.finish(held.life, held.free.max(at + server.rtt / 2), work);
         let output = match server.phase(done.unwrap_or(at)).state {
             State::Mad(nonsense) => {
                 let (what, to) = ("nonsense", server.peer.0.clone());
