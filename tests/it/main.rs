@@ -8,4 +8,5 @@ mod golden;
 mod layering;
 mod open_api;
 mod server;
+mod simulation;
 mod v1;

@@ -4,18 +4,22 @@
 //! a while, another is found for the same blocks (or several, each for a part of them), the history is replayed there,
 //! and the step goes on.
 
+mod link;
+
 use std::{collections::VecDeque, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+pub(super) use self::link::check_answer;
+use self::link::{Link, step_checked};
 use super::{
     Bans,
     pace::Pace,
     router::{Attempt, Patience, Router},
 };
 use crate::{
-    model::{BlockRange, Failover, Hidden, Hop, HopReport, ModelId, PeerId, RouteReport},
+    model::{BlockRange, Failover, Hidden, Hop, HopReport, ModelId, RouteReport},
     ports::{BlockSession, FaultKind, Inbox, PortError, Relay, RemoteSwarm, SessionNeed, StepInput},
 };
 
@@ -30,15 +34,6 @@ struct Leg {
     link: Option<Link>,
     /// What these blocks were fed: joined along the positions, the chain's confirmed positions.
     inputs: Vec<Hidden>,
-}
-
-struct Link {
-    peer: PeerId,
-    session: Box<dyn BlockSession>,
-    pace: Pace,
-    /// Whether another server was told to push the current step here. Until this session has answered it, its cache may
-    /// hold a position that the chain does not know.
-    awaiting_push: bool,
 }
 
 /// A server that was given up in the current step.
@@ -103,7 +98,8 @@ impl Chain {
                     let leg = &mut self.legs[at];
                     let rest = BlockRange::new(hop.blocks.end(), leg.blocks.end());
                     leg.blocks = hop.blocks;
-                    leg.link = Some(Link { peer: hop.peer, session, pace: Pace::default(), awaiting_push: false });
+                    let (pace, awaiting_push, left) = (Pace::default(), false, false);
+                    leg.link = Some(Link { peer: hop.peer, session, pace, awaiting_push, left, opened: self.steps });
                     if let Some(blocks) = rest {
                         self.legs.insert(at + 1, Leg { blocks, link: None, inputs: outputs });
                     }
@@ -141,9 +137,12 @@ impl Chain {
     fn lose(&mut self, at: usize, since: Instant, fault: PortError, attempt: &mut Attempt) -> Result<(), PortError> {
         let Some(link) = self.legs[at].link.take() else { return Err(fault) };
         let hop = Hop { peer: link.peer.clone(), blocks: self.legs[at].blocks };
-        let why = fault.to_string();
+        let (why, kind) = (fault.to_string(), fault.kind());
         match self.router.failed(&link.peer, fault, attempt) {
             Ok(()) => {
+                if link.opened < self.steps && kind == FaultKind::Unavailable {
+                    attempt.forgive(&link.peer); // perhaps only the session is gone: where nobody else is, it opens another
+                }
                 tracing::warn!(%hop, error = %why, "a server failed; looking for another");
                 self.losses.push(Loss { hop, why, since });
                 self.forget_pushed();
@@ -222,12 +221,14 @@ impl BlockSession for Chain {
                 continue;
             };
             let (hop, begun) = (Hop { peer: link.peer.clone(), blocks: leg.blocks }, Instant::now());
-            let stalled = link.pace.stalled(seq, self.router.patience.stall);
-            let stepping = step_from(link, self.position, StepInput { hidden: state.clone(), relay });
+            let costs = link.costs(self.position, seq);
+            let stalled = link.pace.stalled(costs, self.router.patience.stall);
+            link.left = true;
+            let stepping = link.step(self.position, StepInput { hidden: state.clone(), relay });
             match self.router.patiently(&hop, stalled, &attempt, stepping).await {
                 Ok(next) => {
-                    link.pace.note(seq, begun.elapsed());
-                    link.awaiting_push = false;
+                    link.pace.note(costs, begun.elapsed());
+                    (link.awaiting_push, link.left) = (false, false);
                     self.router.bans.clear(&link.peer);
                     fed.push(std::mem::replace(&mut state, next));
                 }
@@ -270,36 +271,7 @@ impl BlockSession for Chain {
     }
 }
 
-/// Steps a server, after it has forgotten what the chain has forgotten (a rewind, or a step that was dropped half-way).
-async fn step_from(link: &mut Link, position: usize, input: StepInput) -> Result<Hidden, PortError> {
-    if link.session.position() > position {
-        link.session.rewind(position).await?;
-    }
-    step_checked(&mut *link.session, input).await
-}
-
-/// Steps a server and believes its answer only if it can be one.
-async fn step_checked(session: &mut dyn BlockSession, input: StepInput) -> Result<Hidden, PortError> {
-    let shape = |h: &Hidden| (h.batch(), h.seq(), h.width());
-    let asked = shape(&input.hidden);
-    let output = session.step(input).await?;
-    check_answer(&output, asked)?;
-    Ok(output)
-}
-
-/// Believes hidden states only if they have the shape that was asked for and are numbers.
-pub(super) fn check_answer(output: &Hidden, asked: (usize, usize, usize)) -> Result<(), PortError> {
-    let shape = (output.batch(), output.seq(), output.width());
-    if shape != asked {
-        let text = format!("a server answered with shape {shape:?} to {asked:?}");
-        return Err(PortError::new(FaultKind::Unavailable, text));
-    }
-    if !output.is_finite() {
-        let text = "a server answered with numbers that are not finite";
-        return Err(PortError::new(FaultKind::Unavailable, text));
-    }
-    Ok(())
-}
-
+#[cfg(test)]
+mod fakes;
 #[cfg(test)]
 mod tests;

@@ -81,7 +81,7 @@ mod tests {
         ports::{FaultKind, MockRemoteSwarm},
     };
 
-    fn swarm(servers: &[(&str, usize, usize)], answer: fn(&Hop, Hidden) -> Result<Hidden, PortError>) -> Forward {
+    fn swarm(servers: &[(&str, usize, usize)], answer: fn(&Hop, &Hidden) -> Result<Hidden, PortError>) -> Forward {
         let server = |(peer, start, end): &(&str, usize, usize)| ServerInfo {
             peer: (*peer).into(),
             blocks: BlockRange::new(*start, *end).unwrap(),
@@ -95,13 +95,13 @@ mod tests {
         let map = Arc::new(SwarmMap { servers: servers.iter().map(server).collect() });
         let mut swarm = MockRemoteSwarm::new();
         swarm.expect_map().returning(move |_| Ok(map.clone()));
-        swarm.expect_forward().returning(move |hop, hidden| answer(&hop, hidden));
+        swarm.expect_forward().returning(move |hop, hidden| answer(&hop, &hidden));
         let (swarm, bans) = (Arc::new(swarm), Arc::<Bans>::default());
         Forward::new(swarm, bans, "m".into(), BlockRange::first(4))
     }
 
     /// Every block adds 1, in as many messages as a server is asked for.
-    fn count(hop: &Hop, hidden: Hidden) -> Result<Hidden, PortError> {
+    fn count(hop: &Hop, hidden: &Hidden) -> Result<Hidden, PortError> {
         assert!(hidden.batch() * hidden.seq() <= MOST_TOKENS);
         let values: Vec<f32> = hidden.to_f32().into_iter().map(|v| v + hop.blocks.len() as f32).collect();
         Hidden::from_f32((hidden.batch(), hidden.seq(), hidden.width()), &values)
@@ -117,7 +117,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_fails_is_replaced() {
-        let flaky = |hop: &Hop, hidden: Hidden| match hop.peer.0.as_str() {
+        let flaky = |hop: &Hop, hidden: &Hidden| match hop.peer.0.as_str() {
             "dead" => Err(PortError::new(FaultKind::Unavailable, "gone")),
             "mad" => Hidden::from_f32((1, 1, 2), &[f32::NAN, 0.0]),
             "short" => Hidden::from_f32((1, 1, 1), &[0.0]),

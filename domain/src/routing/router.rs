@@ -44,15 +44,24 @@ pub(super) struct Attempt {
     /// Peers not to be asked again before the next wait.
     failed: HashSet<PeerId>,
     last_fault: Option<PortError>,
-    /// Whether some fault may pass by itself.
+    /// Whether some fault since the last wait may pass by itself.
     passing: bool,
     wait: Duration,
+    /// When the latest wait was over, from `begun` on.
+    asked: Duration,
 }
 
 impl Attempt {
     pub(super) fn new() -> Self {
         let (begun, failed) = (Instant::now(), HashSet::new());
-        Self { begun, failed, last_fault: None, passing: false, wait: FIRST_WAIT }
+        Self { begun, failed, last_fault: None, passing: false, wait: FIRST_WAIT, asked: Duration::ZERO }
+    }
+}
+
+impl Attempt {
+    /// A peer that failed may be asked again at once.
+    pub(super) fn forgive(&mut self, peer: &PeerId) {
+        self.failed.remove(peer);
     }
 }
 
@@ -87,16 +96,20 @@ impl Router {
                 let text = format!("no server hosts {}", self.missing(no_route));
                 Err(PortError::new(FaultKind::Unavailable, text))
             }
-            Some(fault) if !attempt.passing => Err(fault.clone()),
-            Some(fault) if waited + attempt.wait > self.patience.without_route => {
+            // Whoever was asked is full; where nobody could be asked, the map has dropped somebody who may come back.
+            Some(fault) if !attempt.passing && !attempt.failed.is_empty() => Err(fault.clone()),
+            Some(fault) if attempt.asked >= self.patience.without_route => {
                 let (blocks, waited) = (self.missing(no_route), waited.as_secs_f64());
                 let text = format!("no server that hosts {blocks} answers (waited {waited:.1} s): {fault}");
                 Err(PortError::new(FaultKind::Unavailable, text).with_source(fault.clone()))
             }
             Some(fault) => {
-                tracing::info!(model = %self.model, error = %fault, wait = ?attempt.wait, "no route; waiting for a server");
-                sleep(attempt.wait).await;
+                // The last wait ends with the patience: everybody is asked once more then, whoever has used it up.
+                let wait = attempt.wait.min(self.patience.without_route.saturating_sub(waited));
+                tracing::info!(model = %self.model, error = %fault, ?wait, "no route; waiting for a server");
+                sleep(wait).await;
                 attempt.wait = (2 * attempt.wait).min(LONGEST_WAIT);
+                attempt.asked = attempt.begun.elapsed();
                 attempt.failed.clear();
                 attempt.passing = false;
                 Ok(())

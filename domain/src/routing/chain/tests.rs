@@ -1,114 +1,11 @@
 //! The chain over servers that add up what they are fed, and fail when told to.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::time::Duration;
 
-use super::*;
-use crate::{
-    model::{ServerFacts, ServerInfo, SwarmMap},
-    ports::MockRemoteSwarm,
-};
+use tokio::time::{sleep, timeout};
 
-/// A server each of whose blocks answers with the sum of all it was ever fed, plus 1: a lost, doubled or misplaced
-/// position shows.
-struct Summing {
-    hop: Hop,
-    /// For each block, its inputs.
-    fed: Vec<Vec<f32>>,
-    faults: Arc<Faults>,
-}
-
-/// Steps each peer still does before it fails, and how.
-#[derive(Default)]
-struct Faults(Mutex<HashMap<String, (usize, FaultKind)>>);
-
-impl Faults {
-    fn after(&self, peer: &str, steps: usize, kind: FaultKind) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(peer.to_owned(), (steps, kind));
-    }
-
-    fn check(&self, peer: &PeerId) -> Result<(), PortError> {
-        let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match faults.get_mut(&peer.0) {
-            Some((0, kind)) => Err(PortError::new(*kind, format!("{peer} is out of order"))),
-            Some((left, _)) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl BlockSession for Summing {
-    fn blocks(&self) -> BlockRange {
-        self.hop.blocks
-    }
-
-    fn position(&self) -> usize {
-        self.fed[0].len()
-    }
-
-    async fn step(&mut self, input: StepInput) -> Result<Hidden, PortError> {
-        self.faults.check(&self.hop.peer)?;
-        let mut outputs = input.hidden.to_f32();
-        for value in &mut outputs {
-            for fed in &mut self.fed {
-                fed.push(*value);
-                *value = fed.iter().sum::<f32>() + 1.0;
-            }
-        }
-        Hidden::from_f32((1, outputs.len(), 1), &outputs)
-    }
-
-    async fn rewind(&mut self, to: usize) -> Result<(), PortError> {
-        self.fed.iter_mut().for_each(|fed| fed.truncate(to));
-        Ok(())
-    }
-}
-
-fn swarm(servers: &[(&str, usize, usize)], faults: &Arc<Faults>) -> Arc<MockRemoteSwarm> {
-    let servers = servers
-        .iter()
-        .map(|(peer, start, end)| ServerInfo {
-            peer: PeerId((*peer).to_owned()),
-            blocks: BlockRange::new(*start, *end).unwrap(),
-            rps: 100.0,
-            rtt: None,
-            next: Vec::new(),
-            pushes: false,
-            free_tokens: None,
-            facts: ServerFacts::default(),
-        })
-        .collect();
-    let map = Arc::new(SwarmMap { servers });
-    let mut swarm = MockRemoteSwarm::new();
-    swarm.expect_map().returning(move |_| Ok(map.clone()));
-    let faults = faults.clone();
-    swarm.expect_dial().returning(move |hop, _| {
-        faults.check(&PeerId(format!("dial {}", hop.peer)))?;
-        let fed = vec![Vec::new(); hop.blocks.len()];
-        Ok(Box::new(Summing { hop, fed, faults: faults.clone() }))
-    });
-    Arc::new(swarm)
-}
-
-fn chain(swarm: Arc<MockRemoteSwarm>, blocks: usize) -> Chain {
-    let need = SessionNeed { max_length: 64, batch: 1 };
-    Chain::new(swarm, Arc::new(Bans::default()), "m".into(), BlockRange::first(blocks), need)
-}
-
-async fn step(chain: &mut Chain, values: &[f32]) -> Result<Vec<f32>, PortError> {
-    let hidden = Hidden::from_f32((1, values.len(), 1), values).unwrap();
-    chain.step(StepInput::from(hidden)).await.map(|h| h.to_f32())
-}
-
-fn route(chain: &Chain) -> String {
-    chain.route().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-}
+use super::{fakes::*, *};
+use crate::ports::MockRemoteSwarm;
 
 #[tokio::test(start_paused = true)]
 async fn nobody_is_contacted_before_the_first_step() {
@@ -168,10 +65,10 @@ async fn without_a_route_the_missing_blocks_are_named_and_the_session_waits_unha
     assert_eq!(step(&mut chain, &[1.0]).await.unwrap(), [5.0]);
     faults.after("b", 0, FaultKind::Unavailable);
     let fault = step(&mut chain, &[2.0]).await.unwrap_err();
-    let told = "no server that hosts blocks 2, 3 of m answers (waited 27.8 s): b is out of order";
+    let told = "no server that hosts blocks 2, 3 of m answers (waited 30.0 s): b is out of order";
     assert_eq!((fault.kind(), fault.context()), (FaultKind::Unavailable, told));
     assert_eq!(chain.position(), 1);
-    faults.after("b", 99, FaultKind::Unavailable); // b is back
+    faults.heal("b");
     assert_eq!(step(&mut chain, &[2.0]).await.unwrap(), [16.0]);
 }
 
@@ -181,7 +78,7 @@ async fn a_full_cache_is_reported_as_such_where_nobody_else_has_the_blocks() {
     faults.after("dial a", 0, FaultKind::Capacity);
     let mut chain = chain(swarm(&[("a", 0, 4)], &faults), 4);
     assert_eq!(step(&mut chain, &[1.0]).await.unwrap_err().kind(), FaultKind::Capacity);
-    faults.after("dial a", 99, FaultKind::Capacity);
+    faults.heal("dial a");
     assert!(step(&mut chain, &[1.0]).await.is_ok(), "a full server is not banned");
 }
 
@@ -191,4 +88,187 @@ async fn a_fault_that_no_other_server_would_mend_is_passed_on() {
     faults.after("a", 0, FaultKind::InvalidInput);
     let mut chain = chain(swarm(&[("a", 0, 4), ("b", 0, 4)], &faults), 4);
     assert_eq!(step(&mut chain, &[1.0]).await.unwrap_err().kind(), FaultKind::InvalidInput);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_server_leads_to_another() {
+    let faults = Arc::<Faults>::default();
+    faults.after("dial a", 0, FaultKind::Capacity);
+    let mut chain = chain(swarm(&[("a", 0, 4), ("b", 0, 2), ("c", 2, 4)], &faults), 4);
+    assert_eq!(step(&mut chain, &[1.0]).await.unwrap(), [5.0]);
+    assert_eq!(route(&chain), "0:2@b 2:4@c");
+    // Also where it has lost the session and has no room for another.
+    faults.heal("dial a");
+    faults.after("c", 0, FaultKind::Capacity);
+    assert_eq!(step(&mut chain, &[2.0]).await.unwrap(), [16.0]);
+    assert_eq!(route(&chain), "0:2@b 2:4@a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_server_is_waited_for_until_the_patience_is_over() {
+    for (away, in_time) in [(1, true), (29, true), (31, false)] {
+        let faults = Arc::<Faults>::default();
+        let mut chain = chain(swarm(&[("a", 0, 4)], &faults), 4);
+        step(&mut chain, &[1.0]).await.unwrap();
+        faults.after("a", 0, FaultKind::Unavailable);
+        faults.after("dial a", 0, FaultKind::Unavailable);
+        let returning = async {
+            sleep(Duration::from_secs(away)).await;
+            faults.heal("a");
+            faults.heal("dial a");
+        };
+        let (outcome, ()) = tokio::join!(step(&mut chain, &[2.0]), returning);
+        assert_eq!(outcome.is_ok(), in_time, "back after {away} s");
+        let output = if in_time { outcome } else { step(&mut chain, &[2.0]).await };
+        assert_eq!(output.unwrap(), [16.0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_the_map_has_dropped_is_waited_for() {
+    let faults = Arc::<Faults>::default();
+    let swarm = swarm(&[("a", 0, 4)], &faults);
+    let mut chain = chain(swarm.clone(), 4);
+    step(&mut chain, &[1.0]).await.unwrap();
+    faults.after("a", 0, FaultKind::Unavailable);
+    let returning = async {
+        sleep(Duration::from_millis(100)).await;
+        swarm.hide(true);
+        sleep(Duration::from_secs(10)).await;
+        faults.heal("a");
+        swarm.hide(false);
+    };
+    let (outcome, ()) = tokio::join!(step(&mut chain, &[2.0]), returning);
+    assert_eq!(outcome.unwrap(), [16.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_only_lost_a_session_opens_another_at_once() {
+    let faults = Arc::<Faults>::default();
+    let mut chain = chain(swarm(&[("a", 0, 4)], &faults), 4);
+    step(&mut chain, &[1.0]).await.unwrap();
+    let begun = Instant::now();
+    faults.once("a", FaultKind::Unavailable);
+    assert_eq!(step(&mut chain, &[2.0]).await.unwrap(), [16.0]);
+    assert_eq!(begun.elapsed(), 4 * CALL, "a step that fails, a dial, the history, the step");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stalls_is_given_up_only_where_another_has_its_blocks() {
+    let minute = Duration::from_secs(60);
+    for (servers, given_up) in
+        [(&[("a", 0, 4), ("b", 0, 3), ("c", 1, 4)][..], true), (&[("a", 0, 4), ("b", 0, 3)], false)]
+    {
+        let faults = Arc::<Faults>::default();
+        let mut chain = chain(swarm(servers, &faults), 4);
+        for value in [1.0, 2.0] {
+            step(&mut chain, &[value]).await.unwrap();
+        }
+        faults.hangs("a", 0);
+        let (begun, outcome) = (Instant::now(), timeout(minute, step(&mut chain, &[3.0])).await);
+        assert_eq!(outcome.is_ok(), given_up);
+        if let Ok(output) = outcome {
+            assert_eq!(output.unwrap(), [41.0]);
+            assert_eq!(begun.elapsed(), Patience::default().stall + 6 * CALL, "then two servers take over");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_fed_again_is_not_taken_for_stalled() {
+    let faults = Arc::<Faults>::default();
+    let mut chain = chain(swarm(&[("a", 0, 4), ("b", 0, 4)], &faults), 4);
+    for value in 0..40 {
+        step(&mut chain, &[value as f32]).await.unwrap();
+    }
+    let server = route(&chain);
+    // After a rewind, and after a step that was left: ten times what single steps take is not enough.
+    faults.slow(30 * 10 * CALL);
+    let impatient = Patience { stall: 10 * CALL, ..Patience::default() };
+    chain = chain.with_patience(impatient);
+    chain.rewind(39).await.unwrap();
+    step(&mut chain, &[1.0]).await.unwrap();
+    assert!(timeout(CALL, step(&mut chain, &[1.0])).await.is_err());
+    step(&mut chain, &[1.0]).await.unwrap();
+    assert_eq!((route(&chain), chain.report().failed_over), (server, 0));
+    // A step that need not be fed again is.
+    step(&mut chain, &[1.0]).await.unwrap();
+    assert_eq!(chain.report().failed_over, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_report_tells_who_was_lost_and_who_took_over() {
+    let faults = Arc::<Faults>::default();
+    let mut chain = chain(swarm(&[("a", 0, 4), ("b", 0, 2), ("c", 2, 4)], &faults), 4);
+    for value in [1.0, 2.0] {
+        step(&mut chain, &[value]).await.unwrap();
+    }
+    let hop = |peer: &str, start, end| Hop { peer: peer.into(), blocks: BlockRange::new(start, end).unwrap() };
+    let straight =
+        RouteReport { hops: vec![HopReport { hop: hop("a", 0, 4), latest: CALL }], ..RouteReport::default() };
+    assert_eq!(chain.report(), straight);
+    faults.after("a", 0, FaultKind::Unavailable);
+    step(&mut chain, &[3.0]).await.unwrap();
+    let report = chain.report();
+    assert_eq!(
+        report.hops.iter().map(|h| &h.hop).collect::<Vec<_>>(),
+        report.failovers[0].by.iter().collect::<Vec<_>>()
+    );
+    let failover = Failover {
+        position: 2,
+        lost: hop("a", 0, 4),
+        why: "a is out of order".into(),
+        pause: 7 * CALL, // a step that fails; for each of the two a dial, the history and the step
+        by: vec![hop("b", 0, 2), hop("c", 2, 4)],
+    };
+    assert_eq!((report.failovers, report.failed_over), (vec![failover], 1));
+}
+
+/// Three servers that push, two steps done; the sessions are a/1, b/2 and c/3.
+async fn pushing() -> (Arc<Faults>, Chain) {
+    let faults = Arc::<Faults>::default();
+    faults.push();
+    let servers = [("a", 0, 2), ("b", 2, 3), ("c", 3, 4), ("d", 2, 4)];
+    let mut chain = chain(swarm(&servers, &faults), 4);
+    faults.after("dial d", 0, FaultKind::Capacity);
+    for value in [1.0, 2.0] {
+        step(&mut chain, &[value]).await.unwrap();
+    }
+    assert_eq!(faults.relays(), "a/1> b/2> c/3> a/1>b/2,c/3 b/2>c/3 c/3>", "who is not there yet cannot be pushed to");
+    (faults, chain)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_names_the_sessions_that_its_output_can_be_pushed_to() {
+    let (faults, mut chain) = pushing().await;
+    chain.rewind(1).await.unwrap();
+    step(&mut chain, &[2.0]).await.unwrap();
+    assert_eq!(faults.relays(), "a/1> b/2> c/3>", "nobody pushes to a session that must forget something first");
+    step(&mut chain, &[3.0]).await.unwrap();
+    assert_eq!(faults.relays(), "a/1>b/2,c/3 b/2>c/3 c/3>");
+    assert_eq!(faults.open(), "a/1 b/2 c/3", "sessions that have answered are kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_that_may_have_been_pushed_to_are_dropped_with_the_step() {
+    // The server that pushes fails.
+    let (faults, mut chain) = pushing().await;
+    faults.once("a", FaultKind::Unavailable);
+    assert_eq!(step(&mut chain, &[3.0]).await.unwrap(), [41.0]);
+    assert_eq!(faults.open(), "a/4 b/5 c/6");
+    // The step is dropped while a server pushes.
+    let (faults, mut chain) = pushing().await;
+    assert!(timeout(CALL / 2, step(&mut chain, &[3.0])).await.is_err());
+    assert_eq!(step(&mut chain, &[3.0]).await.unwrap(), [41.0]);
+    assert_eq!(faults.open(), "a/1 b/4 c/5");
+    // The server in the middle fails: the one before it has answered already.
+    let (faults, mut chain) = pushing().await;
+    faults.once("b", FaultKind::Unavailable);
+    assert_eq!(step(&mut chain, &[3.0]).await.unwrap(), [41.0]);
+    assert_eq!(faults.open(), "a/1 b/4 c/5");
+    // The last one fails: nobody was told to push any further.
+    let (faults, mut chain) = pushing().await;
+    faults.once("c", FaultKind::Unavailable);
+    assert_eq!(step(&mut chain, &[3.0]).await.unwrap(), [41.0]);
+    assert_eq!(faults.open(), "a/1 b/2 c/4");
 }
