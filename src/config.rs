@@ -12,6 +12,8 @@ use std::{
 use corolla_domain::{model::ModelId, routing::Patience, session::Limits};
 pub(crate) use typed::{Backend, Blocks, Dtype, Overrides};
 
+use crate::wiring::{Pin, check_pins};
+
 /// The file that is read where none is named.
 const DEFAULT_FILE: &str = "corolla.toml";
 
@@ -56,6 +58,8 @@ pub(crate) struct SwarmSettings {
     pub(crate) allowed_servers: Vec<String>,
     /// Peer ids that are never used.
     pub(crate) blocked_servers: Vec<String>,
+    /// Blocks that are run by one server only.
+    pub(crate) pinned_servers: Vec<Pin>,
     /// How long a server may take for one answer.
     pub(crate) request_timeout: Duration,
     /// File with this client's key; `None` is a new one each time.
@@ -227,11 +231,25 @@ fn check_swarm(at: usize, swarm: typed::Swarm) -> Result<SwarmSettings, String> 
             .filter(|wait| (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(wait))
             .ok_or_else(|| format!("{} = \"{text}\" is no time; write 1s to 1h", key("request_timeout")))?,
     };
+    let pins = swarm.pinned_servers.iter().map(|text| text.parse()).collect::<Result<Vec<Pin>, _>>();
+    let pinned_servers = pins.and_then(|pins| check_pins(&pins).map(|()| pins));
+    let pinned_servers = pinned_servers.map_err(|fault| format!("{}: {}", key("pinned_servers"), fault.context()))?;
+    let shut_out = |pin: &&Pin| {
+        let names = |list: &[String]| list.contains(&pin.peer);
+        names(&swarm.blocked_servers) || !(swarm.allowed_servers.is_empty() || names(&swarm.allowed_servers))
+    };
+    if let Some(pin) = pinned_servers.iter().find(shut_out) {
+        let (key, allowed, blocked) = (key("pinned_servers"), key("allowed_servers"), key("blocked_servers"));
+        return Err(format!(
+            "{key} has \"{pin}\", whose server must not be used; add it to {allowed}, take it out of {blocked}, or drop the pin"
+        ));
+    }
     Ok(SwarmSettings {
         initial_peers: swarm.initial_peers,
         dht_prefix: swarm.dht_prefix,
         allowed_servers: swarm.allowed_servers,
         blocked_servers: swarm.blocked_servers,
+        pinned_servers,
         request_timeout,
         identity: swarm.identity,
     })

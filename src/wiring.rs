@@ -15,6 +15,7 @@ use corolla_domain::{
 };
 use corolla_sessions::{MemorySessions, RedisSessions};
 use corolla_swarm::{PetalsConfig, PetalsSwarm, default_dht_prefix};
+pub(crate) use corolla_swarm::{Pin, check_pins};
 
 use crate::config::{Backend, Blocks, Dtype, ModelSettings, Settings, Store};
 
@@ -139,6 +140,7 @@ pub(crate) async fn swarm(model: &ModelSettings) -> Result<(Arc<dyn RemoteSwarm>
         identity: settings.identity.clone(),
         allowed_servers: settings.allowed_servers.clone(),
         blocked_servers: settings.blocked_servers.clone(),
+        pinned_servers: settings.pinned_servers.clone(),
         request_timeout: settings.request_timeout,
         ..PetalsConfig::new(&spec, dht_prefix)
     };

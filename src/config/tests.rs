@@ -89,3 +89,28 @@ fn flags_win_over_the_file() {
     let flags = Overrides { listen: Some("127.0.0.1:2".into()), default_model: None };
     assert_eq!(load(Some(&file), &flags).unwrap().listen.port(), 2);
 }
+
+#[test]
+fn pins_are_read_and_what_contradicts_them_is_named() {
+    let (a, b) = ("QmedTaZXmULqwspJXz44SsPZyTNKxhnnFvYRajfH7MGhCY", "QmQGTqmM7NKjV6ggU1ZCap8zWiyKR89RViDXiqehSiCpY5");
+    let swarm = |keys: &str| {
+        settings(&format!(
+            "[[models]]\nid = \"m\"\npath = \"Cargo.toml\"\nblocks = \"swarm\"\n[models.swarm]\n{keys}\n"
+        ))
+    };
+    let fine = swarm(&format!("pinned_servers = [\"0:2@{a}\", \"2:4@{b}\"]")).unwrap();
+    let pins: Vec<String> = fine.models[0].swarm.pinned_servers.iter().map(ToString::to_string).collect();
+    assert_eq!(pins, [format!("0:2@{a}"), format!("2:4@{b}")]);
+    for (keys, words) in [
+        ("pinned_servers = [\"0:2\"]".to_owned(), "\"0:2\" is no pin; write".to_owned()),
+        (
+            format!("pinned_servers = [\"0:2@{a}\", \"1:3@{b}\"]"),
+            format!("\"0:2@{a}\" and \"1:3@{b}\" both pin block 1; pin each block once"),
+        ),
+        (format!("pinned_servers = [\"0:2@{a}\"]\nblocked_servers = [\"{a}\"]"), "or drop the pin".to_owned()),
+        (format!("pinned_servers = [\"0:2@{a}\"]\nallowed_servers = [\"{b}\"]"), "or drop the pin".to_owned()),
+    ] {
+        let fault = swarm(&keys).unwrap_err();
+        assert!(fault.starts_with("models[0].swarm.pinned_servers") && fault.contains(&words), "{fault}");
+    }
+}

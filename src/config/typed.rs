@@ -70,6 +70,8 @@ pub(super) struct Swarm {
     pub(super) allowed_servers: Vec<String>,
     #[serde(default)]
     pub(super) blocked_servers: Vec<String>,
+    #[serde(default)]
+    pub(super) pinned_servers: Vec<String>,
     pub(super) request_timeout: Option<String>,
     pub(super) identity: Option<PathBuf>,
 }

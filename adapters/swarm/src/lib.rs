@@ -6,4 +6,4 @@ pub mod rpc;
 pub mod transport;
 pub mod wire;
 
-pub use client::{PUBLIC_INITIAL_PEERS, PetalsConfig, PetalsSwarm, ServerStatus, SwarmStatus, default_dht_prefix};
+pub use client::{PUBLIC_INITIAL_PEERS, PetalsConfig, PetalsSwarm, Pin, check_pins, default_dht_prefix};

@@ -8,10 +8,13 @@ use corolla_domain::{
 };
 use libp2p::multiaddr::Protocol;
 
-use super::defaults::PUBLIC_INITIAL_PEERS;
+use super::{
+    defaults::PUBLIC_INITIAL_PEERS,
+    pins::{Pin, check_pins},
+};
 use crate::{
     transport::{Multiaddr, PeerId},
-    wire::server::check_prefix,
+    wire::{inference::MAX_UNARY_FORWARD, server::check_prefix},
 };
 
 /// What a [`PetalsSwarm`](super::PetalsSwarm) is told when it starts.
@@ -33,6 +36,10 @@ pub struct PetalsConfig {
     pub allowed_servers: Vec<String>,
     /// Peer ids of servers that are not to be used.
     pub blocked_servers: Vec<String>,
+    /// Blocks that are run by one server only.
+    pub pinned_servers: Vec<Pin>,
+    /// Bytes of hidden states that travel in one message where there is no cache; more are streamed. 1 MiB at most.
+    pub most_unary: usize,
     /// How long a server may take over one message.
     pub request_timeout: Duration,
     /// How long connecting to a server may take.
@@ -57,6 +64,8 @@ impl PetalsConfig {
             identity: None,
             allowed_servers: Vec::new(),
             blocked_servers: Vec::new(),
+            pinned_servers: Vec::new(),
+            most_unary: MAX_UNARY_FORWARD,
             request_timeout: s(180),
             connect_timeout: s(10),
             refresh: s(60),
@@ -69,6 +78,21 @@ impl PetalsConfig {
         check_prefix(&self.dht_prefix)?;
         for peer in self.allowed_servers.iter().chain(&self.blocked_servers) {
             PeerId::from_str(peer).map_err(|error| PortError::invalid(format!("server {peer:?}: {error}")))?;
+        }
+        if self.most_unary > MAX_UNARY_FORWARD {
+            let text = format!("most_unary = {} is more than {MAX_UNARY_FORWARD}, what servers take", self.most_unary);
+            return Err(PortError::invalid(text));
+        }
+        check_pins(&self.pinned_servers)?;
+        for pin in &self.pinned_servers {
+            if pin.blocks.end() > self.blocks {
+                let text = format!("pinned_servers has \"{pin}\", beyond the model's {} blocks", self.blocks);
+                return Err(PortError::invalid(text));
+            }
+            if !self.admits(&pin.peer) {
+                let text = format!("pinned_servers has \"{pin}\", but allowed_servers or blocked_servers shut it out");
+                return Err(PortError::invalid(text));
+            }
         }
         let periods = [self.request_timeout, self.connect_timeout, self.refresh, self.first_look];
         if self.blocks == 0 || self.hidden == 0 || periods.contains(&Duration::ZERO) {
@@ -106,6 +130,10 @@ mod tests {
 
     const PEER: &str = "QmedTaZXmULqwspJXz44SsPZyTNKxhnnFvYRajfH7MGhCY";
 
+    fn pin(range: &str) -> Pin {
+        format!("{range}@{PEER}").parse().unwrap()
+    }
+
     fn config() -> PetalsConfig {
         let spec = ModelSpec {
             id: "m".into(),
@@ -124,6 +152,7 @@ mod tests {
     #[test]
     fn the_defaults_can_work() {
         config().check().unwrap();
+        PetalsConfig { pinned_servers: vec![pin("0:4")], ..config() }.check().unwrap();
         assert_eq!(config().addresses().unwrap().len(), PUBLIC_INITIAL_PEERS.len());
     }
 
@@ -133,6 +162,10 @@ mod tests {
             PetalsConfig { dht_prefix: "a.b".into(), ..config() },
             PetalsConfig { blocks: 0, ..config() },
             PetalsConfig { allowed_servers: vec!["somebody".into()], ..config() },
+            PetalsConfig { most_unary: MAX_UNARY_FORWARD + 1, ..config() },
+            PetalsConfig { pinned_servers: vec![pin("3:5")], ..config() },
+            PetalsConfig { pinned_servers: vec![pin("0:2"), pin("1:3")], ..config() },
+            PetalsConfig { pinned_servers: vec![pin("0:2")], blocked_servers: vec![PEER.into()], ..config() },
         ] {
             assert!(broken.check().is_err());
         }

@@ -13,9 +13,9 @@ use corolla_domain::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    codec::Codec,
     link::{Link, Purpose, is_lost, of_peer},
     session::RemoteSession,
+    terms::Terms,
 };
 use crate::{
     rpc::Rpc,
@@ -41,9 +41,11 @@ pub(super) struct Dialer {
     pub(super) prefix: String,
     pub(super) width: usize,
     pub(super) timeout: Duration,
+    /// Bytes of hidden states that travel in one message; more are streamed.
+    pub(super) most_unary: usize,
     /// Told when a server failed: the map may be out of date.
     pub(super) stale: Arc<Notify>,
-    pub(super) codecs: Mutex<HashMap<PeerId, (Codec, Instant)>>,
+    pub(super) terms: Mutex<HashMap<PeerId, (Terms, Instant)>>,
 }
 
 impl Dialer {
@@ -73,8 +75,8 @@ impl Dialer {
 
     /// A stream for which the server has set its cache aside.
     async fn reserve(&self, peer: PeerId, blocks: BlockRange, need: SessionNeed) -> Result<Link, PortError> {
-        let codec = self.codec(peer, blocks).await?;
-        let purpose = Purpose { timeout: self.timeout.min(OPENING), ..self.purpose(blocks, need, codec) };
+        let terms = self.terms(peer, blocks).await?;
+        let purpose = Purpose { timeout: self.timeout.min(OPENING), ..self.purpose(blocks, need, terms) };
         let mut link = self.open(peer, purpose).await?;
         link.reserve(self.width).await?;
         Ok(link.with_timeout(self.timeout))
@@ -87,21 +89,21 @@ impl Dialer {
 
     /// A stream in place of another one, on which nothing has been said.
     pub(super) async fn link(&self, peer: PeerId, blocks: BlockRange, need: SessionNeed) -> Result<Link, PortError> {
-        let codec = self.codec(peer, blocks).await?;
-        self.open(peer, Purpose { patience: Some(PATIENCE), ..self.purpose(blocks, need, codec) }).await
+        let terms = self.terms(peer, blocks).await?;
+        self.open(peer, Purpose { patience: Some(PATIENCE), ..self.purpose(blocks, need, terms) }).await
     }
 
     /// A call to `peer` failed.
     pub(super) fn failed(&self, peer: PeerId, fault: &PortError) {
         if matches!(fault.kind(), FaultKind::Unavailable | FaultKind::TimedOut) {
-            self.codecs().remove(&peer);
+            self.known().remove(&peer);
             self.stale.notify_one();
         }
     }
 
-    fn purpose(&self, blocks: BlockRange, need: SessionNeed, codec: Codec) -> Purpose {
+    fn purpose(&self, blocks: BlockRange, need: SessionNeed, terms: Terms) -> Purpose {
         let uids = block_uids(&self.prefix, blocks.start()..blocks.end());
-        Purpose { uids, need, codec, patience: None, timeout: self.timeout }
+        Purpose { uids, need, terms, patience: None, timeout: self.timeout }
     }
 
     async fn open(&self, peer: PeerId, purpose: Purpose) -> Result<Link, PortError> {
@@ -109,11 +111,11 @@ impl Dialer {
         Ok(Link::new(stream, purpose, self.rpc.host().is_relayed(peer)))
     }
 
-    /// Asks a server for its type and compression, and whether it serves this model at all.
-    async fn codec(&self, peer: PeerId, blocks: BlockRange) -> Result<Codec, PortError> {
-        let known = self.codecs().get(&peer).copied();
-        if let Some((codec, _)) = known.filter(|(_, since)| since.elapsed() < BELIEVED) {
-            return Ok(codec);
+    /// Asks a server for its type, compression and version, and whether it serves this model at all.
+    pub(super) async fn terms(&self, peer: PeerId, blocks: BlockRange) -> Result<Terms, PortError> {
+        let known = self.known().get(&peer).copied();
+        if let Some((terms, _)) = known.filter(|(_, since)| since.elapsed() < BELIEVED) {
+            return Ok(terms);
         }
         self.connect(peer).await?;
         let request = info_request(&block_key(&self.prefix, blocks.start()));
@@ -127,18 +129,18 @@ impl Dialer {
             return Err(PortError::new(FaultKind::Unavailable, text));
         }
         tracing::debug!(%peer, version = ?info.version, dtype = ?info.dtype(), "a server introduced itself");
-        let codec = Codec::of(&info);
-        let mut codecs = self.codecs();
-        if codecs.len() >= REMEMBERED {
-            codecs.retain(|_, (_, since)| since.elapsed() < BELIEVED);
+        let terms = Terms::of(&info);
+        let mut known = self.known();
+        if known.len() >= REMEMBERED {
+            known.retain(|_, (_, since)| since.elapsed() < BELIEVED);
         }
-        if codecs.len() < REMEMBERED {
-            codecs.insert(peer, (codec, Instant::now()));
+        if known.len() < REMEMBERED {
+            known.insert(peer, (terms, Instant::now()));
         }
-        Ok(codec)
+        Ok(terms)
     }
 
-    fn codecs(&self) -> MutexGuard<'_, HashMap<PeerId, (Codec, Instant)>> {
-        self.codecs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, HashMap<PeerId, (Terms, Instant)>> {
+        self.terms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

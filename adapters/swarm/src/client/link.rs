@@ -5,17 +5,17 @@ use std::{error::Error as _, time::Duration};
 use bytes::Bytes;
 use corolla_domain::{
     model::Hidden,
-    ports::{FaultKind, PortError, SessionNeed},
+    ports::{FaultKind, Inbox, PortError, Relay, SessionNeed},
 };
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::codec::Codec;
+use super::{codec::Codec, terms::Terms};
 use crate::{
     rpc::{RemoteFault, RpcStream},
     wire::{
         WireError,
-        inference::{Open, StepMetadata, most_reply, parse_hidden, step_request},
+        inference::{NextServer, Open, StepMetadata, most_reply, parse_hidden, step_request},
         proto::{self, ExpertResponse, Tensor},
     },
 };
@@ -27,6 +27,8 @@ const MOST_NUMBERS: usize = 4 << 20;
 /// A server closes a session that idles for 300 s or lives for 1800 s, without a word.
 const MOST_IDLE: Duration = Duration::from_secs(270);
 const MOST_AGE: Duration = Duration::from_secs(1740);
+/// Longest message whose output is pushed: a push travels in a unary call, which carries no more than 4 MiB.
+const MOST_PUSHED: usize = 2 << 20;
 
 /// What a link is for.
 #[derive(Debug, Clone)]
@@ -34,7 +36,7 @@ pub(super) struct Purpose {
     /// The blocks, as a request names them.
     pub(super) uids: String,
     pub(super) need: SessionNeed,
-    pub(super) codec: Codec,
+    pub(super) terms: Terms,
     /// How long the server may wait for room in its cache.
     pub(super) patience: Option<Duration>,
     /// How long it may take over one message.
@@ -58,6 +60,7 @@ impl Link {
     /// A link over a stream on which nothing has been said. The server sets its cache aside at the first message.
     pub(super) fn new(stream: RpcStream, purpose: Purpose, relayed: bool) -> Self {
         let (session_id, now) = (Uuid::new_v4().to_string(), Instant::now());
+        let stream = if purpose.terms.pushes { stream.answered_early() } else { stream };
         Self { stream, purpose, session_id, position: 0, relayed, begun: false, opened: now, used: now }
     }
 
@@ -68,7 +71,7 @@ impl Link {
     }
 
     pub(super) fn codec(&self) -> Codec {
-        self.purpose.codec
+        self.purpose.terms.codec
     }
 
     /// Whether it leads through a relay.
@@ -86,12 +89,17 @@ impl Link {
         self.used.elapsed()
     }
 
+    /// The name by which other servers may push to it; `None` where this server does not, or does not know it yet.
+    pub(super) fn inbox(&self) -> Option<&str> {
+        (self.begun && self.purpose.terms.pushes && !self.expired()).then_some(self.session_id.as_str())
+    }
+
     /// Lets the server set its cache aside before there is anything to compute.
     pub(super) async fn reserve(&mut self, width: usize) -> Result<(), PortError> {
         let side = |n: usize| u32::try_from(n).map_err(|_| PortError::invalid(format!("{n} is too large a side")));
-        let nothing = self.purpose.codec.nothing(side(self.purpose.need.batch)?, side(width)?);
+        let nothing = self.codec().nothing(side(self.purpose.need.batch)?, side(width)?);
         let wanted = nothing.size.clone();
-        let reply = self.exchange(nothing).await?;
+        let reply = self.exchange(nothing, &Uuid::new_v4().to_string(), None).await?;
         let response: ExpertResponse = proto::decode(reply).map_err(|error| self.nonsense(&error))?;
         match &response.tensors[..] {
             [tensor] if tensor.size == wanted => Ok(()),
@@ -100,32 +108,44 @@ impl Link {
     }
 
     /// Runs positions through the blocks, in pieces that every server takes. The answer is in the server's type.
-    pub(super) async fn step(&mut self, hidden: &Hidden) -> Result<Hidden, PortError> {
+    ///
+    /// All sessions of a relay cut a step alike, and call the pieces the same. Only the first is pushed: pushes may
+    /// overtake each other.
+    pub(super) async fn step(&mut self, hidden: &Hidden, relay: Option<&Relay>) -> Result<Hidden, PortError> {
         let mut outputs = Vec::new();
+        let next: Vec<NextServer> = relay.map_or_else(Vec::new, next_servers);
         let piece = most_positions(hidden.batch(), hidden.width());
-        for start in (0..hidden.seq()).step_by(piece) {
+        for (nth, start) in (0..hidden.seq()).step_by(piece).enumerate() {
             let input = hidden.positions(start, hidden.seq().min(start + piece))?;
-            let reply = self.exchange(self.purpose.codec.encode(&input)?).await?;
+            let tensor = self.codec().encode(&input)?;
+            let pushed = self.begun && nth == 0 && !next.is_empty() && tensor.buffer.len() <= MOST_PUSHED;
+            let name = relay.map_or_else(Uuid::new_v4, |relay| Uuid::from_u64_pair(relay.step, nth as u64));
+            let reply = self.exchange(tensor, &name.to_string(), pushed.then_some(&next[..])).await?;
             outputs.push(parse_hidden(reply, &input).map_err(|error| self.nonsense(&error))?);
             self.position += input.seq();
         }
         Hidden::concat(&outputs).map_err(|_| self.nonsense(&WireError::malformed("replies", "of different types")))
     }
 
-    /// One message there, one back.
-    async fn exchange(&mut self, hidden: Tensor) -> Result<Bytes, PortError> {
+    /// One message there, one back. A server answers once to a name, also where it got the same from somebody else.
+    async fn exchange(
+        &mut self,
+        hidden: Tensor,
+        step_id: &str,
+        next_servers: Option<&[NextServer]>,
+    ) -> Result<Bytes, PortError> {
         let open = Open {
             max_length: self.purpose.need.max_length,
             active_adapter: None,
             alloc_timeout: self.purpose.patience.map(|patience| patience.as_secs_f64()),
         };
         let most = most_reply(&hidden);
-        let step_id = Uuid::new_v4().to_string();
         let metadata = StepMetadata {
             session_id: &self.session_id,
-            step_id: &step_id,
+            step_id,
             open: (!self.begun).then_some(open),
             start_from_position: Some(self.position),
+            next_servers,
             ..StepMetadata::default()
         };
         let request = step_request(&self.purpose.uids, hidden, None, metadata.encode());
@@ -140,6 +160,17 @@ impl Link {
         let text = format!("{} answered a step with nonsense: {error}", self.stream.peer());
         PortError::new(FaultKind::Unavailable, text).with_source(error.clone())
     }
+}
+
+/// Where the output of a step is to go, as servers are told.
+fn next_servers(relay: &Relay) -> Vec<NextServer> {
+    let next = |inbox: &Inbox| NextServer {
+        peer: inbox.peer.0.clone(),
+        session_id: inbox.session.clone(),
+        start: inbox.blocks.start(),
+        end: inbox.blocks.end(),
+    };
+    relay.next.iter().map(next).collect()
 }
 
 /// Positions of one message.
@@ -159,7 +190,7 @@ pub(super) fn of_peer(fault: PortError) -> PortError {
 }
 
 /// What the peer itself said, where it said anything.
-fn remote_text(fault: &PortError) -> Option<&str> {
+pub(super) fn remote_text(fault: &PortError) -> Option<&str> {
     let mut source = fault.source();
     while let Some(error) = source {
         if let Some(remote) = error.downcast_ref::<RemoteFault>() {
@@ -175,10 +206,12 @@ pub(super) fn is_lost(fault: &PortError) -> bool {
     fault.kind() == FaultKind::Unavailable && remote_text(fault).is_none_or(str::is_empty)
 }
 
-/// The texts of a Python server whose cache is full, or that refuses sessions of this length.
+/// The texts of a Python server whose cache is full, or that refuses sessions or messages of this length.
 fn is_about_room(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
-    ["could not allocate", "cannot allocate", "allocationfailed"].iter().any(|phrase| text.contains(phrase))
+    ["could not allocate", "cannot allocate", "allocationfailed", "max_batch_size"]
+        .iter()
+        .any(|phrase| text.contains(phrase))
 }
 
 #[cfg(test)]
@@ -203,6 +236,9 @@ mod tests {
         assert_eq!((full.kind(), remote_text(&full).is_some()), (FaultKind::Capacity, true));
         let long = of_peer(remote("Cannot allocate KV cache for 9999 tokens, max = 2048"));
         assert_eq!(long.kind(), FaultKind::Capacity);
+        let large =
+            of_peer(remote("ValueError(\"Task size greater than max_batch_size (2048), it can't be processed\")"));
+        assert_eq!(large.kind(), FaultKind::Capacity);
         assert_eq!(of_peer(remote("CUDA error")).kind(), FaultKind::Unavailable);
         assert_eq!(of_peer(PortError::invalid("nonsense")).kind(), FaultKind::Unavailable);
         assert_eq!(of_peer(PortError::new(FaultKind::TimedOut, "slow")).kind(), FaultKind::TimedOut);

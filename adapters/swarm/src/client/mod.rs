@@ -4,34 +4,35 @@ mod codec;
 mod config;
 mod defaults;
 mod dialer;
+mod forward;
 mod link;
+mod pins;
 mod refresh;
 mod rtt;
 mod session;
-mod status;
+mod terms;
 mod view;
 
 use std::{
-    collections::HashMap,
     str::FromStr,
     sync::{Arc, Mutex},
 };
 
 use async_trait::async_trait;
 use corolla_domain::{
-    model::{BlockRange, Hidden, Hop, ModelId, SwarmMap},
+    model::{Hidden, Hop, ModelId, SwarmMap},
     ports::{BlockSession, FaultKind, PortError, RemoteSwarm, SessionNeed},
 };
 use tokio::{
     sync::{Notify, watch},
     task::AbortHandle,
-    time::{Instant, timeout},
+    time::timeout,
 };
 
 pub use self::{
     config::PetalsConfig,
     defaults::{PUBLIC_INITIAL_PEERS, default_dht_prefix},
-    status::{ServerStatus, SwarmStatus},
+    pins::{Pin, check_pins},
 };
 use self::{
     dialer::Dialer,
@@ -88,8 +89,9 @@ impl PetalsSwarm {
             prefix: config.dht_prefix.clone(),
             width: config.hidden,
             timeout: config.request_timeout,
+            most_unary: config.most_unary,
             stale: stale.clone(),
-            codecs: Mutex::default(),
+            terms: Mutex::default(),
         };
         let watcher = Arc::new(Watcher {
             host: rpc.host().clone(),
@@ -103,33 +105,14 @@ impl PetalsSwarm {
         Ok(Self { watcher, dialer: Arc::new(dialer), views, refreshing })
     }
 
-    /// What the latest look at the swarm found. Does not wait for a first one.
-    #[must_use]
-    pub fn status(&self) -> SwarmStatus {
-        let (config, view, now) = (&self.watcher.config, self.views.borrow().clone(), Instant::now());
-        let connected: HashMap<String, bool> =
-            self.watcher.host.connected().into_iter().map(|(peer, relayed)| (peer.to_base58(), relayed)).collect();
-        let trips = self.watcher.trips();
-        let server = |seen: &view::Seen| {
-            let peer = &seen.peer.0;
-            ServerStatus::new(seen, config.admits(peer), trips.get(&seen.peer, now), connected.get(peer).copied())
-        };
-        let mut servers: Vec<ServerStatus> = view.servers.iter().map(server).collect();
-        servers.sort_by_key(|server| server.spans.first().copied());
-        SwarmStatus {
-            model: config.model.0.clone(),
-            dht_prefix: config.dht_prefix.clone(),
-            blocks: config.blocks,
-            servers,
-            missing: view.map.unwrap_or_default().missing(BlockRange::first(config.blocks)),
-            age: view.seen_at.map(|at| now.duration_since(at).as_secs_f64()),
-            fault: view.fault.map(|fault| fault.to_string()),
+    /// Whom to call for a hop, where there can be such a hop.
+    fn peer(&self, hop: &Hop) -> Result<PeerId, PortError> {
+        let blocks = self.watcher.config.blocks;
+        if hop.blocks.end() > blocks {
+            return Err(PortError::invalid(format!("{hop} is beyond the model's {blocks} blocks")));
         }
-    }
-
-    /// Looks at the swarm again soon, rather than at the end of the period.
-    pub fn refresh_soon(&self) {
-        self.watcher.stale.notify_one();
+        PeerId::from_str(&hop.peer.0)
+            .map_err(|error| PortError::invalid(format!("{:?} is no peer id: {error}", hop.peer.0)))
     }
 }
 
@@ -165,15 +148,16 @@ impl RemoteSwarm for PetalsSwarm {
         if need.max_length == 0 || need.batch == 0 {
             return Err(PortError::invalid("a session needs at least one row and one position"));
         }
-        if hop.blocks.end() > self.watcher.config.blocks {
-            return Err(PortError::invalid(format!("{hop} is beyond the model's blocks")));
-        }
-        let peer = PeerId::from_str(&hop.peer.0)
-            .map_err(|error| PortError::invalid(format!("{:?} is no peer id: {error}", hop.peer.0)))?;
+        let peer = self.peer(&hop)?;
         self.dialer.dial(peer, hop, need).await
     }
 
-    async fn forward(&self, hop: Hop, _: Hidden) -> Result<Hidden, PortError> {
-        Err(PortError::new(FaultKind::Unsupported, format!("{hop}: rpc_forward is to come")))
+    async fn forward(&self, hop: Hop, hidden: Hidden) -> Result<Hidden, PortError> {
+        let (peer, width) = (self.peer(&hop)?, self.watcher.config.hidden);
+        if hidden.width() != width {
+            let text = format!("hidden states of {} numbers for a model of {width}", hidden.width());
+            return Err(PortError::invalid(text));
+        }
+        self.dialer.forward(peer, hop.blocks, &hidden).await
     }
 }

@@ -1,6 +1,7 @@
 //! The task that looks at the swarm again and again.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,6 +18,7 @@ use tokio::{
 
 use super::{
     config::PetalsConfig,
+    pins,
     rtt::RoundTrips,
     view::{self, Seen},
 };
@@ -37,8 +39,6 @@ const INCOMPLETE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Default)]
 pub(super) struct View {
     pub(super) map: Option<Arc<SwarmMap>>,
-    pub(super) servers: Arc<Vec<Seen>>,
-    pub(super) seen_at: Option<Instant>,
     /// Why the latest look failed.
     pub(super) fault: Option<PortError>,
 }
@@ -79,27 +79,28 @@ impl Watcher {
     async fn look(&self, views: &watch::Sender<View>) -> Result<bool, PortError> {
         let keys: Vec<String> = (0..self.config.blocks).map(|i| block_key(&self.config.dht_prefix, i)).collect();
         let found = self.dht.get_many(&keys, &view::is_record).await?;
-        let servers = Arc::new(view::servers(&found, &self.config.dht_prefix, self.config.blocks));
-        let seen_at = Some(Instant::now());
+        let servers = view::servers(&found, &self.config.dht_prefix, self.config.blocks);
         let mut map = self.map(&servers);
         // Who waits for the first map gets one with round trips; afterwards nobody has to wait for them.
         if views.borrow().map.is_some() {
-            views.send_replace(View { map: Some(map.clone()), servers: servers.clone(), seen_at, fault: None });
+            views.send_replace(View { map: Some(map.clone()), fault: None });
         }
         self.measure(&map).await;
         map = self.map(&servers);
         let missing = map.missing(BlockRange::first(self.config.blocks));
         tracing::debug!(servers = map.servers.len(), ?missing, "looked at the swarm");
-        views.send_replace(View { map: Some(map), servers, seen_at, fault: None });
+        views.send_replace(View { map: Some(map), fault: None });
         Ok(missing.is_empty())
     }
 
-    /// The servers that may be used, with what is known of their round trips.
+    /// The servers that may be used, with what is known of the ways to them.
     fn map(&self, servers: &[Seen]) -> Arc<SwarmMap> {
+        let connected: HashMap<String, bool> =
+            self.host.connected().into_iter().map(|(peer, relayed)| (peer.to_base58(), relayed)).collect();
         let (trips, now) = (self.trips(), Instant::now());
         let admitted = servers.iter().filter(|seen| self.config.admits(&seen.peer.0));
-        let servers = admitted.flat_map(|seen| seen.infos(trips.get(&seen.peer, now))).collect();
-        Arc::new(SwarmMap { servers })
+        let info = |seen: &Seen| seen.infos(trips.get(&seen.peer, now), connected.get(&seen.peer.0).copied());
+        Arc::new(pins::pinned(admitted.flat_map(info), &self.config.pinned_servers))
     }
 
     /// Measures the round trips that are known the least.
@@ -138,7 +139,7 @@ impl Watcher {
         (peer, best)
     }
 
-    pub(super) fn trips(&self) -> MutexGuard<'_, RoundTrips> {
+    fn trips(&self) -> MutexGuard<'_, RoundTrips> {
         self.trips.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

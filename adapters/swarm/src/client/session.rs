@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use corolla_domain::{
     model::{BlockRange, Hidden, Hop},
-    ports::{BlockSession, FaultKind, PortError, SessionNeed, StepInput},
+    ports::{BlockSession, FaultKind, Inbox, PortError, SessionNeed, StepInput},
 };
 
 use super::{
@@ -29,7 +29,7 @@ pub(super) struct RemoteSession {
     peer: PeerId,
     hop: Hop,
     need: SessionNeed,
-    /// `None` where the server's cache is not what it should be. The mutex is never locked: it makes a stream `Sync`.
+    /// `None` where the server's cache is not what it should be. The mutex makes a stream `Sync`; nobody waits for it.
     link: Mutex<Option<Link>>,
     /// Joined along the positions: the confirmed ones.
     inputs: Vec<Hidden>,
@@ -69,16 +69,17 @@ impl RemoteSession {
         if !self.inputs.is_empty() {
             let dtype = link.codec().dtype;
             let pieces: Vec<Hidden> = self.inputs.iter().map(|h| cast(h, dtype)).collect::<Result<_, _>>()?;
-            link.step(&Hidden::concat(&pieces)?).await?;
+            link.step(&Hidden::concat(&pieces)?, None).await?;
         }
         Ok(link)
     }
 
-    async fn run(&mut self, hidden: &Hidden) -> Result<(Link, Hidden), PortError> {
+    async fn run(&mut self, input: &StepInput) -> Result<(Link, Hidden), PortError> {
+        let (hidden, relay) = (&input.hidden, input.relay.as_ref());
         if let Some(mut link) = self.take_link() {
             // A relay ends every circuit after some minutes or bytes, however well the server is.
             let fragile = link.relayed() || link.idle() > FORGOTTEN;
-            match link.step(hidden).await {
+            match link.step(hidden, relay).await {
                 Ok(output) => return Ok((link, output)),
                 Err(fault) if fragile && is_lost(&fault) => {
                     tracing::debug!(hop = %self.hop, error = %fault, "a relayed or idle stream was lost");
@@ -87,7 +88,7 @@ impl RemoteSession {
             }
         }
         let mut link = self.replay().await?;
-        let output = link.step(hidden).await?;
+        let output = link.step(hidden, relay).await?;
         Ok((link, output))
     }
 }
@@ -104,13 +105,19 @@ impl BlockSession for RemoteSession {
 
     async fn step(&mut self, input: StepInput) -> Result<Hidden, PortError> {
         self.check(&input.hidden)?;
-        let outcome = self.run(&input.hidden).await;
+        let outcome = self.run(&input).await;
         let (link, output) = outcome.inspect_err(|fault| self.dialer.failed(self.peer, fault))?;
         let output = cast(&output, input.hidden.dtype())?;
         *self.link.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(link);
         self.position += input.hidden.seq();
         self.inputs.push(input.hidden);
         Ok(output)
+    }
+
+    fn inbox(&self) -> Option<Inbox> {
+        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = link.as_ref()?.inbox()?.to_owned();
+        Some(Inbox { peer: self.hop.peer.clone(), session, blocks: self.hop.blocks })
     }
 
     async fn rewind(&mut self, to: usize) -> Result<(), PortError> {

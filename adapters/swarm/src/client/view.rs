@@ -7,6 +7,7 @@ use std::{
 
 use corolla_domain::model::{BlockRange, PeerId, ServerFacts, ServerInfo};
 
+use super::terms::pushes;
 use crate::wire::{
     key::peer_bytes,
     record::Dictionary,
@@ -19,6 +20,9 @@ const UNKNOWN_RPS: f64 = 300.0;
 const RELAYED: f64 = 0.2;
 /// Round trip that is assumed of a server that did not answer a ping: the most the reference counts, there and back.
 const UNREACHABLE: Duration = Duration::from_secs(10);
+
+/// Round trips to others that are kept of one server; a stock server measures a handful.
+const MOST_NEXT: usize = 64;
 
 /// One server as it announces itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,7 +104,8 @@ fn runs(blocks: &BTreeSet<usize>) -> Vec<BlockRange> {
 
 impl Seen {
     /// What a route planner needs to know, a line for each run of blocks; nothing where the server does not serve.
-    pub(super) fn infos(&self, rtt: Option<Ping>) -> Vec<ServerInfo> {
+    /// `relayed` tells of the connection to it, where there is one.
+    pub(super) fn infos(&self, rtt: Option<Ping>, relayed: Option<bool>) -> Vec<ServerInfo> {
         if self.record.state != ServerState::Online {
             return Vec::new();
         }
@@ -109,13 +114,13 @@ impl Seen {
             blocks: *blocks,
             rps: rps(&self.record, blocks.len()),
             rtt: rtt.map(|ping| ping.unwrap_or(UNREACHABLE)),
-            next: Vec::new(),
-            pushes: false,
+            next: next(&self.record),
+            pushes: pushes(self.record.version.as_deref()),
             free_tokens: self.free_tokens(),
             facts: ServerFacts {
                 version: self.record.version.clone(),
                 dtype: self.record.torch_dtype.clone(),
-                relayed: self.record.using_relay,
+                relayed: relayed.or(self.record.using_relay),
                 name: self.record.public_name.clone(),
             },
         };
@@ -127,6 +132,17 @@ impl Seen {
         let halves = 2 * self.spans.iter().map(|span| span.len()).sum::<usize>().max(1);
         self.record.cache_tokens_left.map(|left| usize::try_from(left).unwrap_or(usize::MAX) / halves)
     }
+}
+
+/// The shortest round trips that a server has measured to others; what cannot be one is left out.
+fn next(record: &ServerRecord) -> Vec<(PeerId, Duration)> {
+    let longest = UNREACHABLE.as_secs_f64();
+    let sane = record.next_pings.iter().filter(|(_, seconds)| (0.0..=longest).contains(*seconds));
+    let named = sane.filter(|(peer, _)| peer_bytes(peer).is_ok());
+    let mut next: Vec<_> = named.map(|(peer, s)| (PeerId(peer.clone()), Duration::from_secs_f64(*s))).collect();
+    next.sort_by_key(|(_, trip)| *trip);
+    next.truncate(MOST_NEXT);
+    next
 }
 
 /// A measured round trip; `None` where there was no answer.
@@ -186,9 +202,9 @@ mod tests {
         let moved = [(0, PEER, 8.0, record(Online, Some((0, 2)))), (2, PEER, 9.0, record(Online, Some((2, 4))))];
         assert_eq!(spans(&moved), "2:4");
         let gone = [(0, PEER, 8.0, record(Online, Some((0, 2)))), (1, PEER, 9.0, record(Offline, Some((0, 2))))];
-        assert_eq!(seen(&gone)[0].infos(None), []);
+        assert_eq!(seen(&gone)[0].infos(None, None), []);
         let tie = [(0, PEER, 9.0, record(Online, Some((0, 2)))), (1, PEER, 9.0, record(Joining, Some((0, 2))))];
-        assert_eq!(seen(&tie)[0].infos(None).len(), 1);
+        assert_eq!(seen(&tie)[0].infos(None, None).len(), 1);
     }
 
     #[test]
@@ -199,7 +215,7 @@ mod tests {
     #[test]
     fn a_planner_hears_speed_round_trip_and_room() {
         let mut server = record(Online, Some((0, 4)));
-        let info = |server: &ServerRecord, rtt| seen(&[(0, PEER, 9.0, server.clone())])[0].infos(rtt).remove(0);
+        let info = |server: &ServerRecord, rtt| seen(&[(0, PEER, 9.0, server.clone())])[0].infos(rtt, None).remove(0);
         assert_eq!((info(&server, None).rps, info(&server, None).rtt), (300.0, None));
         assert_eq!(info(&server, Some(None)).rtt, Some(UNREACHABLE));
         server.cache_tokens_left = Some(800);
@@ -209,5 +225,33 @@ mod tests {
         assert_eq!(info(&server, None).rps, 50.0);
         server.using_relay = Some(true);
         assert!((info(&server, None).rps - 100.0 / 6.0).abs() < 1e-9);
+    }
+    #[test]
+    fn a_planner_hears_of_pushes_and_of_the_ways_between_servers() {
+        const NEXT: &str = "QmQGTqmM7NKjV6ggU1ZCap8zWiyKR89RViDXiqehSiCpY5";
+        let mut server = record(Online, Some((0, 4)));
+        server.version = Some("2.3.0.dev2".into());
+        server.next_pings =
+            [(NEXT, 0.02), ("nobody", 0.01), (PEER, f64::INFINITY)].map(|(p, s)| (p.to_owned(), s)).into();
+        let info = |server: &ServerRecord| seen(&[(0, PEER, 9.0, server.clone())])[0].infos(None, None).remove(0);
+        assert_eq!(info(&server).next, [(PeerId(NEXT.into()), Duration::from_millis(20))]);
+        assert!(info(&server).pushes);
+        server.version = Some("2.2.0.post1".into());
+        server.next_pings = (1..200)
+            .map(|n| (libp2p::PeerId::random().to_base58(), f64::from(n) / 100.0))
+            .chain([(NEXT.to_owned(), 0.0), (PEER.to_owned(), 1e300)])
+            .collect();
+        let next = info(&server).next;
+        assert_eq!((next.len(), &next[0].0.0[..], info(&server).pushes), (MOST_NEXT, NEXT, false));
+        assert!(next.iter().all(|(_, trip)| *trip < Duration::from_secs(1)), "the shortest are kept");
+    }
+
+    #[test]
+    fn the_connection_knows_better_than_the_record_whether_there_is_a_relay() {
+        let mut server = record(Online, Some((0, 4)));
+        server.using_relay = Some(true);
+        let relayed =
+            |connected| seen(&[(0, PEER, 9.0, server.clone())])[0].infos(None, connected).remove(0).facts.relayed;
+        assert_eq!((relayed(None), relayed(Some(false)), relayed(Some(true))), (Some(true), Some(false), Some(true)));
     }
 }

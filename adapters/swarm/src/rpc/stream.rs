@@ -29,6 +29,8 @@ pub struct RpcStream {
     chunk: Vec<u8>,
     /// Bytes of records that are not yet with the stream, if a `send` was dropped or timed out.
     unsent: VecDeque<Bytes>,
+    /// Whether an answer may come before its question.
+    early: bool,
     peer: PeerId,
     method: String,
     limits: Arc<RpcLimits>,
@@ -41,6 +43,7 @@ impl RpcStream {
             decoder: StreamDecoder::new(limits.record),
             chunk: vec![0; READ_CHUNK],
             unsent: VecDeque::new(),
+            early: false,
             peer,
             method,
             limits,
@@ -90,21 +93,28 @@ impl RpcStream {
         }
     }
 
+    /// Lets answers come before their questions, as they do where servers hand outputs to each other (§6.7).
+    #[must_use]
+    pub fn answered_early(self) -> Self {
+        Self { early: true, ..self }
+    }
+
     /// One message there and the peer's next one back, of at most `most` bytes, all within `limit`; `None` where it has
-    /// said its last. The peer speaks only when it is asked: what it said before is nonsense. (Where servers hand
-    /// outputs to each other, §6.7, an answer may come before its question: `send` and `next` are for those.) When the
-    /// future is dropped half way, the stream is of no use for further questions.
+    /// said its last. The peer speaks only when it is asked: what it said before is nonsense, unless answers may come
+    /// [early](Self::answered_early). When the future is dropped half way, the stream is of no use for further questions.
     ///
     /// # Errors
     /// As `send` and `next`; the stream is lost after `TimedOut` too.
     pub async fn ask(&mut self, message: Bytes, most: usize, limit: Duration) -> Result<Option<Bytes>, PortError> {
         self.decoder.set_cap(most.min(self.limits.record));
         let exchange = async {
-            match self.read().now_or_never() {
-                Some(Ok(Some(_))) => return Err(self.unasked()),
-                Some(end_or_failure) => return end_or_failure,
-                None if self.decoder.pending() > 0 => return Err(self.unasked()),
-                None => {}
+            if !self.early {
+                match self.read().now_or_never() {
+                    Some(Ok(Some(_))) => return Err(self.unasked()),
+                    Some(end_or_failure) => return end_or_failure,
+                    None if self.decoder.pending() > 0 => return Err(self.unasked()),
+                    None => {}
+                }
             }
             self.send(message).await?;
             self.read().await

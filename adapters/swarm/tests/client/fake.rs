@@ -135,15 +135,15 @@ impl Fake {
     }
 }
 
-fn now() -> f64 {
+pub(crate) fn now() -> f64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
-fn node() -> NodeInfo {
+pub(crate) fn node() -> NodeInfo {
     NodeInfo { node_id: Bytes::from_static(&[7; 20]) }
 }
 
-fn pong() -> PingResponse {
+pub(crate) fn pong() -> PingResponse {
     PingResponse { peer: Some(node()), dht_time: now(), available: false }
 }
 
@@ -165,6 +165,10 @@ fn find(request: &Bytes, me: PeerId) -> Bytes {
 }
 
 fn info(dtype: ElementType, width: usize) -> Bytes {
+    info_of(dtype, width, "2.2.0")
+}
+
+pub(crate) fn info_of(dtype: ElementType, width: usize, version: &str) -> Bytes {
     let name = format!("torch.{}", tensor::Dtype::from(dtype).name());
     let size = Value::Tuple(vec![Value::Nil, 1.into(), 2048.into(), width.into()]);
     let descriptor = Value::map([
@@ -179,7 +183,7 @@ fn info(dtype: ElementType, width: usize) -> Bytes {
     ]);
     let descriptor = Value::Ext(EXT_DESCRIPTOR, descriptor.encode().into());
     let schema = Value::Tuple(vec![Value::Tuple(vec![descriptor]), Value::Map(vec![])]);
-    let map = Value::map([("version", Value::from("2.2.0")), ("inference_schema", schema)]);
+    let map = Value::map([("version", Value::from(version)), ("inference_schema", schema)]);
     proto::encode(&ExpertInfo { serialized_info: map.encode().into() })
 }
 

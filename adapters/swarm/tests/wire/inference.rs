@@ -157,6 +157,18 @@ fn forward_is_asked_whole_or_in_pieces() {
     let hidden = tensor::encode(&zeros(), Compression::None).unwrap();
     let request = forward_request("p.0 p.1", hidden.clone(), None);
     assert_eq!(request.metadata, bytes("/forward_backward/forward_metadata"));
+    let parts =
+        crate::vectors::json("/split_for_streaming_16").get("parts").and_then(|p| p.as_array()).expect("a list");
+    let counted: Vec<f32> = (0..10).map(|n| n as f32).collect();
+    let counted = tensor::encode(&Hidden::from_f32((1, 1, 10), &counted).unwrap(), Compression::None).unwrap();
+    let flat = proto::Tensor { size: vec![10], ..counted };
+    let sent: Vec<_> = forward_pieces(&forward_request("p.0", flat, None), 16)
+        .iter()
+        .flat_map(|message| message.tensors.iter().map(|piece| proto::encode(piece).to_vec()))
+        .collect();
+    let parts = parts.iter().map(|part| part.as_str().and_then(unhex).expect("hex"));
+    assert_eq!(sent, parts.chain([bytes("/split_for_streaming_empty/0")]).collect::<Vec<_>>());
+
     let pieces = forward_pieces(&request, 10);
     assert_eq!(pieces.iter().map(|p| p.tensors[0].buffer.len()).collect::<Vec<_>>(), [10, 6, 0]);
     assert!(pieces.iter().all(|p| (&p.uid, &p.metadata) == (&request.uid, &request.metadata)));
