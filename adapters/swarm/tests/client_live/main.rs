@@ -274,7 +274,7 @@ async fn nothing_is_lost_where_a_stream_ends() {
     println!("{} of 100 failures came without their words: {:?}", lost.len(), lost.first());
     assert!(lost.is_empty() || quic);
 
-    // To end the writing side of a unary call is to cancel it: the daemon hangs up, as a rule without a reply.
+    // To end the writing side of a unary call may cancel it: then the daemon hangs up without a reply.
     let mut answered = 0;
     for _ in 0..20 {
         let mut stream = live.rpc.host().open_stream(peer, RPC_INFO).await.unwrap();
