@@ -17,7 +17,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How long a chain waits for the servers of its blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
-    /// How long a step waits for somebody to come back where everybody who has the blocks has failed.
+    /// How long a step waits for somebody to come back where everybody who has the blocks has failed. When it is over,
+    /// everybody is asked a last time.
     pub without_route: Duration,
     /// A server is given up before its own time-out where others have its blocks, and it takes longer than this and
     /// than ten times what it usually takes.
