@@ -141,8 +141,8 @@ def run(swarm, asked):
         swarm.start(
             name, "server", asked.model.resolve(), "--dht_prefix", asked.prefix, "--block_indices", span, "--public_name", name,
             "--device", "cpu", "--torch_dtype", dtype, "--throughput", throughput, "--num_handlers", 1,
-            "--attn_cache_tokens", asked.cache_tokens, "--host_maddrs", "/ip4/127.0.0.1/tcp/0", "--initial_peers", *initial, "--no_auto_relay", "--skip_reachability_check",
-            "--update_period", asked.update_period, *identity,
+            "--attn_cache_tokens", asked.cache_tokens, "--host_maddrs", "/ip4/127.0.0.1/tcp/0", "--initial_peers", *initial,
+            "--no_auto_relay", "--skip_reachability_check", "--update_period", asked.update_period, *identity,
         )
         servers[name] = {"name": name, "dtype": dtype}
     for online in swarm.answer("online"):
