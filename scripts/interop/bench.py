@@ -123,8 +123,8 @@ def main():
     logs, rows, load = pathlib.Path(tempfile.mkdtemp(prefix="corolla-bench-")), [], os.getloadavg()[0]
     if not asked.json:
         print(f"tiny BLOOM, servers and clients on {len(os.sched_getaffinity(0))} cores together; load before: {load:.1f}")
-        head = f"{'servers':>7}  {'what':<6} {'Python /s':>10} {'Corolla /s':>11} {'ratio':>6} {'least':>6} {'Python ms':>10} {'Corolla ms':>11}"
-        print(f"{head}   medians of {asked.rounds} rounds")
+        head = f"{'servers':>7}  {'what':<6} {'Python /s':>10} {'Corolla /s':>11} {'ratio':>6} {'least':>6}"
+        print(f"{head} {'Python ms':>10} {'Corolla ms':>11}   medians of {asked.rounds} rounds")
     try:
         for servers in asked.servers:
             found = measured(models[MODEL], binary, venv, servers, asked.rounds, logs)
