@@ -6,7 +6,8 @@ Both talk to the same running servers (tiny BLOOM on loopback), in turns; median
           times it, which is such steps and also embeddings, logits (of a small vocabulary), sampling and text.
   reply   tokens per second of a whole reply, session opened and closed. Python: generate(). Corolla: HTTP calls to open a session, to
           generate, and to close it.
-Both run already when the measurement begins.
+Both run already when the measurement begins. The last columns are the processor time that a client spends on a token, with all of its
+processes and without the servers'; unlike the speeds it hardly depends on what else the machine does.
 """
 import argparse
 import json
@@ -29,6 +30,19 @@ LAYOUTS = {1: "0:4", 2: "0:2 2:4", 4: "0:1 1:2 2:3 3:4"}
 TOKENS = 200
 PROMPT = "The garden at the end of the road"
 MODEL = "tiny-bloom"
+
+
+def cpu_seconds(process):
+    """Processor time of a process and of all in its session, so far."""
+    ticks = 0
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if int(fields[3]) == process.pid:
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def python_reply(client, ids):
@@ -61,17 +75,21 @@ def same_reply(client, house, ids):
 
 def measured(model, binary, venv, count, rounds, logs):
     ids = next(case["prompt_ids"] for case in model["cases"] if case["prompt"] == PROMPT)
-    found = {"step": {"python": [], "corolla": []}, "reply": {"python": [], "corolla": []}}
+    found = {what: {"python": [], "corolla": [], "python_ms": [], "corolla_ms": []} for what in ("step", "reply")}
     with reference.Swarm(model, LAYOUTS[count], logs / f"{count}-servers") as swarm:
         house = corolla.Corolla(binary, swarm)
         with reference.Client(venv, swarm) as client, house.serve() as server:
             text = same_reply(client, house, ids)
             corolla_reply(server, text)
             for _ in range(rounds):
-                found["step"]["python"].append(client.ask(steps=TOKENS)["steps_per_s"])
-                found["step"]["corolla"].append(corolla_reply(server, text)[0])
-                found["reply"]["python"].append(python_reply(client, ids))
-                found["reply"]["corolla"].append(corolla_reply(server, text)[1])
+                for what, python, ours in (
+                    ("step", lambda: client.ask(steps=TOKENS)["steps_per_s"], lambda: corolla_reply(server, text)[0]),
+                    ("reply", lambda: python_reply(client, ids), lambda: corolla_reply(server, text)[1]),
+                ):
+                    for who, process, run in (("python", client.process, python), ("corolla", server.process, ours)):
+                        before = cpu_seconds(process)
+                        found[what][who].append(run())
+                        found[what][f"{who}_ms"].append((cpu_seconds(process) - before) / TOKENS * 1000)
     return found
 
 
@@ -81,6 +99,7 @@ def row(servers, what, found):
     return {
         "servers": servers, "what": what, "python_per_s": round(python, 1), "corolla_per_s": round(ours, 1),
         "ratio": round(statistics.median(ratios), 2), "least_ratio": round(min(ratios), 2), "rounds": len(ratios),
+        **{f"{who}_cpu_ms": round(statistics.median(found[f"{who}_ms"]), 2) for who in ("python", "corolla")},
     }
 
 
@@ -105,7 +124,7 @@ def main():
     if not asked.json:
         print(f"tiny BLOOM, servers and clients on {len(os.sched_getaffinity(0))} cores together; load before: {load:.1f}")
         head = f"{'servers':>7}  {'what':<6} {'Python /s':>10} {'Corolla /s':>11} {'ratio':>6} {'least':>6}"
-        print(f"{head}   medians of {asked.rounds} rounds")
+        print(f"{head} {'Python ms':>10} {'Corolla ms':>11}   medians of {asked.rounds} rounds")
     try:
         for servers in asked.servers:
             found = measured(models[MODEL], binary, venv, servers, asked.rounds, logs)
@@ -114,7 +133,7 @@ def main():
                 if not asked.json:
                     one = rows[-1]
                     speeds = f"{one['python_per_s']:>10} {one['corolla_per_s']:>11} {one['ratio']:>6} {one['least_ratio']:>6}"
-                    print(f"{servers:>7}  {what:<6} {speeds}", flush=True)
+                    print(f"{servers:>7}  {what:<6} {speeds} {one['python_cpu_ms']:>10} {one['corolla_cpu_ms']:>11}", flush=True)
     except reference.Failure as failure:
         sys.exit(f"bench: {failure} (logs: {logs})")
     except SystemExit:

@@ -124,7 +124,7 @@ def dht(prefix, blocks, servers, identity, *addresses):
 
 
 def server(arguments):
-    """`python -m petals.cli.run_server` that does not ask others whether it is reached: on a busy machine they answer too late."""
+    """`python -m petals.cli.run_server` that asks nobody whether it can be reached: on a busy machine they answer too late."""
     import petals.server.server
 
     petals.server.server.check_direct_reachability = lambda **_: True
