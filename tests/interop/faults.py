@@ -64,17 +64,28 @@ class Story:
 
 def steps(model, house, swarm, hosts=2):
     """One session, one token a call, so that each fault happens between two given tokens."""
-    case, story = most_varied(model), Story(swarm, hosts)
+    case, story, failovers = most_varied(model), Story(swarm, hosts), []
     with house.serve() as server:
         session = server.open(512)
         for nth, piece in enumerate(case["pieces"]):
             answer, _ = server.say(session, case["prompt"] if nth == 0 else None, 1)
             if not answer["ok"] or answer["outputs"] != piece:
                 raise Failure(f"token {nth}: {answer} instead of {piece!r} after {', '.join(story.told)}")
+            failovers += answer["route"]["failovers"]
             story.tokens(nth + 1)
         server.close(session)
         swarm.all_closed()
+    check_told(failovers, len(story.told))
     return story.end()
+
+
+def check_told(failovers, hurt):
+    """A reply tells of every server that was hurt while it was in use: why it was lost, and who took over."""
+    if len({failover["lost"]["peer"] for failover in failovers}) < hurt:
+        raise Failure(f"{hurt} servers were hurt, the replies tell of {failovers}")
+    for failover in failovers:
+        if not failover["why"] or not failover["by"] or failover["pause_ms"] <= 0:
+            raise Failure(f"what a reply tells of a failover is not all there is to it: {failover}")
 
 
 def stream(model, house, swarm):
