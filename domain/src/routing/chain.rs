@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     model::{BlockRange, Failover, Hidden, Hop, HopReport, ModelId, RouteReport},
-    ports::{BlockSession, FaultKind, Inbox, PortError, Relay, RemoteSwarm, SessionNeed, StepInput},
+    ports::{BlockSession, FaultKind, PortError, Relay, RemoteSwarm, SessionNeed, StepInput},
 };
 
 /// Positions that are replayed in one step.
@@ -252,10 +252,6 @@ impl BlockSession for Chain {
         }
         self.position = to; // the servers follow with their next step
         Ok(())
-    }
-
-    fn inbox(&self) -> Option<Inbox> {
-        None
     }
 
     fn report(&self) -> RouteReport {

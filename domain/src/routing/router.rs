@@ -57,9 +57,7 @@ impl Attempt {
         let (begun, failed) = (Instant::now(), HashSet::new());
         Self { begun, failed, last_fault: None, passing: false, wait: FIRST_WAIT, asked: Duration::ZERO }
     }
-}
 
-impl Attempt {
     /// A peer that failed may be asked again at once.
     pub(super) fn forgive(&mut self, peer: &PeerId) {
         self.failed.remove(peer);

@@ -265,7 +265,7 @@ pub fn hidden_of(tensors: &[Tensor], sent: &Hidden) -> Result<Hidden, WireError>
     }
     let elements = wanted.iter().product();
     let hidden = tensor::decode(tensor, tensor::Limits { elements })?.to_hidden()?;
-    if !tensor::all_finite(&hidden) {
+    if !hidden.is_finite() {
         return Err(WireError::malformed("reply", "hidden states that are not finite"));
     }
     Ok(hidden)

@@ -10,7 +10,10 @@ use std::{
 use tokio::time::sleep;
 
 use super::*;
-use crate::model::{PeerId, ServerFacts, ServerInfo, SwarmMap};
+use crate::{
+    model::{PeerId, ServerFacts, ServerInfo, SwarmMap},
+    ports::Inbox,
+};
 
 /// What a call usually takes.
 pub(super) const CALL: Duration = Duration::from_millis(10);

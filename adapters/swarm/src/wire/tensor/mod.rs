@@ -15,8 +15,6 @@ use super::{
 pub use split::{CHUNK, Joiner, split};
 
 const WHAT: &str = "tensor";
-/// Elements that are tried before it is asked whether to go on.
-const PIECE: usize = 1024;
 
 /// What a decoder takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,21 +230,4 @@ pub fn dummy(dtype: Dtype) -> Tensor {
 pub fn encode_i64(numbers: &[i64]) -> Tensor {
     let buffer: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
     Tensor { buffer: buffer.into(), size: vec![numbers.len() as u32], ..dummy(Dtype::I64) }
-}
-
-/// Whether no number is infinite or NaN: those of a broken or hostile server.
-#[must_use]
-pub fn all_finite(hidden: &Hidden) -> bool {
-    let data = hidden.data();
-    match hidden.dtype() {
-        ElementType::F32 => none_has(data, |e| u32::from_le_bytes(*e) & 0x7f80_0000 == 0x7f80_0000),
-        ElementType::Bf16 => none_has(data, |e| u16::from_le_bytes(*e) & 0x7f80 == 0x7f80),
-        ElementType::F16 => none_has(data, |e| u16::from_le_bytes(*e) & 0x7c00 == 0x7c00),
-    }
-}
-
-/// Whether no element is as `found` says. No early end within a piece, so that many elements are tried at once.
-fn none_has<const SIZE: usize>(data: &[u8], found: impl Fn(&[u8; SIZE]) -> bool) -> bool {
-    let (elements, _) = data.as_chunks::<SIZE>();
-    elements.chunks(PIECE).all(|piece| !piece.iter().fold(false, |any, element| any | found(element)))
 }
