@@ -1,12 +1,13 @@
 //! Settings become adapters behind ports: the only place that knows every adapter by name.
 
 use std::{
-    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use corolla_candle::{BlockChoice, CandleConfig, CandleModel, DeviceChoice, DtypeChoice};
+use corolla_candle::{DtypeChoice, KernelChoice, Target};
+use corolla_checkpoint::inspect as look;
+use corolla_compute::{BlockChoice, LoadConfig};
 use corolla_domain::{
     model::ModelSpec,
     ports::{FaultKind, PortError, RemoteSwarm, SessionStore, Timestamp},
@@ -43,24 +44,25 @@ pub(crate) async fn service(settings: &Settings) -> Result<Arc<SessionService>, 
 /// # Errors
 /// A sentence that names the fix.
 pub(crate) fn inspect(model: &ModelSettings) -> Result<String, PortError> {
-    let config = candle_config(model)?;
-    if model.backend == Backend::CandleCuda && !cfg!(feature = "cuda") {
+    let target = target(model)?;
+    if matches!(target, Target::Cuda { .. }) && !cfg!(feature = "cuda") {
         let text =
             "backend = \"candle-cuda\" is not in this build: build with `--features cuda`, or use \"candle-cpu\"";
         return Err(PortError::new(FaultKind::Unsupported, text));
     }
-    let summary = corolla_candle::inspect(&config.path)?;
-    corolla_tokenizers::load(&config.path)?;
+    let summary = look(&model.path)?;
+    corolla_tokenizers::load(&model.path)?;
     let positions = summary.max_positions.map_or("any number of".to_owned(), |n| n.to_string());
+    let cache = size_of::<f32>() * summary.cache_numbers * summary.blocks;
     Ok(format!(
         "{} in {}, {} blocks, hidden {}, vocabulary {}, {positions} positions; {} MB of weights, {} MB of KV cache at most",
         summary.family,
-        summary.dtype,
+        summary.stored.name(),
         summary.blocks,
         summary.hidden,
         summary.vocab,
         summary.bytes / 1_000_000,
-        summary.cache_bytes.saturating_mul(config.cache_tokens) / 1_000_000,
+        cache.saturating_mul(model.cache_tokens) / 1_000_000,
     ))
 }
 
@@ -97,12 +99,19 @@ pub(crate) async fn sweep(service: Arc<SessionService>) {
 /// # Errors
 /// What the adapters say.
 pub(crate) async fn load_model(model: &ModelSettings) -> Result<ModelEntry, PortError> {
-    let config = candle_config(model)?;
-    let path = config.path.clone();
+    let path = model.path.clone();
     let tokenizer = tokio::task::spawn_blocking(move || corolla_tokenizers::load(&path))
         .await
         .map_err(|e| PortError::internal("the tokenizer's loader ended early").with_source(e))??;
-    let candle = CandleModel::load(config).await?;
+    let config = LoadConfig {
+        id: model.id.clone(),
+        path: model.path.clone(),
+        ends: true,
+        blocks: if model.blocks == Blocks::Swarm { BlockChoice::None } else { BlockChoice::All },
+        cache_tokens: model.cache_tokens,
+    };
+    let candle = corolla_candle::load(config, target(model)?).await?;
+    let local = candle.local().ok_or_else(|| PortError::internal("the model was loaded without embeddings"))?;
     let swarm: Arc<dyn RemoteSwarm> = match model.blocks {
         Blocks::Local => {
             let engine = candle.engine().ok_or_else(|| PortError::internal("the model was loaded without blocks"))?;
@@ -110,7 +119,7 @@ pub(crate) async fn load_model(model: &ModelSettings) -> Result<ModelEntry, Port
         }
         Blocks::Swarm => swarm(model).await?.0,
     };
-    Ok(ModelEntry { tokenizer: Arc::new(tokenizer), local: candle.local(), swarm })
+    Ok(ModelEntry { tokenizer: Arc::new(tokenizer), local, swarm })
 }
 
 /// A client of the swarm that runs a model's blocks, and how many there are.
@@ -118,7 +127,7 @@ pub(crate) async fn load_model(model: &ModelSettings) -> Result<ModelEntry, Port
 /// # Errors
 /// Files that cannot be read, an address that is none, a network that cannot be used.
 pub(crate) async fn swarm(model: &ModelSettings) -> Result<(Arc<dyn RemoteSwarm>, usize), PortError> {
-    let summary = corolla_candle::inspect(&model.path)?;
+    let summary = look(&model.path)?;
     let settings = &model.swarm;
     let dht_prefix = match &settings.dht_prefix {
         Some(prefix) => prefix.clone(),
@@ -134,7 +143,7 @@ pub(crate) async fn swarm(model: &ModelSettings) -> Result<(Arc<dyn RemoteSwarm>
         max_positions: summary.max_positions,
         eos: summary.eos,
         bos: summary.bos,
-        dtype: summary.dtype,
+        dtype: summary.stored.name(),
     };
     let mut config = PetalsConfig {
         identity: settings.identity.clone(),
@@ -150,32 +159,22 @@ pub(crate) async fn swarm(model: &ModelSettings) -> Result<(Arc<dyn RemoteSwarm>
     Ok((Arc::new(PetalsSwarm::start(config).await?), blocks))
 }
 
-fn candle_config(model: &ModelSettings) -> Result<CandleConfig, PortError> {
-    let unsupported = |text: &str| Err(PortError::new(FaultKind::Unsupported, text));
-    let device = match model.backend {
-        Backend::CandleCpu => DeviceChoice::Cpu,
-        Backend::CandleCuda => DeviceChoice::Cuda(0),
-        Backend::Tch => {
-            return unsupported(
-                "backend = \"tch\" needs the cargo feature `libtorch`, which this version does not have yet; use \
-                 \"candle-cpu\"",
-            );
-        }
-    };
+/// Where and how candle computes a model.
+fn target(model: &ModelSettings) -> Result<Target, PortError> {
     let dtype = match model.dtype {
         Dtype::Auto => DtypeChoice::Auto,
         Dtype::F32 => DtypeChoice::F32,
         Dtype::Bf16 => DtypeChoice::Bf16,
     };
-    Ok(CandleConfig {
-        id: model.id.clone(),
-        path: PathBuf::from(&model.path),
-        dtype,
-        device,
-        blocks: if model.blocks == Blocks::Swarm { BlockChoice::None } else { BlockChoice::All },
-        cache_tokens: model.cache_tokens,
-        threads: model.threads,
-    })
+    match model.backend {
+        Backend::CandleCpu => Ok(Target::Cpu { dtype, kernels: KernelChoice::Auto, threads: model.threads }),
+        Backend::CandleCuda => Ok(Target::Cuda { dtype, device: 0 }),
+        Backend::Tch => Err(PortError::new(
+            FaultKind::Unsupported,
+            "backend = \"tch\" needs the cargo feature `libtorch`, which this version does not have yet; use \
+             \"candle-cpu\"",
+        )),
+    }
 }
 
 fn ambient() -> Ambient {

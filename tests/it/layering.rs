@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
 /// For every crate of ours, which other crates of ours it may depend on (for its tests also `testkit`).
-const OURS: [(&str, &[&str]); 9] = [
+const OURS: [(&str, &[&str]); 11] = [
     ("corolla-domain", &[]),
     ("corolla-gguf", &[]),
-    ("corolla-candle", &["corolla-domain", "corolla-gguf"]),
+    ("corolla-checkpoint", &["corolla-domain", "corolla-gguf"]),
+    ("corolla-compute", &["corolla-domain", "corolla-checkpoint"]),
+    ("corolla-candle", &["corolla-domain", "corolla-checkpoint", "corolla-compute"]),
     ("corolla-tokenizers", &["corolla-domain", "corolla-gguf"]),
     ("corolla-sessions", &["corolla-domain"]),
     ("corolla-swarm", &["corolla-domain"]),
@@ -16,7 +18,16 @@ const OURS: [(&str, &[&str]); 9] = [
     ("testkit", &["corolla-domain"]),
     (
         "corolla",
-        &["corolla-domain", "corolla-candle", "corolla-tokenizers", "corolla-sessions", "corolla-swarm", "corolla-api"],
+        &[
+            "corolla-domain",
+            "corolla-checkpoint",
+            "corolla-compute",
+            "corolla-candle",
+            "corolla-tokenizers",
+            "corolla-sessions",
+            "corolla-swarm",
+            "corolla-api",
+        ],
     ),
 ];
 
@@ -25,8 +36,9 @@ const DOMAIN: [&str; 9] =
     ["async-trait", "bytes", "mockall", "rand_chacha", "serde", "thiserror", "tokio", "tracing", "uuid"];
 
 /// Heavy libraries, and the only crate that may know each of them.
-const HEAVY: [(&str, &str); 9] = [
+const HEAVY: [(&str, &str); 10] = [
     ("candle-core", "corolla-candle"),
+    ("candle-nn", "corolla-candle"),
     ("tokenizers", "corolla-tokenizers"),
     ("minijinja", "corolla-tokenizers"),
     ("redis", "corolla-sessions"),

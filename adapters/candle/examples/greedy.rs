@@ -2,7 +2,8 @@
 
 use std::{error::Error, time::Instant};
 
-use corolla_candle::{BlockChoice, CandleConfig, CandleModel, DeviceChoice, DtypeChoice};
+use corolla_candle::{DtypeChoice, KernelChoice, Target};
+use corolla_compute::{BlockChoice, LoadConfig};
 use corolla_domain::{
     model::{LogitRow, TokenId, Want},
     ports::{SessionNeed, StepInput},
@@ -20,17 +21,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ => DtypeChoice::Auto,
     };
     let started = Instant::now();
-    let model = CandleModel::load(CandleConfig {
-        id: "example".into(),
-        path,
-        dtype,
-        device: DeviceChoice::Cpu,
-        blocks: BlockChoice::All,
-        cache_tokens: 8192,
-        threads: None,
-    })
-    .await?;
-    let (local, engine) = (model.local(), model.engine().ok_or("no blocks")?);
+    let config = LoadConfig { id: "example".into(), path, ends: true, blocks: BlockChoice::All, cache_tokens: 8192 };
+    let target = Target::Cpu { dtype, kernels: KernelChoice::Auto, threads: None };
+    let model = corolla_candle::load(config, target).await?;
+    let (local, engine) = (model.local().ok_or("no ends")?, model.engine().ok_or("no blocks")?);
     println!("{:?} loaded in {:.2?}", local.spec(), started.elapsed());
     let need = SessionNeed { max_length: prompt.len() + count, batch: 1 };
     let mut session = engine.open(engine.hosted(), need).await?;

@@ -1,27 +1,35 @@
 //! `LocalModel` and `BlockEngine` on candle.
 //!
-//! Weights are read from memory-mapped GGUF, safetensors or `pytorch_model.bin` files and kept in f32, bf16, f16 or
-//! the blocks of a ggml type; activations, sums and the KV cache are f32. One worker thread owns a model; callers reach
-//! it through a bounded queue, and a caller that goes away stops its computation at the next block.
+//! Two arithmetics for the families of `corolla-compute`: our own kernels on the processor, and candle's tensors on an
+//! NVIDIA GPU. Weights are kept in f32, bf16, f16 or the blocks of a ggml type; activations and sums are f32.
 
-mod attention;
-mod checkpoint;
 mod config;
 mod cpu;
-mod families;
-mod fault;
-mod inspect;
-mod kv_cache;
-mod matrix;
-mod mmap;
-mod model;
-mod norm;
-mod pick;
-mod session;
-mod settings;
-mod weights;
-mod worker;
+mod device;
+mod ggml;
 
-pub use config::{BlockChoice, CandleConfig, DeviceChoice, DtypeChoice};
-pub use inspect::{ModelSummary, inspect};
-pub use model::CandleModel;
+use corolla_compute::{LoadConfig, Model};
+use corolla_domain::ports::PortError;
+
+pub use config::{DtypeChoice, KernelChoice, Target};
+pub use cpu::kernel_sets;
+pub use device::{CudaDevice, cuda_devices};
+
+/// Loads what `config` names, to be computed as `target` says.
+///
+/// # Errors
+/// Those of [`Model::load`]; `Unsupported` for kernels that this processor lacks and a GPU that this build lacks,
+/// `Unavailable` for a GPU that is not there.
+pub async fn load(config: LoadConfig, target: Target) -> Result<Model, PortError> {
+    match target {
+        Target::Cpu { dtype, kernels, threads } => {
+            Model::load(config, move || cpu::CpuArithmetic::new(threads, kernels, dtype)).await
+        }
+        Target::Tensors { dtype } => {
+            Model::load(config, move || Ok(device::TensorArithmetic::new(candle_core::Device::Cpu, dtype))).await
+        }
+        Target::Cuda { dtype, device } => {
+            Model::load(config, move || Ok(device::TensorArithmetic::new(device::cuda(device)?, dtype))).await
+        }
+    }
+}

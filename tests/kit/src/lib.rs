@@ -2,7 +2,10 @@
 
 pub mod block_engine;
 pub mod fixtures;
+pub mod golden;
 pub mod local_model;
 pub mod remote_swarm;
+pub mod run;
 pub mod session_store;
+pub mod tiny;
 pub mod tokenizer;

@@ -1,145 +1,168 @@
-//! Products of f32 activations with f32, bf16 and f16 numbers on the processor. All sums are f32.
-//!
-//! The scalar file is the reference; the others must agree with it up to the order of the sums. Which one runs is
-//! decided once, at run time. `unsafe` stays inside this folder.
+//! Arithmetic on the processor: our own kernels, the `gemm` crate for many rows, and candle for quantised blocks.
 
-#[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
-mod blocks;
-mod dense;
-mod scalar;
+mod attention;
+mod kernels;
+mod kv_cache;
+mod matrix;
+mod norm;
 
-use std::sync::OnceLock;
+use corolla_checkpoint::{Heads, Stored, View};
+use corolla_compute::{Arithmetic, Place, Use};
+use corolla_domain::ports::PortError;
+use rayon::ThreadPool;
 
-pub(crate) use blocks::BlockType;
-pub(crate) use dense::{Operand, Strided, matmul, product_into};
+use self::{attention::attend, kernels::Kernels, kv_cache::BlockCache, matrix::Matrix, norm::turn};
+use crate::config::{DtypeChoice, KernelChoice};
 
-/// A set of kernels for one instruction set. Slices given to one call have equal lengths.
-pub(crate) struct Kernels {
-    /// What the set is called.
-    pub name: &'static str,
-    /// Sum of products of two f32 rows.
-    pub dot: fn(&[f32], &[f32]) -> f32,
-    /// Sum of products of a bf16 and an f32 row.
-    pub dot_bf16: fn(&[u16], &[f32]) -> f32,
-    /// Sum of products of an f16 and an f32 row.
-    pub dot_f16: fn(&[u16], &[f32]) -> f32,
-    /// Adds a multiple of the second row to the third.
-    pub add_scaled: fn(f32, &[f32], &mut [f32]),
-    /// Widens the blocks of the second slice to the numbers of the third.
-    pub widen: fn(BlockType, &[u8], &mut [f32]),
+pub use kernels::kernel_sets;
+
+/// Arithmetic with a pool of threads and one set of kernels.
+pub(crate) struct CpuArithmetic {
+    pool: ThreadPool,
+    kernels: Kernels,
+    dtype: DtypeChoice,
 }
 
-/// The fastest set this processor can run.
-pub(crate) fn kernels() -> &'static Kernels {
-    static CHOSEN: OnceLock<Kernels> = OnceLock::new();
-    CHOSEN.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(kernels) = avx512::kernels().or_else(avx2::kernels) {
-            return kernels;
+/// Activations of shape `[rows, width]`.
+pub(crate) struct Rows {
+    numbers: Vec<f32>,
+    width: usize,
+}
+
+/// What all blocks of a step share.
+pub(crate) struct Frame {
+    place: Place,
+    /// Cosine and sine of each rotary pair, `[seq, dim / 2]`.
+    turns: Option<Vec<(f32, f32)>>,
+    slopes: Option<Vec<f32>>,
+}
+
+impl CpuArithmetic {
+    /// `threads` threads, or one for each core.
+    pub(crate) fn new(threads: Option<usize>, kernels: KernelChoice, dtype: DtypeChoice) -> Result<Self, PortError> {
+        let kernels = kernels::kernels(kernels)?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.unwrap_or(0))
+            .thread_name(|nth| format!("candle-{nth}"))
+            .build()
+            .map_err(|e| PortError::internal("threads to compute on could not be started").with_source(e))?;
+        tracing::debug!(kernels = kernels.name, threads = pool.current_num_threads(), "kernels chosen");
+        Ok(Self { pool, kernels, dtype })
+    }
+}
+
+impl Arithmetic for CpuArithmetic {
+    type Rows = Rows;
+    type Matrix = Matrix;
+    type Vector = Vec<f32>;
+    type Cache = BlockCache;
+    type Frame = Frame;
+
+    fn within(&self, job: &mut (dyn FnMut() + Send)) {
+        self.pool.install(job);
+    }
+
+    fn dtype(&self, stored: Stored) -> String {
+        self.dtype.name(stored)
+    }
+
+    fn matrix(&self, view: &View<'_>, _: Use) -> Result<Matrix, PortError> {
+        Matrix::new(view, self.dtype)
+    }
+
+    fn vector(&self, numbers: Vec<f32>) -> Result<Vec<f32>, PortError> {
+        Ok(numbers)
+    }
+
+    fn rows(&self, numbers: Vec<f32>, width: usize) -> Result<Rows, PortError> {
+        Ok(Rows { numbers, width })
+    }
+
+    fn numbers(&self, rows: Rows) -> Result<Vec<f32>, PortError> {
+        Ok(rows.numbers)
+    }
+
+    fn select(&self, matrix: &Matrix, ids: &[u32]) -> Result<Rows, PortError> {
+        let numbers = matrix.select(&self.kernels, ids)?;
+        Ok(Rows { width: numbers.len() / ids.len(), numbers })
+    }
+
+    fn product(&self, x: &Rows, matrix: &Matrix, bias: Option<&Vec<f32>>) -> Result<Rows, PortError> {
+        let mut numbers = matrix.product(&self.kernels, &x.numbers)?;
+        let width = numbers.len() / (x.numbers.len() / x.width);
+        if let Some(bias) = bias {
+            numbers.chunks_exact_mut(width).for_each(|row| add(row, bias));
         }
-        scalar::kernels()
-    })
-}
-
-/// Widens a bf16 number.
-#[inline(always)]
-pub(crate) fn bf16(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
-}
-
-/// Widens an f16 number, in arithmetic that compilers can turn into vector code: moved to its place, an f16 is an f32
-/// too small by 2^112, subnormal or not.
-#[inline(always)]
-pub(crate) fn f16(bits: u16) -> f32 {
-    let bits = u32::from(bits);
-    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((112 + 127) << 23);
-    let magnitude = if bits & 0x7c00 == 0x7c00 { (bits & 0x7fff) << 13 | 0x7f80_0000 } else { magnitude.to_bits() };
-    f32::from_bits(magnitude | (bits & 0x8000) << 16)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Numbers in -1..1 without a pattern.
-    fn noise(len: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let next = |_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        };
-        (0..len).map(next).collect()
+        Ok(Rows { numbers, width })
     }
 
-    fn all() -> Vec<Kernels> {
-        let mut all = vec![scalar::kernels()];
-        #[cfg(target_arch = "x86_64")]
-        all.extend([avx2::kernels(), avx512::kernels()].into_iter().flatten());
-        all
+    fn add(&self, mut x: Rows, y: &Rows) -> Result<Rows, PortError> {
+        add(&mut x.numbers, &y.numbers);
+        Ok(x)
     }
 
-    #[test]
-    fn every_set_agrees_with_the_reference_at_every_length() {
-        let reference = scalar::kernels();
-        for len in (0..70).chain([576, 1000, 1535]) {
-            let (a, b) = (noise(len, 1), noise(len, 2));
-            let wide: Vec<u16> = a.iter().map(|v| half::bf16::from_f32(*v).to_bits()).collect();
-            let half: Vec<u16> = a.iter().map(|v| half::f16::from_f32(*v).to_bits()).collect();
-            for kernels in all() {
-                let near = |x: f32, y: f32| assert!((x - y).abs() < 1e-4, "{} at {len}: {x} {y}", kernels.name);
-                near((kernels.dot)(&a, &b), (reference.dot)(&a, &b));
-                near((kernels.dot_bf16)(&wide, &b), (reference.dot_bf16)(&wide, &b));
-                near((kernels.dot_f16)(&half, &b), (reference.dot_f16)(&half, &b));
-                let (mut x, mut y) = (b.clone(), b.clone());
-                (kernels.add_scaled)(0.3, &a, &mut x);
-                (reference.add_scaled)(0.3, &a, &mut y);
-                x.iter().zip(&y).for_each(|(x, y)| near(*x, *y));
+    fn columns(&self, x: &Rows, start: usize, end: usize) -> Result<Rows, PortError> {
+        let numbers = x.numbers.chunks_exact(x.width).flat_map(|row| &row[start..end]).copied().collect();
+        Ok(Rows { numbers, width: end - start })
+    }
+
+    fn layer_norm(&self, x: &Rows, scale: &Vec<f32>, shift: &Vec<f32>, eps: f32) -> Result<Rows, PortError> {
+        Ok(Rows { numbers: norm::layer_norm(&x.numbers, scale, shift, eps), width: x.width })
+    }
+
+    fn rms_norm(&self, x: &Rows, scale: &Vec<f32>, eps: f32) -> Result<Rows, PortError> {
+        Ok(Rows { numbers: norm::rms_norm(&x.numbers, scale, eps), width: x.width })
+    }
+
+    fn gelu(&self, mut x: Rows) -> Result<Rows, PortError> {
+        x.numbers.iter_mut().for_each(|v| *v = norm::gelu(*v));
+        Ok(x)
+    }
+
+    fn gated(&self, mut gate: Rows, up: &Rows) -> Result<Rows, PortError> {
+        gate.numbers.iter_mut().zip(&up.numbers).for_each(|(gate, up)| *gate = norm::silu(*gate) * up);
+        Ok(gate)
+    }
+
+    fn cache(&self, batch: usize, length: usize, heads: Heads) -> Result<BlockCache, PortError> {
+        Ok(BlockCache::new(batch, length, heads.kv, heads.dim))
+    }
+
+    fn frame(
+        &self,
+        place: Place,
+        turns: Option<Vec<(f32, f32)>>,
+        slopes: Option<&Vec<f32>>,
+    ) -> Result<Frame, PortError> {
+        Ok(Frame { place, turns, slopes: slopes.cloned() })
+    }
+
+    fn attend(
+        &self,
+        [mut queries, mut keys, values]: [Rows; 3],
+        cache: &mut BlockCache,
+        frame: &Frame,
+        heads: Heads,
+    ) -> Result<Rows, PortError> {
+        let Place { seq, position, .. } = frame.place;
+        if let Some(turns) = &frame.turns {
+            for rows in [&mut queries, &mut keys] {
+                for (at, row) in rows.numbers.chunks_exact_mut(rows.width).enumerate() {
+                    let pairs = heads.dim / 2;
+                    turn(row, heads.dim, &turns[at % seq * pairs..][..pairs]);
+                }
             }
         }
-    }
-
-    #[test]
-    fn every_half_is_widened_exactly() {
-        for bits in 0..=u16::MAX {
-            let (ours, theirs) = (f16(bits), half::f16::from_bits(bits).to_f32());
-            assert!(ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(), "{bits:#x}");
+        let new = keys.numbers.chunks_exact(keys.width).zip(values.numbers.chunks_exact(values.width));
+        for (at, (keys, values)) in new.enumerate() {
+            cache.write(at / seq, position + at % seq, keys, values);
         }
+        let slopes = frame.slopes.as_deref();
+        let numbers = attend(&self.kernels, &queries.numbers, cache, frame.place, heads, slopes);
+        Ok(Rows { numbers, width: queries.width })
     }
+}
 
-    #[test]
-    fn bf16_products_lose_nothing_but_the_order_of_sums() {
-        let a = noise(64, 3);
-        let wide: Vec<u16> = a.iter().map(|v| half::bf16::from_f32(*v).to_bits()).collect();
-        for i in 0..64 {
-            let mut unit = vec![0.0f32; 64];
-            unit[i] = 1.234_567_9;
-            for kernels in all() {
-                assert_eq!((kernels.dot_bf16)(&wide, &unit), bf16(wide[i]) * 1.234_567_9, "{}", kernels.name);
-            }
-        }
-    }
-
-    #[test]
-    fn a_product_of_matrices_is_the_same_whatever_path_it_takes() {
-        let (rows, cols) = (37, 96);
-        let weight = noise(rows * cols, 5);
-        let bits: Vec<u16> = weight.iter().map(|v| half::bf16::from_f32(*v).to_bits()).collect();
-        let widened: Vec<f32> = bits.iter().map(|b| bf16(*b)).collect();
-        for many in [1, 2, 5, 40] {
-            let x = noise(many * cols, 7);
-            let by_hand: Vec<f32> = (0..many * rows)
-                .map(|i| scalar::dot(&widened[i % rows * cols..][..cols], &x[i / rows * cols..][..cols]))
-                .collect();
-            for operand in [Operand::F32(&widened), Operand::Bf16(&bits)] {
-                let product = matmul(&x, operand, cols);
-                assert_eq!(product.len(), by_hand.len());
-                product.iter().zip(&by_hand).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{a} {b}"));
-            }
-        }
-    }
+fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
 }

@@ -3,62 +3,79 @@
 use std::{path::Path, sync::Arc};
 
 use candle_core::quantized::GgmlDType;
-use corolla_candle::DtypeChoice;
+use corolla_candle::{DtypeChoice, Target};
+use corolla_checkpoint::GgmlType;
 use corolla_domain::{model::PeerId, routing::InProcessSwarm};
-use safetensors::Dtype;
 use tempfile::TempDir;
-use testkit::{block_engine, fixtures, local_model, remote_swarm};
+use testkit::{
+    block_engine, fixtures, local_model, remote_swarm,
+    tiny::{Dtype, Size, Tiny},
+};
 
 use crate::{
-    run::load,
-    tiny::{Size, Tiny},
+    gguf::write_gguf,
+    run::{config, cpu, load, load_as, tensors},
 };
 
 const SIZE: Size = Size { hidden: 48, inner: 80, heads: 6, kv: 2, blocks: 3 };
 
-async fn both_contracts(path: &Path, dtype: DtypeChoice, tolerance: f32) {
-    local_model::all(|| async { local_model::Subject { model: load(path, dtype).await.local(), tolerance } }).await;
+async fn both_contracts(path: &Path, target: Target, tolerance: f32) {
+    let load = || load_as(config(path), target);
+    local_model::all(|| async { local_model::Subject { model: load().await.local, tolerance } }).await;
     block_engine::all(|| async {
-        let model = load(path, dtype).await;
-        let width = model.local().spec().hidden;
-        block_engine::Subject { engine: model.engine().unwrap(), width, tolerance }
+        let model = load().await;
+        block_engine::Subject { engine: model.engine, width: model.local.spec().hidden, tolerance }
     })
     .await;
 }
 
-#[tokio::test]
-async fn llama_in_f32() {
+async fn in_folder(tiny: &Tiny, dtype: Dtype, target: Target, tolerance: f32) {
     let folder = TempDir::new().unwrap();
-    Tiny::llama(SIZE).write_folder(folder.path(), Dtype::F32, 1);
-    both_contracts(folder.path(), DtypeChoice::Auto, 1e-5).await;
+    tiny.write_folder(folder.path(), dtype, 1);
+    both_contracts(folder.path(), target, tolerance).await;
 }
 
 #[tokio::test]
-async fn llama_in_bf16() {
-    let folder = TempDir::new().unwrap();
-    Tiny::llama(SIZE).write_folder(folder.path(), Dtype::F32, 1);
-    both_contracts(folder.path(), DtypeChoice::Bf16, 1e-5).await;
+async fn llama_on_the_processor() {
+    let tiny = Tiny::llama(SIZE);
+    in_folder(&tiny, Dtype::F32, cpu(DtypeChoice::Auto), 1e-5).await;
+    in_folder(&tiny, Dtype::F32, cpu(DtypeChoice::Bf16), 1e-5).await;
+    in_folder(&tiny, Dtype::F16, cpu(DtypeChoice::Auto), 1e-5).await;
+    in_folder(&tiny, Dtype::BF16, cpu(DtypeChoice::F16), 1e-5).await;
 }
 
 #[tokio::test]
-async fn llama_in_f16() {
-    let folder = TempDir::new().unwrap();
-    Tiny::llama(SIZE).write_folder(folder.path(), Dtype::F16, 1);
-    both_contracts(folder.path(), DtypeChoice::Auto, 1e-5).await;
+async fn bloom_on_the_processor() {
+    let tiny = Tiny::bloom(48, 6, 3);
+    in_folder(&tiny, Dtype::F32, cpu(DtypeChoice::Auto), 1e-5).await;
+    in_folder(&tiny, Dtype::BF16, cpu(DtypeChoice::Auto), 1e-5).await;
+}
+
+/// Where activations are rounded to 16 bits before a product, a difference in the last bit of an f32 may become one of a
+/// step of that rounding.
+#[tokio::test]
+async fn llama_on_tensors() {
+    let tiny = Tiny::llama(SIZE);
+    in_folder(&tiny, Dtype::F32, tensors(DtypeChoice::F32), 1e-5).await;
+    in_folder(&tiny, Dtype::F32, tensors(DtypeChoice::F16), 0.01).await;
+    in_folder(&tiny, Dtype::BF16, tensors(DtypeChoice::Bf16), 0.05).await;
 }
 
 #[tokio::test]
-async fn bloom_in_f32() {
-    let folder = TempDir::new().unwrap();
-    Tiny::bloom(48, 6, 3).write_folder(folder.path(), Dtype::F32, 1);
-    both_contracts(folder.path(), DtypeChoice::Auto, 1e-5).await;
+async fn bloom_on_tensors() {
+    let tiny = Tiny::bloom(48, 6, 3);
+    in_folder(&tiny, Dtype::F32, tensors(DtypeChoice::F32), 1e-5).await;
+    in_folder(&tiny, Dtype::F16, tensors(DtypeChoice::F16), 0.01).await;
 }
 
+/// Weights that the file has in f32, rounded to blocks while they are read.
 #[tokio::test]
-async fn bloom_in_bf16() {
-    let folder = TempDir::new().unwrap();
-    Tiny::bloom(48, 6, 3).write_folder(folder.path(), Dtype::BF16, 1);
-    both_contracts(folder.path(), DtypeChoice::Auto, 1e-5).await;
+async fn llama_quantised_while_it_is_loaded() {
+    let tiny = Tiny::llama(Size { hidden: 64, inner: 128, heads: 4, kv: 2, blocks: 2 });
+    for kind in [GgmlType::Q8_0, GgmlType::Q5_1, GgmlType::Q4_1, GgmlType::Q4_0] {
+        in_folder(&tiny, Dtype::F32, cpu(DtypeChoice::Quantised(kind)), 0.02).await;
+    }
+    in_folder(&tiny, Dtype::F32, tensors(DtypeChoice::Quantised(GgmlType::Q8_0)), 0.02).await;
 }
 
 /// Activations are rounded to 8 bits before each product, so a difference in the last bit of an f32 may become one of a
@@ -69,8 +86,9 @@ async fn llama_in_the_blocks_of_a_gguf_file() {
     let size = Size { hidden: 256, inner: 512, heads: 4, kv: 2, blocks: 2 };
     for dtype in [GgmlDType::Q8_0, GgmlDType::Q4_1, GgmlDType::Q4K, GgmlDType::Q6K] {
         let path = folder.path().join(format!("{dtype:?}.gguf"));
-        Tiny::llama(size).write_gguf(&path, dtype);
-        both_contracts(&path, DtypeChoice::Auto, 0.02).await;
+        write_gguf(&Tiny::llama(size), &path, dtype);
+        both_contracts(&path, cpu(DtypeChoice::Auto), 0.02).await;
+        both_contracts(&path, tensors(DtypeChoice::Auto), 0.02).await;
     }
 }
 
@@ -78,19 +96,19 @@ async fn llama_in_the_blocks_of_a_gguf_file() {
 async fn bloom_in_the_blocks_of_a_gguf_file() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("bloom.gguf");
-    Tiny::bloom(64, 4, 2).write_gguf(&path, GgmlDType::Q8_0);
-    both_contracts(&path, DtypeChoice::Auto, 0.02).await;
+    write_gguf(&Tiny::bloom(64, 4, 2), &path, GgmlDType::Q8_0);
+    both_contracts(&path, cpu(DtypeChoice::Auto), 0.02).await;
 }
 
 #[tokio::test]
 async fn the_small_chat_model() {
     let path = fixtures::smollm2();
     let model = load(&path, DtypeChoice::Bf16).await;
-    let width = model.local().spec().hidden;
-    let subject = block_engine::Subject { engine: model.engine().unwrap(), width, tolerance: 1e-4 };
+    let width = model.local.spec().hidden;
+    let subject = block_engine::Subject { engine: model.engine.clone(), width, tolerance: 1e-4 };
     block_engine::any_chunking_gives_the_same(&subject).await;
     block_engine::a_dropped_step_was_never_called(&subject).await;
-    let subject = local_model::Subject { model: model.local(), tolerance: 1e-4 };
+    let subject = local_model::Subject { model: model.local, tolerance: 1e-4 };
     local_model::top_carries_the_best_and_the_named(&subject).await;
 }
 
@@ -100,7 +118,7 @@ async fn the_swarm_of_one() {
     let folder = TempDir::new().unwrap();
     Tiny::llama(SIZE).write_folder(folder.path(), Dtype::F32, 1);
     let model = load(folder.path(), DtypeChoice::Auto).await;
-    let (spec, engine) = (model.local().spec(), model.engine().unwrap());
+    let (spec, engine) = (model.local.spec(), model.engine.clone());
     let untouched = engine.free_tokens();
     let swarm = InProcessSwarm::new(spec.id.clone(), engine.clone());
     remote_swarm::all(&remote_swarm::Subject {

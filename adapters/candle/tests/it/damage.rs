@@ -3,16 +3,20 @@
 use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
-use corolla_candle::{BlockChoice, CandleConfig, CandleModel, DeviceChoice, DtypeChoice, inspect};
+use corolla_candle::{DtypeChoice, Target};
+use corolla_checkpoint::inspect;
+use corolla_compute::{BlockChoice, LoadConfig};
 use corolla_domain::{model::BlockRange, ports::FaultKind};
-use safetensors::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::fixtures;
+use testkit::{
+    fixtures,
+    tiny::{Dtype, Size, Tiny},
+};
 
 use crate::{
-    run::{config, refusal},
-    tiny::{Size, Tiny},
+    gguf::write_gguf,
+    run::{config, cpu, refusal},
 };
 
 const SIZE: Size = Size { hidden: 48, inner: 80, heads: 6, kv: 2, blocks: 2 };
@@ -48,8 +52,8 @@ async fn an_unknown_family_is_named_with_those_that_are_known() {
 async fn a_gpu_needs_the_feature() {
     let (folder, tiny) = llama();
     tiny.write_folder(folder.path(), Dtype::F32, 1);
-    let wish = CandleConfig { device: DeviceChoice::Cuda(0), ..config(folder.path(), DtypeChoice::Auto) };
-    let error = CandleModel::load(wish).await.err().unwrap();
+    let wish = Target::Cuda { dtype: DtypeChoice::Auto, device: 0 };
+    let error = corolla_candle::load(config(folder.path()), wish).await.err().unwrap();
     assert_eq!(error.kind(), FaultKind::Unsupported);
     assert!(error.context().contains("--features cuda"), "{error}");
 }
@@ -59,11 +63,15 @@ async fn blocks_beyond_the_model_are_refused() {
     let (folder, tiny) = llama();
     tiny.write_folder(folder.path(), Dtype::F32, 1);
     let blocks = BlockChoice::Range(BlockRange::new(1, 3).unwrap());
-    let wish = CandleConfig { blocks, ..config(folder.path(), DtypeChoice::Auto) };
-    let error = CandleModel::load(wish).await.err().unwrap();
+    let wish = LoadConfig { blocks, ..config(folder.path()) };
+    let error = corolla_candle::load(wish, Target::cpu()).await.err().unwrap();
     assert_eq!(error.kind(), FaultKind::InvalidInput);
-    let wish = CandleConfig { blocks: BlockChoice::None, ..config(folder.path(), DtypeChoice::Auto) };
-    assert!(CandleModel::load(wish).await.unwrap().engine().is_none());
+    let ends = LoadConfig { blocks: BlockChoice::None, ..config(folder.path()) };
+    let ends = corolla_candle::load(ends, Target::cpu()).await.unwrap();
+    assert!(ends.local().is_some() && ends.engine().is_none());
+    let blocks =
+        corolla_candle::load(LoadConfig { ends: false, ..config(folder.path()) }, Target::cpu()).await.unwrap();
+    assert!(blocks.local().is_none() && blocks.engine().is_some());
 }
 
 #[tokio::test]
@@ -155,7 +163,7 @@ async fn survives(folder: &Path, file: &Path, every: usize) {
         std::fs::write(file, bytes).unwrap();
         let mut errors: Vec<_> = inspect(folder).err().into_iter().collect();
         if nth % every == 0 {
-            errors.extend(CandleModel::load(config(folder, DtypeChoice::Auto)).await.err());
+            errors.extend(corolla_candle::load(config(folder), cpu(DtypeChoice::Auto)).await.err());
         }
         refused += usize::from(!errors.is_empty());
         for error in errors {
@@ -179,7 +187,7 @@ async fn damaged_safetensors_are_refused() {
 async fn damaged_gguf_files_are_refused() {
     let (folder, tiny) = llama();
     let file = folder.path().join("model.gguf");
-    tiny.write_gguf(&file, GgmlDType::F16);
+    write_gguf(&tiny, &file, GgmlDType::F16);
     survives(&file, &file, 7).await;
 }
 

@@ -4,6 +4,6 @@
 mod contract;
 mod damage;
 mod formats;
+mod gguf;
 mod golden;
 mod run;
-mod tiny;

@@ -1,0 +1,136 @@
+//! Attention of new positions over everything before them.
+
+use corolla_checkpoint::Heads;
+use corolla_compute::Place;
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+use super::{
+    kernels::{Kernels, Strided, product_into},
+    kv_cache::BlockCache,
+};
+
+/// Up to this many new positions are done one by one; more are worth a matrix product.
+const FEW: usize = 4;
+/// New positions of one matrix product: bounds the memory for scores.
+const CHUNK: usize = 64;
+/// Multiplications below which another thread costs more than it saves.
+const ALONE: usize = 1 << 15;
+
+/// Attends with `queries` of shape `[batch, seq, heads * dim]` over `cache`, which holds the new positions already.
+/// `slopes` are those of ALiBi, one a head (Press et al., 2022). The result has the shape of `queries`.
+pub(super) fn attend(
+    kernels: &Kernels,
+    queries: &[f32],
+    cache: &BlockCache,
+    place: Place,
+    heads: Heads,
+    slopes: Option<&[f32]>,
+) -> Vec<f32> {
+    let Place { batch, seq, position } = place;
+    let one = |task: usize| {
+        let (row, head) = (task / heads.query, task % heads.query);
+        let work = OneHead {
+            kernels,
+            queries: &queries[(row * seq * heads.query + head) * heads.dim..],
+            stride: heads.query * heads.dim,
+            cache: cache.read(row, head * heads.kv / heads.query, position + seq),
+            dim: heads.dim,
+            position,
+            slope: slopes.map_or(0.0, |slopes| slopes[head]),
+        };
+        if seq <= FEW { work.one_by_one(seq) } else { work.in_chunks(seq) }
+    };
+    let tasks = batch * heads.query;
+    let results: Vec<Vec<f32>> = if tasks * seq * (position + seq) * heads.dim < ALONE {
+        (0..tasks).map(one).collect()
+    } else {
+        (0..tasks).into_par_iter().map(one).collect()
+    };
+    let mut together = Vec::with_capacity(batch * seq * heads.query * heads.dim);
+    for row in results.chunks_exact(heads.query) {
+        for at in 0..seq {
+            row.iter().for_each(|head| together.extend_from_slice(&head[at * heads.dim..(at + 1) * heads.dim]));
+        }
+    }
+    together
+}
+
+/// One head of one row.
+struct OneHead<'a> {
+    kernels: &'a Kernels,
+    /// From its first query on.
+    queries: &'a [f32],
+    /// From a query to the next.
+    stride: usize,
+    /// Keys and values of all positions.
+    cache: (&'a [f32], &'a [f32]),
+    dim: usize,
+    position: usize,
+    slope: f32,
+}
+
+impl OneHead<'_> {
+    fn one_by_one(&self, seq: usize) -> Vec<f32> {
+        let kernels = self.kernels;
+        let mut out = vec![0f32; seq * self.dim];
+        for (i, out) in out.chunks_exact_mut(self.dim).enumerate() {
+            let query = &self.queries[i * self.stride..][..self.dim];
+            let seen = self.position + i + 1;
+            let mut scores: Vec<f32> =
+                self.cache.0.chunks_exact(self.dim).take(seen).map(|key| (kernels.dot)(query, key)).collect();
+            self.soften(&mut scores);
+            for (score, value) in scores.iter().zip(self.cache.1.chunks_exact(self.dim)) {
+                (kernels.add_scaled)(*score, value, out);
+            }
+        }
+        out
+    }
+
+    fn in_chunks(&self, seq: usize) -> Vec<f32> {
+        let rows = |first| Strided { first, row: self.dim, col: 1 };
+        let mut out = vec![0f32; seq * self.dim];
+        for from in (0..seq).step_by(CHUNK) {
+            let many = CHUNK.min(seq - from);
+            let seen = self.position + from + many;
+            let mut scores = vec![0f32; many * seen];
+            product_into(
+                (many, seen, self.dim),
+                (self.queries, Strided { first: from * self.stride, row: self.stride, col: 1 }),
+                (self.cache.0, Strided { first: 0, row: 1, col: self.dim }),
+                (&mut scores, Strided { first: 0, row: seen, col: 1 }),
+                Parallelism::None,
+            );
+            for (i, scores) in scores.chunks_exact_mut(seen).enumerate() {
+                let (seen, future) = scores.split_at_mut(self.position + from + i + 1);
+                self.soften(seen);
+                future.fill(0.0);
+            }
+            product_into(
+                (many, self.dim, seen),
+                (&scores, Strided { first: 0, row: seen, col: 1 }),
+                (self.cache.1, rows(0)),
+                (&mut out, rows(from * self.dim)),
+                Parallelism::None,
+            );
+        }
+        out
+    }
+
+    /// Turns products of one query with the keys it may see, the last of them its own, into weights that sum to 1.
+    fn soften(&self, scores: &mut [f32]) {
+        let scale = 1.0 / (self.dim as f32).sqrt();
+        let last = scores.len() - 1;
+        let mut most = f32::NEG_INFINITY;
+        for (at, score) in scores.iter_mut().enumerate() {
+            *score = *score * scale - self.slope * (last - at) as f32;
+            most = most.max(*score);
+        }
+        let mut sum = 0.0f32;
+        for score in scores.iter_mut() {
+            *score = (*score - most).exp();
+            sum += *score;
+        }
+        scores.iter_mut().for_each(|score| *score /= sum);
+    }
+}

@@ -1,0 +1,159 @@
+//! Products of f32 activations with f32, bf16 and f16 numbers on the processor. All sums are f32.
+//!
+//! The scalar file is the reference; the others must agree with it up to the order of the sums. Which one runs is
+//! decided once, when a model is loaded. `unsafe` stays inside this folder.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod blocks;
+mod dense;
+mod scalar;
+
+use corolla_domain::ports::{FaultKind, PortError};
+
+use crate::config::KernelChoice;
+
+pub(crate) use blocks::BlockType;
+pub(crate) use dense::{Operand, Strided, matmul, product_into};
+
+/// A set of kernels for one instruction set. Slices given to one call have equal lengths.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernels {
+    /// What the set is called.
+    pub name: &'static str,
+    /// Sum of products of two f32 rows.
+    pub dot: fn(&[f32], &[f32]) -> f32,
+    /// Sum of products of a bf16 and an f32 row.
+    pub dot_bf16: fn(&[u16], &[f32]) -> f32,
+    /// Sum of products of an f16 and an f32 row.
+    pub dot_f16: fn(&[u16], &[f32]) -> f32,
+    /// Adds a multiple of the second row to the third.
+    pub add_scaled: fn(f32, &[f32], &mut [f32]),
+    /// Widens the blocks of the second slice to the numbers of the third.
+    pub widen: fn(BlockType, &[u8], &mut [f32]),
+}
+
+/// The sets that this processor can run, the fastest first.
+fn sets() -> Vec<Kernels> {
+    let mut sets = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    sets.extend([avx512::kernels(), avx2::kernels()].into_iter().flatten());
+    sets.push(scalar::kernels());
+    sets
+}
+
+/// What the sets are called that this processor can run, the fastest first.
+#[must_use]
+pub fn kernel_sets() -> Vec<&'static str> {
+    sets().iter().map(|set| set.name).collect()
+}
+
+/// The set chosen.
+pub(crate) fn kernels(choice: KernelChoice) -> Result<Kernels, PortError> {
+    let sets = sets();
+    let chosen = match choice.name() {
+        None => sets.first(),
+        Some(name) => sets.iter().find(|set| set.name == name),
+    };
+    chosen.copied().ok_or_else(|| {
+        let wanted = choice.name().unwrap_or_default();
+        let able = kernel_sets().join(", ");
+        let text = format!("this processor cannot run the {wanted} kernels; it can run: {able}");
+        PortError::new(FaultKind::Unsupported, text)
+    })
+}
+
+/// Widens a bf16 number.
+#[inline(always)]
+pub(crate) fn bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// Widens an f16 number, in arithmetic that compilers can turn into vector code: moved to its place, an f16 is an f32
+/// too small by 2^112, subnormal or not.
+#[inline(always)]
+pub(crate) fn f16(bits: u16) -> f32 {
+    let bits = u32::from(bits);
+    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((112 + 127) << 23);
+    let magnitude = if bits & 0x7c00 == 0x7c00 { (bits & 0x7fff) << 13 | 0x7f80_0000 } else { magnitude.to_bits() };
+    f32::from_bits(magnitude | (bits & 0x8000) << 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers in -1..1 without a pattern.
+    fn noise(len: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let next = |_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        };
+        (0..len).map(next).collect()
+    }
+
+    #[test]
+    fn every_set_agrees_with_the_reference_at_every_length() {
+        let reference = scalar::kernels();
+        for len in (0..70).chain([576, 1000, 1535]) {
+            let (a, b) = (noise(len, 1), noise(len, 2));
+            let wide: Vec<u16> = a.iter().map(|v| half::bf16::from_f32(*v).to_bits()).collect();
+            let half: Vec<u16> = a.iter().map(|v| half::f16::from_f32(*v).to_bits()).collect();
+            for kernels in sets() {
+                let near = |x: f32, y: f32| assert!((x - y).abs() < 1e-4, "{} at {len}: {x} {y}", kernels.name);
+                near((kernels.dot)(&a, &b), (reference.dot)(&a, &b));
+                near((kernels.dot_bf16)(&wide, &b), (reference.dot_bf16)(&wide, &b));
+                near((kernels.dot_f16)(&half, &b), (reference.dot_f16)(&half, &b));
+                let (mut x, mut y) = (b.clone(), b.clone());
+                (kernels.add_scaled)(0.3, &a, &mut x);
+                (reference.add_scaled)(0.3, &a, &mut y);
+                x.iter().zip(&y).for_each(|(x, y)| near(*x, *y));
+            }
+        }
+    }
+
+    #[test]
+    fn every_half_is_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let (ours, theirs) = (f16(bits), half::f16::from_bits(bits).to_f32());
+            assert!(ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(), "{bits:#x}");
+        }
+    }
+
+    #[test]
+    fn bf16_products_lose_nothing_but_the_order_of_sums() {
+        let a = noise(64, 3);
+        let wide: Vec<u16> = a.iter().map(|v| half::bf16::from_f32(*v).to_bits()).collect();
+        for i in 0..64 {
+            let mut unit = vec![0.0f32; 64];
+            unit[i] = 1.234_567_9;
+            for kernels in sets() {
+                assert_eq!((kernels.dot_bf16)(&wide, &unit), bf16(wide[i]) * 1.234_567_9, "{}", kernels.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_of_matrices_is_the_same_whatever_path_it_takes() {
+        let (rows, cols) = (37, 96);
+        let weight = noise(rows * cols, 5);
+        let bits: Vec<u16> = weight.iter().map(|v| half::bf16::from_f32(*v).to_bits()).collect();
+        let widened: Vec<f32> = bits.iter().map(|b| bf16(*b)).collect();
+        for many in [1, 2, 5, 40] {
+            let x = noise(many * cols, 7);
+            let by_hand: Vec<f32> = (0..many * rows)
+                .map(|i| scalar::dot(&widened[i % rows * cols..][..cols], &x[i / rows * cols..][..cols]))
+                .collect();
+            for operand in [Operand::F32(&widened), Operand::Bf16(&bits)] {
+                let product = matmul(&sets()[0], &x, operand, cols);
+                assert_eq!(product.len(), by_hand.len());
+                product.iter().zip(&by_hand).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{a} {b}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What happens to activation rows between two products.
+
+/// Each row of `x`: mean 0, variance 1, scaled and shifted.
+pub(super) fn layer_norm(x: &[f32], scale: &[f32], shift: &[f32], eps: f32) -> Vec<f32> {
+    let width = scale.len();
+    let mut normed = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(width) {
+        let mean = (row.iter().map(|v| f64::from(*v)).sum::<f64>() / width as f64) as f32;
+        let variance = row.iter().map(|v| f64::from(v - mean).powi(2)).sum::<f64>() / width as f64;
+        let root = 1.0 / (variance as f32 + eps).sqrt();
+        let numbers = row.iter().zip(scale).zip(shift);
+        normed.extend(numbers.map(|((v, w), b)| (v - mean) * root * w + b));
+    }
+    normed
+}
+
+/// Each row of `x` divided by its root mean square, and scaled.
+pub(super) fn rms_norm(x: &[f32], scale: &[f32], eps: f32) -> Vec<f32> {
+    let width = scale.len();
+    let mut normed = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(width) {
+        let square = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / width as f64;
+        let root = 1.0 / (square as f32 + eps).sqrt();
+        normed.extend(row.iter().zip(scale).map(|(v, w)| v * root * w));
+    }
+    normed
+}
+
+/// `x / (1 + exp(-x))`.
+pub(super) fn silu(x: f32) -> f32 {
+    x / (1.0 + (-x).exp())
+}
+
+/// The tanh form of GELU, with the rounded constant that BLOOM was trained with.
+pub(super) fn gelu(x: f32) -> f32 {
+    0.5 * x * (1.0 + (0.797_884_6 * x * (1.0 + 0.044_715 * x * x)).tanh())
+}
+
+/// Turns every head of `dim` numbers in `x` by `turns`, cosine and sine of each pair: a number of the first half of a head
+/// and the one that stands in its place in the second.
+pub(super) fn turn(x: &mut [f32], dim: usize, turns: &[(f32, f32)]) {
+    for head in x.chunks_exact_mut(dim) {
+        let (first, second) = head.split_at_mut(dim / 2);
+        for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(turns) {
+            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::turn;
+
+    #[test]
+    fn a_turn_keeps_lengths() {
+        let turns: Vec<(f32, f32)> = [0.3f32, 2.5].iter().map(|angle| (angle.cos(), angle.sin())).collect();
+        let mut x = [1.0, 2.0, 3.0, 4.0, -1.0, 0.0, 0.5, 2.0];
+        let square = |x: &[f32]| x.iter().map(|v| v * v).sum::<f32>();
+        let before = (square(&x[..4]), square(&x[4..]));
+        turn(&mut x, 4, &turns);
+        assert!((square(&x[..4]) - before.0).abs() < 1e-4 && (square(&x[4..]) - before.1).abs() < 1e-4);
+        assert!((x[0] - (0.3f32.cos() - 3.0 * 0.3f32.sin())).abs() < 1e-6, "the first pair is numbers 0 and 2");
+    }
+}

@@ -1,0 +1,50 @@
+//! ggml's quantised types in the terms of candle.
+
+use candle_core::{
+    Device, Tensor,
+    quantized::{GgmlDType, QTensor, ggml_file::qtensor_from_ggml},
+};
+use corolla_checkpoint::{GgmlType, View};
+use corolla_domain::ports::{FaultKind, PortError};
+
+/// candle refused an operation on shapes that were checked before.
+pub(crate) fn library(source: candle_core::Error) -> PortError {
+    PortError::internal(format!("candle: {source}")).with_source(source)
+}
+
+/// What candle calls it.
+pub(crate) fn dtype(kind: GgmlType) -> GgmlDType {
+    match kind {
+        GgmlType::Q4_0 => GgmlDType::Q4_0,
+        GgmlType::Q4_1 => GgmlDType::Q4_1,
+        GgmlType::Q5_0 => GgmlDType::Q5_0,
+        GgmlType::Q5_1 => GgmlDType::Q5_1,
+        GgmlType::Q8_0 => GgmlDType::Q8_0,
+        GgmlType::Q4K => GgmlDType::Q4K,
+        GgmlType::Q5K => GgmlDType::Q5K,
+        GgmlType::Q6K => GgmlDType::Q6K,
+    }
+}
+
+/// `view`, which is stored as `kind`, as it is.
+pub(crate) fn quantised(view: &View<'_>, kind: GgmlType, device: &Device) -> Result<QTensor, PortError> {
+    // candle reads the blocks in place as structures with 16-bit scales.
+    if !view.bytes.as_ptr().addr().is_multiple_of(4) {
+        let file = view.file.display();
+        let fault = format!("{file}: places its tensors at odd offsets; write it again with an alignment of 32");
+        return Err(PortError::invalid(fault));
+    }
+    qtensor_from_ggml(dtype(kind), &view.bytes, view.shape.clone(), device).map_err(library)
+}
+
+/// `view`, however it is stored, rounded to `kind`.
+pub(crate) fn quantised_from(view: &View<'_>, kind: GgmlType, device: &Device) -> Result<QTensor, PortError> {
+    let (file, cols) = (view.file.display(), view.shape.last().copied().unwrap_or_default());
+    if !cols.is_multiple_of(kind.block()) {
+        let (name, block) = (kind.name(), kind.block());
+        let fault = format!("{file}: has rows of {cols} numbers, {name} needs multiples of {block}; use bf16 or f32");
+        return Err(PortError::new(FaultKind::Unsupported, fault));
+    }
+    let numbers = Tensor::from_vec(view.to_f32(), view.shape.clone(), &Device::Cpu);
+    numbers.and_then(|numbers| QTensor::quantize_onto(&numbers, dtype(kind), device)).map_err(library)
+}

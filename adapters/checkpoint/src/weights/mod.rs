@@ -1,0 +1,60 @@
+//! Where tensors come from: one view over all file formats.
+
+mod gguf;
+mod pickle;
+mod safetensors;
+mod shards;
+mod torch;
+mod zip;
+
+use std::{borrow::Cow, path::Path};
+
+use corolla_domain::ports::PortError;
+
+use crate::{stored::Stored, widen::widen};
+
+pub(crate) use self::{gguf::GgufWeights, shards::open_folder};
+
+/// A tensor in its stored form. The number of bytes fits shape and type: [`crate::Tensors`] checks that.
+#[derive(Debug, Clone)]
+pub struct View<'a> {
+    /// Sides, outermost first.
+    pub shape: Vec<usize>,
+    /// How numbers are stored.
+    pub stored: Stored,
+    /// The numbers, row-major and little-endian.
+    pub bytes: Cow<'a, [u8]>,
+    /// The file they lie in.
+    pub file: &'a Path,
+}
+
+impl View<'_> {
+    /// All numbers in f32.
+    #[must_use]
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut numbers = vec![0f32; self.shape.iter().product()];
+        widen(self.stored, &self.bytes, &mut numbers);
+        numbers
+    }
+
+    /// Whether the bytes are what the shape needs.
+    pub(crate) fn fits(&self) -> bool {
+        let (block, bytes) = self.stored.block();
+        let row = self.shape.last().copied().unwrap_or(1);
+        let count = self.shape.iter().try_fold(1usize, |n, side| n.checked_mul(*side));
+        row.is_multiple_of(block)
+            && count.and_then(|n| (n / block).checked_mul(bytes)).is_some_and(|n| n == self.bytes.len())
+    }
+}
+
+/// The tensors of one checkpoint.
+pub(crate) trait Weights: Send + Sync {
+    /// The tensor of that name, or `None` where there is none.
+    fn view(&self, name: &str) -> Result<Option<View<'_>>, PortError>;
+
+    /// What to blame where a tensor is missing.
+    fn place(&self) -> &Path;
+
+    /// Bytes of all files.
+    fn bytes(&self) -> u64;
+}

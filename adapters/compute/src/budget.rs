@@ -1,0 +1,63 @@
+//! The budget of KV cache that all sessions of an engine share.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use corolla_domain::ports::{FaultKind, PortError};
+
+/// What all sessions together may reserve, in positions of one block.
+#[derive(Clone)]
+pub(crate) struct Budget {
+    free: Arc<AtomicUsize>,
+    total: usize,
+    /// Blocks that a position of a session over everything takes.
+    blocks: usize,
+}
+
+impl Budget {
+    /// `tokens` positions over all of `blocks` blocks.
+    pub(crate) fn new(tokens: usize, blocks: usize) -> Self {
+        let total = tokens.saturating_mul(blocks);
+        Self { free: Arc::new(AtomicUsize::new(total)), total, blocks }
+    }
+
+    /// Positions over all blocks that are free.
+    pub(crate) fn free_tokens(&self) -> usize {
+        self.free.load(Ordering::Acquire) / self.blocks
+    }
+
+    /// Sets `positions` over `blocks` blocks aside, until the reservation is dropped.
+    pub(crate) fn reserve(&self, positions: Option<usize>, blocks: usize) -> Result<Reservation, PortError> {
+        let amount = positions.and_then(|positions| positions.checked_mul(blocks));
+        let taken = amount.filter(|amount| {
+            self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| free.checked_sub(*amount)).is_ok()
+        });
+        match taken {
+            Some(amount) => Ok(Reservation { free: Arc::clone(&self.free), amount }),
+            None => Err(PortError::new(
+                FaultKind::Capacity,
+                format!(
+                    "the session needs {} positions of KV cache over {blocks} blocks, {} of {} are free over {}",
+                    positions.map_or("too many".to_owned(), |n| n.to_string()),
+                    self.free_tokens(),
+                    self.total / self.blocks,
+                    self.blocks
+                ),
+            )),
+        }
+    }
+}
+
+/// A part of the budget. Dropping it gives the part back.
+pub(crate) struct Reservation {
+    free: Arc<AtomicUsize>,
+    amount: usize,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.free.fetch_add(self.amount, Ordering::AcqRel);
+    }
+}

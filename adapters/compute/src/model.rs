@@ -1,0 +1,284 @@
+//! A loaded model: [`LocalModel`] over its ends, [`BlockEngine`] over its blocks.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use corolla_checkpoint::Checkpoint;
+use corolla_domain::{
+    model::{BlockRange, Hidden, Logits, ModelId, ModelSpec, TokenId, Want},
+    ports::{BlockEngine, BlockSession, LocalModel, PortError, SessionNeed},
+};
+
+use crate::{
+    arithmetic::{Arithmetic, Place},
+    budget::Budget,
+    families::{Blocks, Ends},
+    pick::pick,
+    session::Session,
+    worker::{Waiting, Worker},
+};
+
+/// Rows scored at a time where only the best are wanted: bounds the memory for scores.
+const SCORED_ROWS: usize = 16;
+
+/// Which transformer blocks to load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BlockChoice {
+    /// All of them.
+    #[default]
+    All,
+    /// Only these.
+    Range(BlockRange),
+    /// None.
+    None,
+}
+
+/// What to load of a model.
+#[derive(Debug, Clone)]
+pub struct LoadConfig {
+    /// The name by which clients ask for it.
+    pub id: ModelId,
+    /// A GGUF file, or a folder with `config.json` and safetensors or `pytorch_model.bin` weights.
+    pub path: PathBuf,
+    /// Whether to load embeddings and LM head.
+    pub ends: bool,
+    /// Blocks to load.
+    pub blocks: BlockChoice,
+    /// Positions that all open sessions together may reserve, each over all loaded blocks.
+    pub cache_tokens: usize,
+}
+
+/// Some or all of one model, on one worker thread. Clones share it.
+#[derive(Clone)]
+pub struct Model {
+    spec: Arc<ModelSpec>,
+    local: Option<Arc<dyn LocalModel>>,
+    engine: Option<Arc<dyn BlockEngine>>,
+}
+
+impl Model {
+    /// Loads what `config` says on a thread of its own, with the arithmetic that `make` makes there.
+    ///
+    /// # Errors
+    /// `NotFound` where there is no such model, `InvalidInput` where a file is damaged or does not fit the
+    /// configuration, `Unsupported` for a family or a way of storing numbers that is not known, `Capacity` where the
+    /// device has no room, and what `make` says.
+    pub async fn load<B: Arithmetic>(
+        config: LoadConfig,
+        make: impl FnOnce() -> Result<B, PortError> + Send + 'static,
+    ) -> Result<Self, PortError> {
+        let (ends, cache_tokens) = (config.ends, config.cache_tokens);
+        let (worker, (spec, hosted)) = Worker::start(move || Loaded::read(&config, make()?)).await?;
+        let spec = Arc::new(spec);
+        let engine = hosted.map(|hosted| {
+            let budget = Budget::new(cache_tokens, hosted.len());
+            let engine = Engine { worker: worker.clone(), hosted, hidden: spec.hidden, budget };
+            Arc::new(engine) as Arc<dyn BlockEngine>
+        });
+        let local = ends.then(|| Arc::new(Local { worker, spec: Arc::clone(&spec) }) as Arc<dyn LocalModel>);
+        Ok(Self { spec, local, engine })
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn spec(&self) -> &Arc<ModelSpec> {
+        &self.spec
+    }
+
+    /// Its embeddings and LM head, where they were loaded.
+    #[must_use]
+    pub fn local(&self) -> Option<Arc<dyn LocalModel>> {
+        self.local.clone()
+    }
+
+    /// Its blocks, where any were loaded.
+    #[must_use]
+    pub fn engine(&self) -> Option<Arc<dyn BlockEngine>> {
+        self.engine.clone()
+    }
+}
+
+/// What the worker thread owns.
+pub(crate) struct Loaded<B: Arithmetic> {
+    arithmetic: B,
+    ends: Option<Ends<B>>,
+    blocks: Option<Blocks<B>>,
+}
+
+impl<B: Arithmetic> Loaded<B> {
+    fn read(config: &LoadConfig, arithmetic: B) -> Result<(Self, (ModelSpec, Option<BlockRange>)), PortError> {
+        let checkpoint = Checkpoint::open(&config.path)?;
+        let model = checkpoint.description()?;
+        let summary = checkpoint.summary(&model)?;
+        let hosted = hosted(config.blocks, model.blocks, &config.path)?;
+        let spec = ModelSpec {
+            id: config.id.clone(),
+            family: summary.family,
+            hidden: summary.hidden,
+            vocab: summary.vocab,
+            blocks: summary.blocks,
+            max_positions: summary.max_positions,
+            eos: summary.eos,
+            bos: summary.bos,
+            dtype: arithmetic.dtype(summary.stored),
+        };
+        let tensors = checkpoint.tensors();
+        let b = &arithmetic;
+        let ends = config.ends.then(|| within(b, || Ends::load(b, &model, tensors))).transpose()?;
+        let range = hosted.map(|hosted| hosted.start()..hosted.end());
+        let blocks = range.map(|range| within(b, || Blocks::load(b, &model, tensors, range))).transpose()?;
+        tracing::info!(
+            model = %spec.id, family = spec.family, blocks = hosted.map_or(0, BlockRange::len), dtype = spec.dtype,
+            "model loaded"
+        );
+        Ok((Self { arithmetic, ends, blocks }, (spec, hosted)))
+    }
+
+    fn ends(&self) -> Result<&Ends<B>, PortError> {
+        self.ends.as_ref().ok_or_else(|| PortError::internal("embeddings and head were not loaded"))
+    }
+
+    fn blocks(&self) -> Result<&Blocks<B>, PortError> {
+        self.blocks.as_ref().ok_or_else(|| PortError::internal("no blocks were loaded"))
+    }
+
+    /// Runs numbers of shape `[batch * seq, hidden]` through the blocks from number `first` on, one for each cache.
+    pub(crate) fn run(
+        &self,
+        (first, caches): (usize, &mut [B::Cache]),
+        (x, width): (Vec<f32>, usize),
+        place: Place,
+        waiting: &Waiting<'_>,
+    ) -> Result<Vec<f32>, PortError> {
+        let b = &self.arithmetic;
+        within(b, || {
+            let x = self.blocks()?.run(b, (first, caches), b.rows(x, width)?, place, || waiting.check())?;
+            b.numbers(x)
+        })
+    }
+}
+
+/// Runs `job` in the surroundings that `b` wants.
+fn within<B: Arithmetic, T: Send>(b: &B, job: impl FnOnce() -> Result<T, PortError> + Send) -> Result<T, PortError> {
+    let (mut job, mut result) = (Some(job), None);
+    b.within(&mut || result = job.take().map(|job| job()));
+    result.unwrap_or_else(|| Err(PortError::internal("the arithmetic did not run its job")))
+}
+
+fn hosted(choice: BlockChoice, blocks: usize, path: &Path) -> Result<Option<BlockRange>, PortError> {
+    let all = BlockRange::first(blocks);
+    match choice {
+        BlockChoice::None => Ok(None),
+        BlockChoice::All => Ok(Some(all)),
+        BlockChoice::Range(range) if all.contains(range) => Ok(Some(range)),
+        BlockChoice::Range(range) => {
+            let path = path.display();
+            Err(PortError::invalid(format!("blocks {range} were asked for, but {path} has blocks {all}")))
+        }
+    }
+}
+
+/// Embeddings and LM head.
+struct Local<B: Arithmetic> {
+    worker: Worker<Loaded<B>>,
+    spec: Arc<ModelSpec>,
+}
+
+#[async_trait]
+impl<B: Arithmetic> LocalModel for Local<B> {
+    fn spec(&self) -> Arc<ModelSpec> {
+        Arc::clone(&self.spec)
+    }
+
+    async fn embed(&self, tokens: Vec<Vec<TokenId>>) -> Result<Hidden, PortError> {
+        let (batch, seq) = (tokens.len(), tokens.first().map_or(0, Vec::len));
+        if seq == 0 || tokens.iter().any(|row| row.len() != seq) {
+            return Err(PortError::invalid("rows of tokens must be of one length, and neither none nor empty"));
+        }
+        let (shape, vocab) = ((batch, seq, self.spec.hidden), self.spec.vocab);
+        let work = move |model: &Loaded<B>, _: Waiting<'_>| {
+            let (b, ends) = (&model.arithmetic, model.ends()?);
+            let vocab = ends.embeddings.min(vocab);
+            let ids: Vec<u32> = tokens.iter().flatten().map(|token| token.0).collect();
+            if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+                return Err(PortError::invalid(format!("token {id} is not below {vocab}, the size of the vocabulary")));
+            }
+            Hidden::from_f32(shape, &within(b, || ends.embed(b, &ids))?)
+        };
+        self.worker.run("embedding tokens", work).await
+    }
+
+    async fn logits(&self, hidden: Hidden, want: Want) -> Result<Logits, PortError> {
+        let width = self.spec.hidden;
+        if hidden.width() != width {
+            return Err(PortError::invalid(format!("hidden states are {} wide, the model {width}", hidden.width())));
+        }
+        if let Want::Top { k, also } = &want {
+            let vocab = self.spec.vocab;
+            if *k == 0 {
+                return Err(PortError::invalid("the best 0 tokens were asked for"));
+            }
+            if let Some(token) = also.iter().find(|token| token.0 as usize >= vocab) {
+                return Err(PortError::invalid(format!("token {token} is not below {vocab}, the vocabulary's size")));
+            }
+        }
+        let work = move |model: &Loaded<B>, waiting: Waiting<'_>| {
+            let (b, ends) = (&model.arithmetic, model.ends()?);
+            let mut rows = Vec::with_capacity(hidden.batch() * hidden.seq());
+            for some in hidden.to_f32().chunks(SCORED_ROWS * width) {
+                waiting.check()?;
+                let scores = within(b, || ends.logits(b, some.to_vec()))?;
+                rows.extend(scores.chunks_exact(scores.len() / (some.len() / width)).map(|row| pick(row, &want)));
+            }
+            Ok(Logits { rows })
+        };
+        self.worker.run("scoring the vocabulary", work).await
+    }
+}
+
+/// Blocks and the budget of their sessions.
+struct Engine<B: Arithmetic> {
+    worker: Worker<Loaded<B>>,
+    hosted: BlockRange,
+    hidden: usize,
+    budget: Budget,
+}
+
+#[async_trait]
+impl<B: Arithmetic> BlockEngine for Engine<B> {
+    fn hosted(&self) -> BlockRange {
+        self.hosted
+    }
+
+    fn free_tokens(&self) -> usize {
+        self.budget.free_tokens()
+    }
+
+    async fn open(&self, range: BlockRange, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
+        if !self.hosted.contains(range) {
+            return Err(PortError::invalid(format!("blocks {range} are not hosted here, {} are", self.hosted)));
+        }
+        if need.max_length == 0 || need.batch == 0 {
+            return Err(PortError::invalid("a session needs at least one row and one position"));
+        }
+        let reservation = self.budget.reserve(need.max_length.checked_mul(need.batch), range.len())?;
+        let set_aside = move |model: &Loaded<B>, _: Waiting<'_>| {
+            let (b, blocks) = (&model.arithmetic, model.blocks()?);
+            within(b, || (0..range.len()).map(|_| blocks.cache(b, need.batch, need.max_length)).collect())
+        };
+        let caches: Vec<B::Cache> = self.worker.run("setting the KV cache aside", set_aside).await?;
+        Ok(Box::new(Session {
+            worker: self.worker.clone(),
+            caches: Arc::new(Mutex::new(caches)),
+            blocks: range,
+            first: range.start() - self.hosted.start(),
+            need,
+            width: self.hidden,
+            position: 0,
+            _reservation: reservation,
+        }))
+    }
+}
