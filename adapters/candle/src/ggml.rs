@@ -7,9 +7,14 @@ use candle_core::{
 use corolla_checkpoint::{GgmlType, View};
 use corolla_domain::ports::{FaultKind, PortError};
 
-/// candle refused an operation on shapes that were checked before.
+/// candle refused an operation on shapes that were checked before: the device is full, or something is at fault.
 pub(crate) fn library(source: candle_core::Error) -> PortError {
-    PortError::internal(format!("candle: {source}")).with_source(source)
+    let said = source.to_string();
+    if said.contains("OUT_OF_MEMORY") || said.contains("out of memory") {
+        let text = "the GPU has no memory left; use a narrower dtype, fewer cache_tokens, or blocks = \"swarm\"";
+        return PortError::new(FaultKind::Capacity, text).with_source(source);
+    }
+    PortError::internal(format!("candle: {said}")).with_source(source)
 }
 
 /// What candle calls it.
