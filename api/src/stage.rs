@@ -176,7 +176,8 @@ impl RemoteSwarm for Echo {
             free_tokens: None,
             facts: ServerFacts::default(),
         };
-        Ok(Arc::new(SwarmMap { servers: self.peers.iter().enumerate().map(server).collect() }))
+        let servers: Vec<ServerInfo> = self.peers.iter().enumerate().map(server).collect();
+        Ok(Arc::new(servers.into()))
     }
 
     async fn dial(&self, hop: Hop, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {

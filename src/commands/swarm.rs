@@ -182,7 +182,7 @@ mod tests {
             free_tokens: None,
             facts: ServerFacts::default(),
         };
-        let map = SwarmMap { servers: vec![info] };
+        let map = SwarmMap::from(vec![info]);
         assert!(table(&report("m".into(), &map, 2)).contains("route: 0:2@a"));
         assert!(table(&report("m".into(), &map, 4)).contains("nobody hosts blocks 2, 3"));
     }

@@ -3,6 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::BlockRange;
+use crate::ports::{FaultKind, PortError};
 
 /// A peer's name. Opaque to the domain.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,10 +56,18 @@ pub struct ServerFacts {
 }
 
 /// Snapshot of a swarm: every server that can be dialled now.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct SwarmMap {
-    /// In no particular order.
+    /// Of several ways that take as long, the one over the servers named first is taken.
     pub servers: Vec<ServerInfo>,
+    /// Why there may be more servers than these: a part of the swarm could not be looked at.
+    pub fault: Option<PortError>,
+}
+
+impl From<Vec<ServerInfo>> for SwarmMap {
+    fn from(servers: Vec<ServerInfo>) -> Self {
+        Self { servers, fault: None }
+    }
 }
 
 impl SwarmMap {
@@ -68,6 +77,18 @@ impl SwarmMap {
         (wanted.start()..wanted.end())
             .filter(|b| !self.servers.iter().any(|s| s.blocks.start() <= *b && *b < s.blocks.end()))
             .collect()
+    }
+
+    /// What is wrong where no server is known for `blocks`.
+    #[must_use]
+    pub fn no_host(&self, blocks: &str) -> PortError {
+        match &self.fault {
+            None => PortError::new(FaultKind::Unavailable, format!("no server hosts {blocks}")),
+            Some(fault) => {
+                let text = format!("no server is known for {blocks}: the swarm could not be reached: {fault}");
+                PortError::new(fault.kind(), text).with_source(fault.clone())
+            }
+        }
     }
 }
 

@@ -270,4 +270,6 @@ impl BlockSession for Chain {
 #[cfg(test)]
 mod fakes;
 #[cfg(test)]
+mod joined_tests;
+#[cfg(test)]
 mod tests;

@@ -92,7 +92,7 @@ mod tests {
             free_tokens: Some(0),
             facts: ServerFacts::default(),
         };
-        let map = Arc::new(SwarmMap { servers: servers.iter().map(server).collect() });
+        let map = Arc::new(SwarmMap::from(servers.iter().map(server).collect::<Vec<_>>()));
         let mut swarm = MockRemoteSwarm::new();
         swarm.expect_map().returning(move |_| Ok(map.clone()));
         swarm.expect_forward().returning(move |hop, hidden| answer(&hop, &hidden));

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    model::{Hidden, Hop, ModelId, PeerId, ServerFacts, ServerInfo, SwarmMap},
+    model::{BlockRange, Hidden, Hop, ModelId, PeerId, ServerFacts, ServerInfo, SwarmMap},
     ports::{BlockEngine, BlockSession, FaultKind, PortError, RemoteSwarm, SessionNeed, StepInput},
 };
 
@@ -27,6 +27,21 @@ impl InProcessSwarm {
     pub fn peer() -> PeerId {
         "in-process".into()
     }
+
+    /// What the only server has to offer: no way leads there, and it is faster than others say they are.
+    #[must_use]
+    pub fn offer(blocks: BlockRange, free_tokens: usize) -> ServerInfo {
+        ServerInfo {
+            peer: Self::peer(),
+            blocks,
+            rps: 1000.0,
+            rtt: Some(Duration::ZERO),
+            next: Vec::new(),
+            pushes: false,
+            free_tokens: Some(free_tokens),
+            facts: ServerFacts::default(),
+        }
+    }
 }
 
 #[async_trait]
@@ -36,17 +51,7 @@ impl RemoteSwarm for InProcessSwarm {
             let text = format!("this process hosts {}, not {model}", self.model);
             return Err(PortError::new(FaultKind::NotFound, text));
         }
-        let server = ServerInfo {
-            peer: Self::peer(),
-            blocks: self.engine.hosted(),
-            rps: 1000.0,
-            rtt: Some(Duration::ZERO),
-            next: Vec::new(),
-            pushes: false,
-            free_tokens: Some(self.engine.free_tokens()),
-            facts: ServerFacts::default(),
-        };
-        Ok(Arc::new(SwarmMap { servers: vec![server] }))
+        Ok(Arc::new(vec![Self::offer(self.engine.hosted(), self.engine.free_tokens())].into()))
     }
 
     async fn dial(&self, hop: Hop, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {

@@ -9,7 +9,7 @@ const UNKNOWN_WAY_S: f64 = 0.15;
 /// The most that is reckoned for one way.
 const LONGEST_WAY_S: f64 = 5.0;
 /// What a hop costs beyond its way: serialisation and queueing, as Petals reckons it. It also keeps a server from being
-/// asked twice in a row for what it can do at once.
+/// asked twice in a row for what it can do at once. Blocks of this process cost none of that: there is no way to them.
 const HOP_S: f64 = 0.018;
 /// Added for a server that says its cache has no room: the last resort before no route at all.
 const NO_ROOM_S: f64 = 10.0;
@@ -21,7 +21,8 @@ pub struct NoRoute {
     pub missing: Vec<usize>,
 }
 
-/// The hops through `blocks` with the least expected time for one token. Servers that `avoid` names are not used. Needs
+/// The hops through `blocks` with the least expected time for one token; of equal ones those over servers that the map
+/// names first. Servers that `avoid` names are not used. Needs
 /// room for `tokens` positions where it can.
 ///
 /// The time is that of a shortest path: half a round trip to the first server, the blocks at each server's speed, then
@@ -49,7 +50,7 @@ pub fn plan(
     if let Some(home) = home {
         return Ok(hops(&servers, &trails, home.trail, blocks.end()));
     }
-    let reachable = SwarmMap { servers: servers.into_iter().cloned().collect() };
+    let reachable = SwarmMap::from(servers.into_iter().cloned().collect::<Vec<_>>());
     Err(NoRoute { missing: reachable.missing(blocks) })
 }
 
@@ -105,7 +106,7 @@ impl<'a> Graph<'a> {
             if block < server.blocks.start() || block >= server.blocks.end() {
                 return None;
             }
-            let enter = HOP_S + if self.full(server) { NO_ROOM_S } else { 0.0 };
+            let enter = hop(server.rtt) + if self.full(server) { NO_ROOM_S } else { 0.0 };
             let sent = home.map(|h| Place { cost: h.cost + way(server.rtt) + enter, ..h });
             let pushed = self.pushers[to]
                 .iter()
@@ -146,6 +147,11 @@ fn cheaper(a: &Place, b: &Place) -> Ordering {
 /// Seconds one way of a round trip.
 fn way(rtt: Option<Duration>) -> f64 {
     rtt.map_or(UNKNOWN_WAY_S, |rtt| (rtt.as_secs_f64() / 2.0).min(LONGEST_WAY_S))
+}
+
+/// Seconds that a hop costs beyond its way.
+fn hop(rtt: Option<Duration>) -> f64 {
+    if rtt == Some(Duration::ZERO) { 0.0 } else { HOP_S }
 }
 
 /// Blocks a second.

@@ -4,9 +4,9 @@ use std::{collections::HashSet, future::Future, pin::pin, sync::Arc, time::Durat
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Bans, NoRoute, plan};
+use super::{Bans, InProcessSwarm, NoRoute, plan};
 use crate::{
-    model::{BlockRange, Hop, ModelId, PeerId},
+    model::{BlockRange, Hop, ModelId, PeerId, SwarmMap},
     ports::{FaultKind, PortError, RemoteSwarm},
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Attempt {
     /// Peers not to be asked again before the next wait.
     failed: HashSet<PeerId>,
     last_fault: Option<PortError>,
+    /// What this process said since the last wait, where its cache had no room for a session.
+    full_here: Option<PortError>,
     /// Whether some fault since the last wait may pass by itself.
     passing: bool,
     wait: Duration,
@@ -55,7 +57,8 @@ pub(super) struct Attempt {
 impl Attempt {
     pub(super) fn new() -> Self {
         let (begun, failed) = (Instant::now(), HashSet::new());
-        Self { begun, failed, last_fault: None, passing: false, wait: FIRST_WAIT, asked: Duration::ZERO }
+        let (last_fault, full_here) = (None, None);
+        Self { begun, failed, last_fault, full_here, passing: false, wait: FIRST_WAIT, asked: Duration::ZERO }
     }
 
     /// A peer that failed may be asked again at once.
@@ -82,24 +85,26 @@ impl Router {
                 Ok(hops) => {
                     return hops.into_iter().next().ok_or_else(|| PortError::internal("a route without hops"));
                 }
-                Err(no_route) => self.wait(&no_route, attempt).await?,
+                Err(no_route) => self.wait(&map, &no_route, attempt).await?,
             }
         }
     }
 
     /// Waits for servers to recover, where that may help and there is time.
-    async fn wait(&self, no_route: &NoRoute, attempt: &mut Attempt) -> Result<(), PortError> {
+    async fn wait(&self, map: &SwarmMap, no_route: &NoRoute, attempt: &mut Attempt) -> Result<(), PortError> {
         let waited = attempt.begun.elapsed();
+        if let Some(fault) = attempt.full_here.take_if(|_| here(map, no_route)) {
+            return Err(fault); // the caller may make room at once; others may take long to come back
+        }
         match &attempt.last_fault {
-            None => {
-                let text = format!("no server hosts {}", self.missing(no_route));
-                Err(PortError::new(FaultKind::Unavailable, text))
-            }
+            None => Err(map.no_host(&self.missing(no_route))),
             // Whoever was asked is full; where nobody could be asked, the map has dropped somebody who may come back.
             Some(fault) if !attempt.passing && !attempt.failed.is_empty() => Err(fault.clone()),
             Some(fault) if attempt.asked >= self.patience.without_route => {
                 let (blocks, waited) = (self.missing(no_route), waited.as_secs_f64());
-                let text = format!("no server that hosts {blocks} answers (waited {waited:.1} s): {fault}");
+                let unseen =
+                    map.fault.as_ref().map_or(String::new(), |unseen| format!("; others are not known: {unseen}"));
+                let text = format!("no server that hosts {blocks} answers (waited {waited:.1} s): {fault}{unseen}");
                 Err(PortError::new(FaultKind::Unavailable, text).with_source(fault.clone()))
             }
             Some(fault) => {
@@ -110,7 +115,7 @@ impl Router {
                 attempt.wait = (2 * attempt.wait).min(LONGEST_WAIT);
                 attempt.asked = attempt.begun.elapsed();
                 attempt.failed.clear();
-                attempt.passing = false;
+                (attempt.passing, attempt.full_here) = (false, None);
                 Ok(())
             }
         }
@@ -157,6 +162,7 @@ impl Router {
                 self.bans.strike(peer, Instant::now());
                 attempt.passing = true;
             }
+            FaultKind::Capacity if *peer == InProcessSwarm::peer() => attempt.full_here = Some(fault.clone()),
             FaultKind::Capacity => {}
             _ => return Err(fault),
         }
@@ -164,4 +170,10 @@ impl Router {
         attempt.last_fault = Some(fault);
         Ok(())
     }
+}
+
+/// Whether some of the missing blocks are in this process.
+fn here(map: &SwarmMap, no_route: &NoRoute) -> bool {
+    let own = map.servers.iter().filter(|server| server.peer == InProcessSwarm::peer());
+    own.map(|server| server.blocks).any(|own| no_route.missing.iter().any(|b| own.start() <= *b && *b < own.end()))
 }

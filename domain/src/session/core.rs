@@ -205,7 +205,7 @@ pub(super) async fn missing_blocks(entry: &ModelEntry) -> Option<String> {
         Err(fault) => Some(fault.to_string()),
         Ok(map) => {
             let missing: Vec<String> = map.missing(spec.all_blocks()).iter().map(ToString::to_string).collect();
-            (!missing.is_empty()).then(|| format!("no server hosts blocks {}", missing.join(", ")))
+            (!missing.is_empty()).then(|| map.no_host(&format!("blocks {}", missing.join(", "))).to_string())
         }
     }
 }

@@ -72,7 +72,7 @@ pub(super) fn pinned(servers: impl IntoIterator<Item = ServerInfo>, pins: &[Pin]
         let taken: BTreeSet<BlockRange> = pins.iter().filter(foreign).map(|pin| pin.blocks).collect();
         without(server.blocks, &taken).into_iter().map(move |blocks| ServerInfo { blocks, ..server.clone() })
     };
-    SwarmMap { servers: servers.into_iter().flat_map(offers).collect() }
+    servers.into_iter().flat_map(offers).collect::<Vec<_>>().into()
 }
 
 /// The runs of `blocks` that are left without those of `taken`, which do not overlap.

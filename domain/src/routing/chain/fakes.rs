@@ -12,7 +12,8 @@ use tokio::time::sleep;
 use super::*;
 use crate::{
     model::{PeerId, ServerFacts, ServerInfo, SwarmMap},
-    ports::Inbox,
+    ports::{BlockEngine, Inbox},
+    routing::InProcessSwarm,
 };
 
 /// What a call usually takes.
@@ -158,7 +159,7 @@ impl BlockSession for Summing {
     }
 
     fn inbox(&self) -> Option<Inbox> {
-        let pushing = self.faults.told().pushing;
+        let pushing = self.faults.told().pushing && self.hop.peer != InProcessSwarm::peer();
         let inbox = || Inbox { peer: self.hop.peer.clone(), session: self.name.clone(), blocks: self.hop.blocks };
         pushing.then(inbox)
     }
@@ -187,17 +188,42 @@ impl RemoteSwarm for Swarm {
     }
 
     async fn dial(&self, hop: Hop, _: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
-        self.1.check(&format!("dial {}", hop.peer)).await?;
-        let (fed, faults) = (vec![Vec::new(); hop.blocks.len()], self.1.clone());
-        let mut told = self.1.told();
-        told.opened += 1;
-        let name = format!("{}/{}", hop.peer, told.opened);
-        told.open.insert(name.clone());
-        Ok(Box::new(Summing { hop, name, fed, faults }))
+        dial(&self.1, hop).await
     }
 
     async fn forward(&self, _: Hop, _: Hidden) -> Result<Hidden, PortError> {
         Err(PortError::new(FaultKind::Unsupported, "not needed here"))
+    }
+}
+
+async fn dial(faults: &Arc<Faults>, hop: Hop) -> Result<Box<dyn BlockSession>, PortError> {
+    faults.check(&format!("dial {}", hop.peer)).await?;
+    let (fed, faults) = (vec![Vec::new(); hop.blocks.len()], faults.clone());
+    let name = {
+        let mut told = faults.told();
+        told.opened += 1;
+        let name = format!("{}/{}", hop.peer, told.opened);
+        told.open.insert(name.clone());
+        name
+    };
+    Ok(Box::new(Summing { hop, name, fed, faults }))
+}
+
+/// Blocks of this process, at a server named `in-process` that neither pushes nor takes pushes.
+pub(super) struct Engine(pub(super) BlockRange, pub(super) Arc<Faults>);
+
+#[async_trait]
+impl BlockEngine for Engine {
+    fn hosted(&self) -> BlockRange {
+        self.0
+    }
+
+    fn free_tokens(&self) -> usize {
+        1 << 20
+    }
+
+    async fn open(&self, blocks: BlockRange, _: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
+        dial(&self.1, Hop { peer: InProcessSwarm::peer(), blocks }).await
     }
 }
 
@@ -212,7 +238,8 @@ pub(super) fn swarm(servers: &[(&str, usize, usize)], faults: &Arc<Faults>) -> A
         free_tokens: None,
         facts: ServerFacts::default(),
     };
-    Arc::new(Swarm(Arc::new(SwarmMap { servers: servers.iter().map(server).collect() }), faults.clone()))
+    let servers: Vec<ServerInfo> = servers.iter().map(server).collect();
+    Arc::new(Swarm(Arc::new(servers.into()), faults.clone()))
 }
 
 pub(super) fn chain(swarm: Arc<dyn RemoteSwarm>, blocks: usize) -> Chain {

@@ -21,7 +21,7 @@ fn server(peer: &str, start: usize, end: usize, rps: f64, rtt_ms: u64) -> Server
 }
 
 fn route(servers: Vec<ServerInfo>, blocks: usize, banned: &[&str]) -> Result<String, NoRoute> {
-    let hops = plan(&SwarmMap { servers }, BlockRange::first(blocks), 10, |p| banned.contains(&p.0.as_str()))?;
+    let hops = plan(&servers.into(), BlockRange::first(blocks), 10, |p| banned.contains(&p.0.as_str()))?;
     Ok(hops.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
 }
 
@@ -71,6 +71,39 @@ fn a_server_with_two_runs_of_blocks_is_used_for_both() {
 }
 
 #[test]
+fn blocks_of_this_process_are_used_unless_others_are_better() {
+    let here = |start, end| server("here", start, end, 1000.0, 0);
+    for (own, others, taken) in [
+        (here(0, 4), vec![server("a", 0, 4, 1000.0, 0)], "0:4@here"),
+        (here(0, 2), vec![server("a", 0, 4, 900.0, 1)], "0:2@here 2:4@a"),
+        (here(0, 2), vec![server("a", 0, 4, 1000.0, 1)], "0:2@here 2:4@a"),
+        (here(2, 4), vec![server("a", 0, 4, 1000.0, 1)], "0:2@a 2:4@here"),
+        (here(0, 4), vec![server("a", 0, 8, 300.0, 20), server("b", 4, 8, 10.0, 20)], "0:4@here 4:8@a"),
+        (here(1, 3), vec![server("a", 0, 2, 300.0, 5), server("b", 2, 4, 300.0, 5)], "0:1@a 1:3@here 3:4@b"),
+        // In the middle of what another has anyway they save less than a second way there costs.
+        (here(1, 3), vec![server("a", 0, 4, 300.0, 5)], "0:4@a"),
+        (here(1, 3), vec![server("a", 0, 4, 10.0, 5)], "0:1@a 1:3@here 3:4@a"),
+    ] {
+        let servers = [vec![own], others].concat();
+        assert_eq!(route(servers, if taken.contains(":8") { 8 } else { 4 }, &[]).unwrap(), taken);
+    }
+}
+
+#[test]
+fn nobody_pushes_into_this_process() {
+    let pushing = |mut server: ServerInfo, to: &str| {
+        server.next = vec![(to.into(), Duration::from_micros(1))];
+        server.pushes = true;
+        server
+    };
+    let far = |peer: &str, start, end, to| pushing(server(peer, start, end, 100.0, 400), to);
+    let here = ServerInfo { pushes: false, ..server("here", 1, 2, 1000.0, 0) };
+    let servers = vec![here, far("a", 0, 1, "here"), far("b", 2, 3, "here"), server("c", 0, 3, 100.0, 500)];
+    // Each of the three hops is a way there and back: more than all blocks at another.
+    assert_eq!(route(servers, 3, &[]).unwrap(), "0:3@c");
+}
+
+#[test]
 fn missing_blocks_are_named() {
     let servers = vec![server("a", 0, 2, 1.0, 1), server("b", 3, 4, f64::NAN, 1)];
     assert_eq!(route(servers, 5, &[]), Err(NoRoute { missing: vec![2, 4] }));
@@ -86,7 +119,7 @@ proptest! {
             .enumerate()
             .map(|(i, (start, len, rps, rtt))| server(&i.to_string(), *start, start + len, f64::from(*rps), *rtt))
             .collect();
-        let map = SwarmMap { servers };
+        let map = SwarmMap::from(servers);
         let blocks = BlockRange::first(8);
         match plan(&map, blocks, 1, |_| false) {
             Ok(hops) => {
