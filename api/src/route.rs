@@ -15,7 +15,7 @@ pub(crate) struct ReplyRoute {
 /// A server that took part in a reply.
 #[derive(Debug, Object)]
 pub(crate) struct ReplyHop {
-    /// Id of the server.
+    /// Id of the server; `in-process` for blocks of this process.
     peer: String,
     /// First block.
     start: u64,
@@ -43,7 +43,7 @@ pub(crate) struct ReplyFailover {
 /// One leg of a route.
 #[derive(Debug, Object)]
 pub(crate) struct RouteHop {
-    /// Id of the server.
+    /// Id of the server; `in-process` for blocks of this process.
     peer: String,
     /// First block.
     start: u64,

@@ -18,7 +18,8 @@ pub(crate) struct Swarms {
     models: Vec<ModelSwarm>,
 }
 
-/// Who runs the transformer blocks of one model. A model that runs on this machine alone has one server, `in-process`.
+/// Who runs the transformer blocks of one model. Blocks of this process are those of the server `in-process`; where it has
+/// all, there is no other.
 #[derive(Debug, Object)]
 pub(crate) struct ModelSwarm {
     /// The model's name.
@@ -31,7 +32,7 @@ pub(crate) struct ModelSwarm {
     route: Vec<RouteHop>,
     /// Everybody who hosts blocks.
     servers: Vec<SwarmServer>,
-    /// Why the swarm cannot be seen, where it cannot.
+    /// Why the swarm, or all of it that is not in this process, cannot be seen, where it cannot.
     #[oai(nullable)]
     fault: Option<String>,
 }
@@ -103,12 +104,12 @@ impl SwarmView {
 async fn look(entry: &ModelEntry, tokens: usize) -> ModelSwarm {
     let spec = entry.local.spec();
     match entry.swarm.map(&spec.id).await {
-        Ok(map) => describe(&spec, &map, tokens, None),
-        Err(fault) => describe(&spec, &SwarmMap::default(), tokens, Some(fault.to_string())),
+        Ok(map) => describe(&spec, &map, tokens),
+        Err(fault) => describe(&spec, &SwarmMap { fault: Some(fault), ..SwarmMap::default() }, tokens),
     }
 }
 
-fn describe(spec: &ModelSpec, map: &SwarmMap, tokens: usize, fault: Option<String>) -> ModelSwarm {
+fn describe(spec: &ModelSpec, map: &SwarmMap, tokens: usize) -> ModelSwarm {
     let route = plan(map, spec.all_blocks(), tokens, |_| false).unwrap_or_default();
     ModelSwarm {
         model: spec.id.to_string(),
@@ -116,7 +117,7 @@ fn describe(spec: &ModelSpec, map: &SwarmMap, tokens: usize, fault: Option<Strin
         missing: map.missing(spec.all_blocks()).into_iter().map(|block| block as u64).collect(),
         route: route.into_iter().map(RouteHop::from).collect(),
         servers: map.servers.iter().map(server).collect(),
-        fault,
+        fault: map.fault.as_ref().map(ToString::to_string),
     }
 }
 

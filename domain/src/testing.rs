@@ -112,10 +112,15 @@ pub(crate) fn engine(ledger: &Arc<Ledger>, room: usize) -> MockBlockEngine {
         if ledger.open.load(SeqCst) >= room {
             return Err(PortError::new(FaultKind::Capacity, "the cache is full"));
         }
-        ledger.open.fetch_add(1, SeqCst);
-        Ok(Box::new(Sums { blocks, need, fed: Vec::new(), ledger: ledger.clone() }))
+        Ok(session(&ledger, blocks, need))
     });
     mock
+}
+
+/// A session as that engine opens it.
+pub(crate) fn session(ledger: &Arc<Ledger>, blocks: BlockRange, need: SessionNeed) -> Box<dyn BlockSession> {
+    ledger.open.fetch_add(1, SeqCst);
+    Box::new(Sums { blocks, need, fed: Vec::new(), ledger: ledger.clone() })
 }
 
 struct Sums {

@@ -67,12 +67,15 @@ impl Reply {
         self.usage
     }
 
-    /// The other machines that took part so far, and what happened on the way during this reply.
+    /// Who took part so far, and what happened on the way during this reply. No hops where all blocks are in this
+    /// process.
     #[must_use]
     pub fn route(&self) -> RouteReport {
         let mut report = self.turn.conversation().blocks.report();
         let here = InProcessSwarm::peer();
-        report.hops.retain(|hop| hop.hop.peer != here);
+        if report.hops.iter().all(|hop| hop.hop.peer == here) {
+            report.hops.clear();
+        }
         report.failed_over -= self.failed_over.min(report.failed_over);
         let earlier = report.failovers.len().saturating_sub(report.failed_over);
         report.failovers.drain(..earlier);

@@ -12,8 +12,9 @@ use std::{
 use super::*;
 use crate::{
     generation::{FinishReason, Sampling, StopRule},
-    model::{Message, Role},
-    routing::InProcessSwarm,
+    model::{BlockRange, Message, Role, SwarmMap},
+    ports::{FaultKind, MockBlockEngine, MockRemoteSwarm, PortError},
+    routing::{InProcessSwarm, JoinedSwarm},
     session::{Length, ModelEntry, Prompt, Usage},
     testing::{self, Ledger},
 };
@@ -321,4 +322,44 @@ async fn readiness_names_what_is_missing() {
     catalogue.set(&"other".into(), ModelState::Failed("no such file".into()));
     let missing: Vec<_> = house.service.readiness().await.into_iter().map(|r| r.missing.unwrap()).collect();
     assert_eq!(missing, ["it is still being loaded", "it could not be loaded: no such file"]);
+}
+
+/// A service whose first block is in this process, with what is known of the other one.
+fn half(far: Result<SwarmMap, PortError>) -> SessionService {
+    let ledger = Arc::<Ledger>::default();
+    let (mut engine, mut swarm, other) = (MockBlockEngine::new(), MockRemoteSwarm::new(), ledger.clone());
+    engine.expect_hosted().returning(|| BlockRange::first(1));
+    engine.expect_free_tokens().returning(|| 99);
+    engine.expect_open().returning(move |blocks, need| Ok(testing::session(&ledger, blocks, need)));
+    swarm.expect_map().returning(move |_| far.clone().map(Arc::new));
+    swarm.expect_dial().returning(move |hop, need| Ok(testing::session(&other, hop.blocks, need)));
+    let here = InProcessSwarm::new("m".into(), Arc::new(engine));
+    let entry = ModelEntry {
+        tokenizer: Arc::new(testing::tokenizer()),
+        local: Arc::new(testing::local(testing::spec("m"), testing::letter)),
+        swarm: Arc::new(JoinedSwarm::new(here, Arc::new(swarm))),
+    };
+    let catalogue = Catalogue::new(vec![entry], "m".into()).unwrap();
+    let (store, clock) = (Arc::new(testing::store(&Arc::default())), Arc::default());
+    SessionService::new(catalogue, store, limits(), testing::ambient(&clock))
+}
+
+#[tokio::test]
+async fn a_reply_tells_of_blocks_in_this_process_only_beside_those_of_others() {
+    let route = async |service: &SessionService| {
+        let mut reply = service.reply(asking(None, text("abc"), Length::NewTokens(1))).await.unwrap();
+        reply.next().await.unwrap();
+        reply.route().hops.iter().map(|it| it.hop.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(route(&house().service).await, [""; 0]);
+    let mut far = InProcessSwarm::offer(BlockRange::new(1, 2).unwrap(), 99);
+    far.peer = "far".into();
+    assert_eq!(route(&half(Ok(vec![far].into()))).await, ["0:1@in-process", "1:2@far"]);
+}
+
+#[tokio::test]
+async fn readiness_tells_why_the_rest_of_the_blocks_is_not_known() {
+    let service = half(Err(PortError::new(FaultKind::Unavailable, "no initial peer answers")));
+    let missing = service.readiness().await.remove(0).missing.unwrap();
+    assert_eq!(missing, "no server is known for blocks 1: the swarm could not be reached: no initial peer answers");
 }
