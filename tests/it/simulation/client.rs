@@ -5,24 +5,57 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use corolla_domain::{
     model::{BlockRange, Hidden, Hop, ModelId, ServerFacts, ServerInfo, SwarmMap},
-    ports::{BlockSession, FaultKind, Inbox, PortError, Relay, RemoteSwarm, SessionNeed, StepInput},
+    ports::{BlockEngine, BlockSession, FaultKind, Inbox, PortError, Relay, RemoteSwarm, SessionNeed, StepInput},
+    routing::{InProcessSwarm, JoinedSwarm},
 };
 use tokio::time::timeout;
 
 use super::{
     schedule::{Schedule, Server, State},
+    toy::MODEL,
     world::{OPENING, World},
 };
 
-/// The simulated swarm.
-pub(super) struct Simulated(pub(super) Arc<World>);
+/// The swarm of a world: with the blocks of the client itself, where it has some.
+pub(super) fn swarm(world: &Arc<World>) -> Arc<dyn RemoteSwarm> {
+    let far = Arc::new(Simulated(world.clone()));
+    let Some(own) = world.schedule.servers.iter().find(|server| server.here()) else { return far };
+    let engine = Engine { blocks: own.blocks, far: far.clone() };
+    Arc::new(JoinedSwarm::new(InProcessSwarm::new(MODEL.into(), Arc::new(engine)), far))
+}
+
+/// The servers that are not the client.
+struct Simulated(Arc<World>);
+
+/// The blocks of the client, which fail as those of any server do.
+struct Engine {
+    blocks: BlockRange,
+    far: Arc<Simulated>,
+}
+
+#[async_trait]
+impl BlockEngine for Engine {
+    fn hosted(&self) -> BlockRange {
+        self.blocks
+    }
+
+    fn free_tokens(&self) -> usize {
+        1 << 20
+    }
+
+    async fn open(&self, blocks: BlockRange, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
+        self.far.0.note("opened here", blocks.to_string(), [0, 0]);
+        self.far.dial(Hop { peer: InProcessSwarm::peer(), blocks }, need).await
+    }
+}
 
 #[async_trait]
 impl RemoteSwarm for Simulated {
     async fn map(&self, _: &ModelId) -> Result<Arc<SwarmMap>, PortError> {
         let (schedule, now) = (&self.0.schedule, self.0.now());
-        let servers = schedule.listed(now).map(|server| info(schedule, server, now)).collect();
-        Ok(Arc::new(SwarmMap { servers }))
+        let others = schedule.listed(now).filter(|server| !server.here());
+        let servers: Vec<ServerInfo> = others.map(|server| info(schedule, server, now)).collect();
+        Ok(Arc::new(servers.into()))
     }
 
     async fn dial(&self, hop: Hop, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {

@@ -57,6 +57,7 @@ pub(super) fn report(world: &World, before: &RouteReport, after: &RouteReport, w
     for failover in after.failovers.iter().rev().take(fresh) {
         let lost = &failover.lost;
         let (_, server) = world.server(lost);
+        world.note(if server.here() { "lost here" } else { "lost" }, lost.to_string(), [0, 0]);
         assert!(!world.schedule.steady(server, well, world.now()), "{} was well: {}", lost, failover.why);
         assert!(failover.by.iter().all(|hop| hops.contains(&hop)), "not in use: {failover:?}");
         for block in lost.blocks.start()..lost.blocks.end() {

@@ -84,7 +84,8 @@ fn quarter(nth: u64) {
     }
     let counts = run_twice(all * nth / 4..all * (nth + 1) / 4);
     println!("{counts:?}");
-    for what in ["refused", "broke", "nonsense", "pushed", "interrupted", "rewound", "failed", "token"] {
+    let all = ["refused", "broke", "nonsense", "pushed", "interrupted", "rewound", "failed", "token"];
+    for what in all.into_iter().chain(["lost", "opened here", "lost here"]) {
         assert!(counts.contains_key(what), "in no schedule anything was {what}");
     }
 }

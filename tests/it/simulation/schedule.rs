@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use corolla_domain::model::{BlockRange, PeerId};
+use corolla_domain::{
+    model::{BlockRange, PeerId},
+    routing::InProcessSwarm,
+};
 
 use super::dice::Dice;
 
@@ -116,6 +119,11 @@ impl Server {
         Err(now)
     }
 
+    /// Whether it is the client itself.
+    pub(super) fn here(&self) -> bool {
+        self.peer == InProcessSwarm::peer()
+    }
+
     fn listed(&self, looked: Duration, remembered: Duration) -> bool {
         let hidden = self.hidden.is_some_and(|(from, to)| from <= looked && looked < to);
         let since = looked.saturating_sub(remembered);
@@ -158,6 +166,10 @@ impl Schedule {
             start = end;
         }
         let backbone = servers.len();
+        let own = &mut Dice::new(seed, 10);
+        if own.percent(30) {
+            settle(&mut servers[own.one(0..backbone)]);
+        }
         for nth in backbone..dice.one(backbone..11).max(2) {
             let start = dice.one(0..blocks);
             let blocks = BlockRange::new(start, dice.one(start + 1..blocks + 1)).unwrap();
@@ -170,6 +182,7 @@ impl Schedule {
         let fated = if kind == Kind::Wild { 0 } else { backbone };
         for server in &mut servers[fated..] {
             fate(server, kind, dice);
+            server.hidden = server.hidden.filter(|_| !server.here());
         }
         if kind == Kind::Outage {
             let (from, long) = (dice.ms(0..40_000), dice.ms(100..OUTAGE));
@@ -234,6 +247,13 @@ fn server(nth: usize, blocks: BlockRange, pushers: usize, dice: &mut Dice) -> Se
         phases: vec![up()],
         hidden: None,
     }
+}
+
+/// Makes a server's blocks those of the client.
+fn settle(server: &mut Server) {
+    server.peer = InProcessSwarm::peer();
+    server.rtt = Duration::ZERO;
+    (server.pushes, server.rewinds) = (false, true);
 }
 
 /// Draws what happens to a server that is not promised to be well.

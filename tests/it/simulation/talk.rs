@@ -19,8 +19,7 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::{
-    PATIENCE,
-    client::Simulated,
+    PATIENCE, client,
     dice::Dice,
     judge,
     schedule::ALL_WELL,
@@ -54,8 +53,7 @@ pub(super) async fn talk(world: &Arc<World>, seed: u64) {
     let day = Duration::from_secs(86_400);
     let limits = Limits { idle: day, prefill_chunk: PREFILL, patience: PATIENCE, ..Limits::default() };
     let toy = Arc::new(Toy::new(world.schedule.blocks));
-    let swarm = Arc::new(Simulated(world.clone()));
-    let entry = ModelEntry { tokenizer: toy.clone(), local: toy, swarm };
+    let entry = ModelEntry { tokenizer: toy.clone(), local: toy, swarm: client::swarm(world) };
     let store = Arc::new(MemorySessions::new());
     let catalogue = Catalogue::new(vec![entry], MODEL.into()).unwrap();
     let service = SessionService::new(catalogue, store.clone(), limits, ambient);

@@ -10,8 +10,7 @@ use corolla_domain::{
 use tokio::time::{sleep, timeout};
 
 use super::{
-    PATIENCE,
-    client::Simulated,
+    PATIENCE, client,
     dice::Dice,
     judge,
     schedule::ALL_WELL,
@@ -34,7 +33,7 @@ struct Walk<'a> {
 
 /// A walk through the schedule until all servers are well, and one more step.
 pub(super) async fn walk(world: &Arc<World>, seed: u64) {
-    let (swarm, bans) = (Arc::new(Simulated(world.clone())), Arc::<Bans>::default());
+    let (swarm, bans) = (client::swarm(world), Arc::<Bans>::default());
     let need = SessionNeed { max_length: LONGEST, batch: 1 };
     let chain = Chain::new(swarm, bans, MODEL.into(), BlockRange::first(world.schedule.blocks), need);
     let (chain, fed, report) = (chain.with_patience(PATIENCE), Vec::new(), RouteReport::default());
