@@ -2,10 +2,16 @@
 
 use std::{path::Path, sync::Arc};
 
+use async_trait::async_trait;
 use candle_core::quantized::GgmlDType;
 use corolla_candle::{DtypeChoice, Target};
 use corolla_checkpoint::GgmlType;
-use corolla_domain::{model::PeerId, routing::InProcessSwarm};
+use corolla_compute::{BlockChoice, LoadConfig};
+use corolla_domain::{
+    model::{BlockRange, Hidden, Hop, ModelId, PeerId, SwarmMap},
+    ports::{BlockEngine, BlockSession, PortError, RemoteSwarm, SessionNeed},
+    routing::{InProcessSwarm, JoinedSwarm},
+};
 use tempfile::TempDir;
 use testkit::{
     block_engine, fixtures, local_model, remote_swarm,
@@ -134,4 +140,63 @@ async fn the_swarm_of_one() {
         }),
     })
     .await;
+}
+
+/// A swarm of one under another name.
+struct Elsewhere(InProcessSwarm);
+
+impl Elsewhere {
+    fn here(hop: &Hop) -> Hop {
+        let peer = if hop.peer == "elsewhere".into() { InProcessSwarm::peer() } else { "nowhere".into() };
+        Hop { peer, blocks: hop.blocks }
+    }
+}
+
+#[async_trait]
+impl RemoteSwarm for Elsewhere {
+    async fn map(&self, model: &ModelId) -> Result<Arc<SwarmMap>, PortError> {
+        let mut map = SwarmMap::clone(&*self.0.map(model).await?);
+        map.servers.iter_mut().for_each(|server| server.peer = "elsewhere".into());
+        Ok(Arc::new(map))
+    }
+
+    async fn dial(&self, hop: Hop, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
+        self.0.dial(Self::here(&hop), need).await
+    }
+
+    async fn forward(&self, hop: Hop, hidden: Hidden) -> Result<Hidden, PortError> {
+        self.0.forward(Self::here(&hop), hidden).await
+    }
+}
+
+/// Some blocks of a real engine here and the others elsewhere, as one swarm.
+#[tokio::test]
+async fn blocks_here_joined_with_those_of_a_swarm() {
+    let folder = TempDir::new().unwrap();
+    Tiny::llama(SIZE).write_folder(folder.path(), Dtype::F32, 1);
+    let part = async |start, end| {
+        let blocks = BlockChoice::Range(BlockRange::new(start, end).unwrap());
+        load_as(LoadConfig { blocks, ..config(folder.path()) }, cpu(DtypeChoice::Auto)).await
+    };
+    for ((start, end), (far_start, far_end)) in [((0, 2), (2, 3)), ((1, 3), (0, 1)), ((2, 3), (0, 2))] {
+        let (here, far) = (part(start, end).await, part(far_start, far_end).await);
+        let spec = here.local.spec();
+        let engines = [here.engine, far.engine];
+        let swarm = |engine: &Arc<dyn BlockEngine>| InProcessSwarm::new(spec.id.clone(), engine.clone());
+        let joined = JoinedSwarm::new(swarm(&engines[0]), Arc::new(Elsewhere(swarm(&engines[1]))));
+        let untouched: usize = engines.iter().map(|engine| engine.free_tokens()).sum();
+        remote_swarm::all(&remote_swarm::Subject {
+            swarm: Arc::new(joined),
+            model: spec.id.clone(),
+            blocks: spec.all_blocks(),
+            width: spec.hidden,
+            tolerance: 1e-5,
+            nobody: PeerId("nobody".into()),
+            open_sessions: Box::new(move || {
+                let taken = untouched - engines.iter().map(|engine| engine.free_tokens()).sum::<usize>();
+                Box::pin(async move { taken / remote_swarm::LONGEST })
+            }),
+        })
+        .await;
+    }
 }
