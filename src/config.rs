@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use corolla_domain::{model::ModelId, routing::Patience, session::Limits};
+use corolla_domain::{
+    model::{BlockRange, ModelId},
+    routing::Patience,
+    session::Limits,
+};
 pub(crate) use typed::{Backend, Blocks, Dtype, Overrides};
 
 use crate::wiring::{Pin, check_pins};
@@ -39,12 +43,45 @@ pub(crate) struct ModelSettings {
     pub(crate) dtype: Dtype,
     /// Who runs the transformer blocks.
     pub(crate) blocks: Blocks,
+    /// The blocks that this process runs, where they are local but not all of them; a swarm runs the rest.
+    pub(crate) block_range: Option<BlockRange>,
     /// Threads of the backend; `None` is one for each core.
     pub(crate) threads: Option<usize>,
     /// Positions that the KV cache holds, over all sessions.
     pub(crate) cache_tokens: usize,
     /// How to reach the swarm; used where it runs the blocks.
     pub(crate) swarm: SwarmSettings,
+}
+
+impl ModelSettings {
+    /// The blocks that this process runs of a model that has so many.
+    pub(crate) fn here(&self, blocks: usize) -> Option<BlockRange> {
+        match self.blocks {
+            Blocks::Local => Some(self.block_range.unwrap_or(BlockRange::first(blocks))),
+            Blocks::Swarm => None,
+        }
+    }
+
+    /// The runs of blocks that a swarm runs of a model that has so many.
+    pub(crate) fn far(&self, blocks: usize) -> Vec<BlockRange> {
+        match self.here(blocks) {
+            None => vec![BlockRange::first(blocks)],
+            Some(here) => {
+                let (before, after) = (BlockRange::new(0, here.start()), BlockRange::new(here.end(), blocks));
+                before.into_iter().chain(after).collect()
+            }
+        }
+    }
+
+    /// Who runs which blocks, in words.
+    pub(crate) fn placement(&self, blocks: usize) -> String {
+        let far: Vec<String> = self.far(blocks).iter().map(ToString::to_string).collect();
+        match self.here(blocks) {
+            None => "all from the swarm".to_owned(),
+            Some(_) if far.is_empty() => "all here".to_owned(),
+            Some(here) => format!("{here} here, {} from the swarm", far.join(" and ")),
+        }
+    }
 }
 
 /// How to reach a Petals swarm.
@@ -197,6 +234,7 @@ fn check_model(at: usize, model: typed::Model) -> Result<ModelSettings, String> 
     if model.cache_tokens == 0 {
         return Err(format!("models[{at}].cache_tokens = 0 leaves no room for a session; 32768 is the default"));
     }
+    let block_range = model.block_range.map(|text| check_range(at, model.blocks, &text)).transpose()?;
     let swarm = check_swarm(at, model.swarm.unwrap_or_default())?;
     Ok(ModelSettings {
         id: ModelId(model.id),
@@ -205,8 +243,26 @@ fn check_model(at: usize, model: typed::Model) -> Result<ModelSettings, String> 
         backend: model.backend,
         dtype: model.dtype,
         blocks: model.blocks,
+        block_range,
         threads: model.threads,
         cache_tokens: model.cache_tokens,
+    })
+}
+
+fn check_range(at: usize, blocks: Blocks, text: &str) -> Result<BlockRange, String> {
+    let key = format!("models[{at}].block_range = \"{text}\"");
+    if blocks == Blocks::Swarm {
+        return Err(format!(
+            "{key} is for blocks = \"local\": these run here and the swarm runs the rest; with blocks = \"swarm\" \
+             leave it out"
+        ));
+    }
+    let numbers =
+        text.split_once(':').and_then(|(start, end)| Some((start.trim().parse().ok()?, end.trim().parse().ok()?)));
+    numbers.and_then(|(start, end)| BlockRange::new(start, end)).ok_or_else(|| {
+        format!(
+            "{key} is no run of blocks; write \"first block:block after the last\", such as \"0:12\" for blocks 0 to 11"
+        )
     })
 }
 

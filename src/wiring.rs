@@ -9,9 +9,9 @@ use corolla_candle::{DtypeChoice, KernelChoice, Target};
 use corolla_checkpoint::inspect as look;
 use corolla_compute::{BlockChoice, LoadConfig};
 use corolla_domain::{
-    model::ModelSpec,
+    model::{BlockRange, ModelSpec},
     ports::{FaultKind, PortError, RemoteSwarm, SessionStore, Timestamp},
-    routing::InProcessSwarm,
+    routing::{InProcessSwarm, JoinedSwarm},
     session::{Ambient, Catalogue, ModelEntry, ModelState, SessionService},
 };
 use corolla_sessions::{MemorySessions, RedisSessions};
@@ -52,13 +52,20 @@ pub(crate) fn inspect(model: &ModelSettings) -> Result<String, PortError> {
     }
     let summary = look(&model.path)?;
     corolla_tokenizers::load(&model.path)?;
+    let all = BlockRange::first(summary.blocks);
+    if let Some(range) = model.block_range.filter(|range| !all.contains(*range)) {
+        let text = format!("block_range = \"{range}\" goes beyond the model's blocks; write \"{all}\" or a part of it");
+        return Err(PortError::invalid(text));
+    }
+    let here = model.here(summary.blocks).map_or(0, BlockRange::len);
     let positions = summary.max_positions.map_or("any number of".to_owned(), |n| n.to_string());
-    let cache = size_of::<f32>() * summary.cache_numbers * summary.blocks;
+    let cache = size_of::<f32>() * summary.cache_numbers * here;
     Ok(format!(
-        "{} in {}, {} blocks, hidden {}, vocabulary {}, {positions} positions; {} MB of weights, {} MB of KV cache at most",
+        "{} in {}, {} blocks ({}), hidden {}, vocabulary {}, {positions} positions; {} MB of weights, {} MB of KV cache at most",
         summary.family,
         summary.stored.name(),
         summary.blocks,
+        model.placement(summary.blocks),
         summary.hidden,
         summary.vocab,
         summary.bytes / 1_000_000,
@@ -107,7 +114,11 @@ pub(crate) async fn load_model(model: &ModelSettings) -> Result<ModelEntry, Port
         id: model.id.clone(),
         path: model.path.clone(),
         ends: true,
-        blocks: if model.blocks == Blocks::Swarm { BlockChoice::None } else { BlockChoice::All },
+        blocks: match (model.blocks, model.block_range) {
+            (Blocks::Swarm, _) => BlockChoice::None,
+            (Blocks::Local, Some(range)) => BlockChoice::Range(range),
+            (Blocks::Local, None) => BlockChoice::All,
+        },
         cache_tokens: model.cache_tokens,
     };
     let candle = corolla_candle::load(config, target(model)?).await?;
@@ -115,14 +126,23 @@ pub(crate) async fn load_model(model: &ModelSettings) -> Result<ModelEntry, Port
     let swarm: Arc<dyn RemoteSwarm> = match model.blocks {
         Blocks::Local => {
             let engine = candle.engine().ok_or_else(|| PortError::internal("the model was loaded without blocks"))?;
-            Arc::new(InProcessSwarm::new(model.id.clone(), engine))
+            let here = InProcessSwarm::new(model.id.clone(), engine);
+            if on_swarm(model)? { Arc::new(JoinedSwarm::new(here, swarm(model).await?.0)) } else { Arc::new(here) }
         }
         Blocks::Swarm => swarm(model).await?.0,
     };
     Ok(ModelEntry { tokenizer: Arc::new(tokenizer), local, swarm })
 }
 
-/// A client of the swarm that runs a model's blocks, and how many there are.
+/// Whether a swarm runs any of a model's blocks.
+///
+/// # Errors
+/// Files that cannot be read.
+pub(crate) fn on_swarm(model: &ModelSettings) -> Result<bool, PortError> {
+    Ok(!model.far(look(&model.path)?.blocks).is_empty())
+}
+
+/// A client of the swarm that runs a model's blocks, and how many blocks the model has.
 ///
 /// # Errors
 /// Files that cannot be read, an address that is none, a network that cannot be used.

@@ -5,14 +5,15 @@ use std::{fmt::Write, time::Duration};
 use clap::Subcommand;
 use corolla_domain::{
     model::{BlockRange, ServerInfo, SwarmMap},
-    routing::plan,
+    ports::{FaultKind, PortError},
+    routing::{InProcessSwarm, JoinedSwarm, plan},
 };
 use serde::Serialize;
 
 use super::{ConfigFile, log, print, settings};
 use crate::{
     Stop,
-    config::{Blocks, ModelSettings, Overrides},
+    config::{ModelSettings, Overrides},
     wiring,
 };
 
@@ -50,6 +51,9 @@ struct ModelReport {
     missing: Vec<usize>,
     route: Vec<HopReport>,
     servers: Vec<ServerReport>,
+    /// Why none but the servers of this process are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -76,27 +80,37 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     let Command::Status(options) = options.command;
     let settings = settings(&options.file, &Overrides::default())?;
     log("warn");
-    let models: Vec<&ModelSettings> = settings.models.iter().filter(|m| m.blocks == Blocks::Swarm).collect();
-    if models.is_empty() {
-        return Err(Stop::usage("no model of the configuration has blocks = \"swarm\""));
-    }
     let mut reports = Vec::new();
-    for model in models {
-        reports.push(look(model).await?);
+    for model in &settings.models {
+        if wiring::on_swarm(model).map_err(Stop::failure)? {
+            reports.push(look(model).await?);
+        }
+    }
+    if reports.is_empty() {
+        return Err(Stop::usage(
+            "no model of the configuration has blocks = \"swarm\", or a block_range of some blocks",
+        ));
     }
     if options.json {
         let text = serde_json::to_string_pretty(&reports).map_err(Stop::failure)?;
-        return print(&(text + "\n"));
+        print(&(text + "\n"))?;
+    } else {
+        print(&reports.iter().map(table).collect::<String>())?;
     }
-    let text: String = reports.iter().map(table).collect();
-    print(&text)
+    match reports.into_iter().find_map(|report| report.fault) {
+        Some(fault) => Err(Stop::failure(fault)),
+        None => Ok(()),
+    }
 }
 
 async fn look(model: &ModelSettings) -> Result<ModelReport, Stop> {
     let (swarm, blocks) = wiring::swarm(model).await.map_err(Stop::failure)?;
-    let map = tokio::time::timeout(PATIENCE, swarm.map(&model.id)).await;
-    let map = map.map_err(|_| Stop::failure(format!("the swarm did not answer within {PATIENCE:?}")))?;
-    let map = map.map_err(Stop::failure)?;
+    let late = |_| PortError::new(FaultKind::TimedOut, format!("the swarm did not answer within {PATIENCE:?}"));
+    let far = tokio::time::timeout(PATIENCE, swarm.map(&model.id)).await.map_err(late).flatten();
+    let map = match model.here(blocks) {
+        Some(here) => JoinedSwarm::join(&[InProcessSwarm::offer(here, model.cache_tokens)], far),
+        None => far.map_err(Stop::failure)?.as_ref().clone(),
+    };
     Ok(report(model.id.0.clone(), &map, blocks))
 }
 
@@ -111,6 +125,7 @@ fn report(model: String, map: &SwarmMap, blocks: usize) -> ModelReport {
         missing: map.missing(all),
         route: route.into_iter().map(|h| HopReport { peer: h.peer.0, blocks: h.blocks.to_string() }).collect(),
         servers: servers.into_iter().map(server).collect(),
+        fault: map.fault.as_ref().map(|fault| format!("the swarm could not be reached: {fault}")),
     }
 }
 

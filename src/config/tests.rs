@@ -114,3 +114,31 @@ fn pins_are_read_and_what_contradicts_them_is_named() {
         assert!(fault.starts_with("models[0].swarm.pinned_servers") && fault.contains(&words), "{fault}");
     }
 }
+
+#[test]
+fn a_range_of_blocks_is_read_and_the_swarm_has_the_rest() {
+    let model = |keys: &str| settings(&format!("[[models]]\nid = \"m\"\npath = \"Cargo.toml\"\n{keys}\n"));
+    for (keys, placement) in [
+        ("block_range = \"0:2\"", "0:2 here, 2:6 from the swarm"),
+        ("block_range = \" 2 : 4 \"\nblocks = \"local\"", "2:4 here, 0:2 and 4:6 from the swarm"),
+        ("block_range = \"4:6\"", "4:6 here, 0:4 from the swarm"),
+        ("block_range = \"0:6\"", "all here"),
+        ("", "all here"),
+        ("blocks = \"swarm\"", "all from the swarm"),
+    ] {
+        assert_eq!(model(keys).unwrap().models[0].placement(6), placement, "{keys}");
+    }
+    for text in ["", "2", "2:2", "4:2", "a:b", "0:2:4", "-1:2", "0:"] {
+        let fault = model(&format!("block_range = \"{text}\"")).unwrap_err();
+        assert!(
+            fault.starts_with(&format!("models[0].block_range = \"{text}\" is no run of blocks; write")),
+            "{fault}"
+        );
+    }
+    let fault = model("block_range = \"0:2\"\nblocks = \"swarm\"").unwrap_err();
+    assert_eq!(
+        fault,
+        "models[0].block_range = \"0:2\" is for blocks = \"local\": these run here and the swarm runs the rest; with \
+         blocks = \"swarm\" leave it out"
+    );
+}

@@ -55,6 +55,7 @@ pub(super) struct Model {
     pub(super) dtype: Dtype,
     #[serde(default)]
     pub(super) blocks: Blocks,
+    pub(super) block_range: Option<String>,
     pub(super) threads: Option<usize>,
     #[serde(default = "cache_tokens")]
     pub(super) cache_tokens: usize,
@@ -156,6 +157,7 @@ impl Default for Typed {
                 backend: Backend::default(),
                 dtype: Dtype::default(),
                 blocks: Blocks::default(),
+                block_range: None,
                 threads: None,
                 cache_tokens: cache_tokens(),
                 swarm: None,

@@ -231,3 +231,19 @@ fn what_this_build_cannot_do_is_said_with_the_feature_that_could() {
     assert!(refusal(&tiny, "backend = \"candle-cuda\"").contains("cuda"));
     assert!(refusal(&tiny, "dtyp = \"f32\"").contains("dtyp is no key"));
 }
+
+#[test]
+fn blocks_that_a_model_does_not_have_are_refused_and_those_it_has_are_placed() {
+    let tiny = fixtures::path("models/tiny-llama");
+    let placed = |range: &str| {
+        let output = run(&model("m", &tiny, &format!("block_range = \"{range}\"")), &["check-config"]);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = placed("0:1");
+    let blocks = said.split(", ").find_map(|words| words.split_once(" blocks (")).unwrap().0.parse::<usize>().unwrap();
+    assert!(said.contains(&format!("(0:1 here, 1:{blocks} from the swarm)")), "{said}");
+    assert!(placed(&format!("0:{blocks}")).contains("(all here)"));
+    let said = refusal(&tiny, &format!("block_range = \"1:{}\"", blocks + 1));
+    assert!(said.contains(&format!("models[0] (m): block_range = \"1:{}\" goes beyond", blocks + 1)), "{said}");
+    assert!(said.contains(&format!("write \"0:{blocks}\" or a part of it")), "{said}");
+}
