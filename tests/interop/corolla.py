@@ -21,9 +21,10 @@ def environment(log=None):
 
 
 class Corolla:
-    """The binary with a configuration that leads it to one swarm; `tables` are TOML, for other settings."""
+    """The binary with a configuration that leads it to one swarm for all blocks, or for those that are not `here`; `tables` are TOML, for
+    other settings."""
 
-    def __init__(self, binary, swarm, request_timeout="60s", initial_peers=None, tables=""):
+    def __init__(self, binary, swarm, request_timeout="60s", initial_peers=None, here=None, tables=""):
         self.binary, self.folder, self.model = binary, swarm.logs, swarm.model
         self.config = self.folder / "corolla.toml"
         quoted = json.dumps  # JSON strings are TOML strings
@@ -32,8 +33,8 @@ class Corolla:
             f"id = {quoted(self.model['name'])}\n"
             f"path = {quoted(str(self.model['folder']))}\n"
             'dtype = "f32"\n'
-            'blocks = "swarm"\n'
-            "threads = 1\n"
+            + (f'blocks = "local"\nblock_range = {quoted(here)}\n' if here else 'blocks = "swarm"\n')
+            + "threads = 1\n"
             "[models.swarm]\n"
             f"initial_peers = {quoted(initial_peers or swarm.facts['initial_peers'])}\n"
             f"dht_prefix = {quoted(swarm.facts['dht_prefix'])}\n"

@@ -98,6 +98,19 @@ def exact(model, house):
     return f"{len(found)} prompts x {NEW_TOKENS} ids, median {speed:.0f} tokens/s with two at a time"
 
 
+def partly_here(model, house, swarm):
+    """Blocks 0 and 1 in Corolla itself, the others at the only server."""
+    (server,) = swarm.servers.values()
+    found = replies(model, house)
+    for case, reply in zip(model["cases"], found):
+        same(reply["ids"], case["new_ids"], repr(case["prompt"][:30]))
+        same([hop["hop"] for hop in reply["route"]["hops"]], ["0:2@in-process", f"2:4@{server['peer']}"], "the route")
+    (report,) = house.json("swarm", "status", "--json")
+    same([hop["peer"] for hop in report["route"]], ["in-process", server["peer"]], "the route of `corolla swarm status`")
+    swarm.all_closed()
+    return f"{len(found)} prompts x {NEW_TOKENS} ids"
+
+
 def exact_by_python(model, swarm, venv):
     with Client(venv, swarm) as client:
         for case in model["cases"]:
@@ -236,6 +249,8 @@ class Run:
             releases, dtypes = zip(*(server.split() for server in MIXED))
             checks = {"ids within tolerance, mixed releases and types": check}
             self.on("mixed", THREE, checks, "--versions", " ".join(releases), "--dtype", " ".join(dtypes))
+            checks = {"ids, blocks 0:2 here": lambda swarm: partly_here(model, self.house(swarm, here="0:2"), swarm)}
+            self.on("partly here", "2:4", checks)
             if model["name"] == "tiny-bloom":  # the model makes no difference to the way there
                 for label, flags, checks in transport.swarms(model, self.house, exact):
                     self.on(label, "0:2 2:4", checks, *flags)
