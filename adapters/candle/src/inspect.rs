@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use corolla_domain::{model::TokenId, ports::PortError};
+use corolla_domain::{
+    fit::{Part, Parts},
+    model::TokenId,
+    ports::PortError,
+};
 
 use crate::{
     checkpoint::Checkpoint,
@@ -35,6 +39,8 @@ pub struct ModelSummary {
     pub bytes: u64,
     /// Bytes of KV cache that one position takes over all blocks.
     pub cache_bytes: usize,
+    /// How many numbers there are, and where.
+    pub parts: Parts,
 }
 
 /// Reads headers and configuration of the model at `path`: a GGUF file, or a folder with a checkpoint. Blocks on the
@@ -69,7 +75,37 @@ pub(crate) fn summary(checkpoint: &Checkpoint, outline: &Outline) -> Result<Mode
         dtype: stored.name(),
         bytes: weights.bytes(),
         cache_bytes: 2 * size_of::<f32>() * outline.blocks * outline.kv_heads * outline.head_dim,
+        parts: parts(weights, outline),
     })
+}
+
+/// The numbers of each part. Tensors of shards that are not here count as nothing; whoever needs them will miss them.
+fn parts(weights: &dyn Weights, outline: &Outline) -> Parts {
+    let mut parts = Parts { blocks: vec![Part::default(); outline.blocks], ..Parts::default() };
+    for name in weights.names() {
+        let Ok(Some(view)) = weights.view(&name) else { continue };
+        let part = match view.shape[..] {
+            [rows, cols] => Part::matrix(rows as u64, cols as u64, view.bytes.len() as u64),
+            _ => Part::vector(view.shape.iter().map(|side| *side as u64).product()),
+        };
+        let place = match block(&name) {
+            Some(index) => parts.blocks.get_mut(index),
+            None if name == outline.embedding => Some(&mut parts.embeddings),
+            None if name == outline.head || view.shape.len() != 2 => Some(&mut parts.head),
+            None => None,
+        };
+        if let Some(place) = place {
+            *place = *place + part;
+        }
+    }
+    parts
+}
+
+/// The number in `model.layers.7.mlp.up_proj.weight`, `h.7.mlp.dense.bias` and `blk.7.ffn_up.weight`.
+fn block(name: &str) -> Option<usize> {
+    let mut words = name.split('.');
+    words.find(|word| ["layers", "h", "blk"].contains(word))?;
+    words.next()?.parse().ok()
 }
 
 /// Rows and storage of a matrix with that many columns.

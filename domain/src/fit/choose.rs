@@ -149,19 +149,19 @@ impl Ask<'_> {
     /// The backend that key `key` names.
     fn configured(&self, key: &str, name: &str) -> Result<&Backend, String> {
         let backend = self.machine.backend(name).ok_or_else(|| format!("{key} = \"{name}\" is unknown here"))?;
-        if let Err(why) = &backend.usable {
-            return Err(format!("{key} = \"{name}\" cannot be used: {why}"));
+        if !self.possible(backend) {
+            let dtypes: Vec<&str> = backend.dtypes.iter().map(|dtype| dtype.name()).collect();
+            return Err(format!(
+                "dtype = \"{}\" is not possible with {key} = \"{name}\", which computes in {}; leave dtype at \"auto\", \
+                 or choose another backend",
+                self.wish.dtype.map_or("auto", Dtype::name),
+                dtypes.join(", ")
+            ));
         }
-        if self.possible(backend) {
-            return Ok(backend);
+        match &backend.usable {
+            Ok(_) => Ok(backend),
+            Err(why) => Err(format!("{key} = \"{name}\" cannot be used: {why}")),
         }
-        let dtypes: Vec<&str> = backend.dtypes.iter().map(|dtype| dtype.name()).collect();
-        Err(format!(
-            "dtype = \"{}\" is not possible with {key} = \"{name}\", which computes in {}; leave dtype at \"auto\", or \
-             choose another backend",
-            self.wish.dtype.map_or("auto", Dtype::name),
-            dtypes.join(", ")
-        ))
     }
 
     /// Whether the backend knows the dtype that is configured.
