@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use corolla_domain::fit::{Choice, Demand, Features, Place, Room, Wish, choose_all};
+use corolla_domain::fit::{Choice, Demand, Features, Machine, Place, Room, Wish, choose_all};
 
 use crate::{
     Stop,
@@ -34,6 +34,8 @@ pub(crate) struct Looked {
 pub(crate) struct Program {
     /// Where it is; `None` is this one.
     pub(crate) path: Option<PathBuf>,
+    /// Models whose configured backends it has.
+    has: usize,
     /// How it would run each model that could be looked at, and the room there was for it.
     pub(crate) verdicts: Vec<(Result<Choice, String>, Room)>,
 }
@@ -124,15 +126,16 @@ impl Survey {
                 (None, Some(path)) => Err(format!("{} does not have it", path.display())),
             };
             let machine = machine::machine(&features, &memory, usable);
-            Program { path: path.map(Path::to_owned), verdicts: choose_all(&asked, &machine) }
+            let has = asked.iter().filter(|(_, wish)| has_backends(&machine, wish)).count();
+            Program { path: path.map(Path::to_owned), has, verdicts: choose_all(&asked, &machine) }
         };
         let others = plug_ins.iter().filter_map(|it| Some(program(Some(&it.path), it.probe.as_ref().ok()?)));
         let programs = std::iter::once(program(None, &own)).chain(others).collect();
         Ok(Self { features, memory, own, plug_ins, models, programs })
     }
 
-    /// The program that runs most models, those with backends as configured before others and on cards before
-    /// processors; this one, where no other is better.
+    /// The program that runs most models; of those the one that has most of the backends that are configured, so that what
+    /// is wrong is said by one that has them; then the one with most models on cards; then this one.
     pub(crate) fn best(&self) -> &Program {
         let mut best = &self.programs[0];
         for program in &self.programs[1..] {
@@ -158,14 +161,20 @@ impl Survey {
 }
 
 impl Program {
-    fn rank(&self) -> (usize, usize) {
+    fn rank(&self) -> (usize, usize, usize) {
         let choices: Vec<&Choice> = self.verdicts.iter().filter_map(|(verdict, _)| verdict.as_ref().ok()).collect();
         let on_cards = choices.iter().filter(|choice| {
             let place = |name| Backend::named(name).map(Backend::place);
             [place(choice.ends.backend), place(choice.blocks.backend)].contains(&Some(Place::Card))
         });
-        (choices.len(), on_cards.count())
+        (choices.len(), self.has, on_cards.count())
     }
+}
+
+/// Whether the backends that are configured can be used.
+fn has_backends(machine: &Machine, wish: &Wish) -> bool {
+    let usable = |name| machine.backends.iter().any(|backend| backend.name == name && backend.usable.is_ok());
+    [wish.backend, wish.blocks_backend].into_iter().flatten().all(usable)
 }
 
 fn wish(compute: &ComputeSettings) -> Wish {

@@ -25,7 +25,7 @@ const DOMAIN: [&str; 9] =
     ["async-trait", "bytes", "mockall", "rand_chacha", "serde", "thiserror", "tokio", "tracing", "uuid"];
 
 /// Heavy libraries, and the only crate that may know each of them.
-const HEAVY: [(&str, &str); 9] = [
+const HEAVY: [(&str, &str); 10] = [
     ("candle-core", "corolla-candle"),
     ("tokenizers", "corolla-tokenizers"),
     ("minijinja", "corolla-tokenizers"),
@@ -35,6 +35,7 @@ const HEAVY: [(&str, &str); 9] = [
     ("poem-openapi", "corolla-api"),
     ("figment", "corolla"),
     ("clap", "corolla"),
+    ("sysinfo", "corolla"),
 ];
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod choose;
 mod dtype;
+mod explain;
 mod machine;
 mod need;
 mod say;
