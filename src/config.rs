@@ -10,13 +10,17 @@ use std::{
 };
 
 use corolla_domain::{
+    fit::{Dtype, Kernels},
     model::{BlockRange, ModelId},
     routing::Patience,
     session::Limits,
 };
-pub(crate) use typed::{Backend, Blocks, Dtype, Overrides};
+pub(crate) use typed::{Backend as TypedBackend, Blocks, Dtype as TypedDtype, Overrides};
 
-use crate::wiring::{Pin, check_pins};
+use crate::{
+    backend::Backend,
+    wiring::{Pin, check_pins},
+};
 
 /// The file that is read where none is named.
 const DEFAULT_FILE: &str = "corolla.toml";
@@ -37,10 +41,8 @@ pub(crate) struct ModelSettings {
     pub(crate) id: ModelId,
     /// A GGUF file, or a folder in Hugging Face layout.
     pub(crate) path: PathBuf,
-    /// What computes.
-    pub(crate) backend: Backend,
-    /// What it computes with.
-    pub(crate) dtype: Dtype,
+    /// What computes, and with what.
+    pub(crate) compute: ComputeSettings,
     /// Who runs the transformer blocks.
     pub(crate) blocks: Blocks,
     /// The blocks that this process runs, where they are local but not all of them; a swarm runs the rest.
@@ -82,6 +84,25 @@ impl ModelSettings {
             Some(here) => format!("{here} here, {} from the swarm", far.join(" and ")),
         }
     }
+}
+
+/// What is computed with; what is left open is decided when the model's files and the machine were looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ComputeSettings {
+    /// The backend.
+    pub(crate) backend: Option<Backend>,
+    /// The backend of the blocks, where they have their own.
+    pub(crate) blocks_backend: Option<Backend>,
+    /// How weights are kept.
+    pub(crate) dtype: Option<Dtype>,
+    /// The number of the card.
+    pub(crate) card: Option<usize>,
+    /// Whether embeddings and head of a model on a card stay in the machine's memory.
+    pub(crate) head_on_processor: bool,
+    /// Which kernels the processor runs.
+    pub(crate) kernels: Option<Kernels>,
+    /// Whether a model that does not fit is refused.
+    pub(crate) check_memory: bool,
 }
 
 /// How to reach a Petals swarm.
@@ -128,6 +149,17 @@ pub(crate) struct Settings {
 /// # Errors
 /// A sentence for each fault found, naming key, value and fix.
 pub(crate) fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Settings, String> {
+    let settings = load_without_files(file, overrides)?;
+    let faults = settings.models.iter().enumerate().filter_map(|(at, model)| check_path(at, &model.path).err());
+    let faults: Vec<String> = faults.collect();
+    if faults.is_empty() { Ok(settings) } else { Err(faults.join("\n")) }
+}
+
+/// The same, whether the models' files are there or not.
+///
+/// # Errors
+/// A sentence for each fault found, naming key, value and fix.
+pub(crate) fn load_without_files(file: Option<&Path>, overrides: &Overrides) -> Result<Settings, String> {
     let file = match file {
         Some(file) if !file.is_file() => return Err(format!("there is no configuration file {}", file.display())),
         Some(file) => Some(file.to_owned()),
@@ -221,27 +253,20 @@ fn check_model(at: usize, model: typed::Model) -> Result<ModelSettings, String> 
         let id = model.id;
         return Err(format!("models[{at}].id = \"{id}\" is no name; use up to 128 of letters, digits and - _ . / :"));
     }
-    if !model.path.exists() {
-        let path = model.path.display();
-        return Err(format!(
-            "models[{at}].path = \"{path}\": there is no such file or folder; `make model` fetches the default model, \
-             any other is a GGUF file or a folder in Hugging Face layout"
-        ));
-    }
     if model.threads == Some(0) || model.threads.is_some_and(|n| n > 1024) {
         return Err(format!("models[{at}].threads must be 1 to 1024; leave it out for one thread a core"));
     }
     if model.cache_tokens == 0 {
         return Err(format!("models[{at}].cache_tokens = 0 leaves no room for a session; 32768 is the default"));
     }
-    let block_range = model.block_range.map(|text| check_range(at, model.blocks, &text)).transpose()?;
+    let block_range = model.block_range.as_ref().map(|text| check_range(at, model.blocks, text)).transpose()?;
+    let compute = check_compute(at, &model)?;
     let swarm = check_swarm(at, model.swarm.unwrap_or_default())?;
     Ok(ModelSettings {
         id: ModelId(model.id),
         swarm,
         path: model.path,
-        backend: model.backend,
-        dtype: model.dtype,
+        compute,
         blocks: model.blocks,
         block_range,
         threads: model.threads,
@@ -263,6 +288,56 @@ fn check_range(at: usize, blocks: Blocks, text: &str) -> Result<BlockRange, Stri
         format!(
             "{key} is no run of blocks; write \"first block:block after the last\", such as \"0:12\" for blocks 0 to 11"
         )
+    })
+}
+
+fn check_path(at: usize, path: &Path) -> Result<(), String> {
+    if path.exists() {
+        return Ok(());
+    }
+    Err(format!(
+        "models[{at}].path = \"{}\": there is no such file or folder; `make model` fetches the default model, any other \
+         is a GGUF file or a folder in Hugging Face layout",
+        path.display()
+    ))
+}
+
+/// What can be said of a backend's settings without looking at files or at the machine.
+fn check_compute(at: usize, model: &typed::Model) -> Result<ComputeSettings, String> {
+    let backend = model.backend.chosen();
+    let blocks_backend = model.blocks_backend;
+    let among = |wanted: Backend| {
+        let either = [backend, blocks_backend];
+        backend.is_none() || either.contains(&Some(wanted))
+    };
+    let only = |key: &str, wanted: Backend| {
+        let name = wanted.name();
+        format!("models[{at}].{key} is for backend = \"{name}\" only; leave it out, or use that backend")
+    };
+    if model.device.is_some() && !among(Backend::CandleCuda) {
+        return Err(only("device", Backend::CandleCuda));
+    }
+    if model.head.is_some() && !(backend.is_none() || backend == Some(Backend::CandleCuda)) {
+        return Err(only("head", Backend::CandleCuda));
+    }
+    let kernels = model.kernels.chosen();
+    if kernels.is_some() && !among(Backend::CandleCpu) {
+        return Err(only("kernels", Backend::CandleCpu));
+    }
+    let card = model.device.as_ref().map(|device| {
+        let number = device.strip_prefix("cuda:").filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+        number.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
+            format!("models[{at}].device = \"{device}\" is no device; write \"cuda:0\" for the first card")
+        })
+    });
+    Ok(ComputeSettings {
+        backend,
+        blocks_backend,
+        dtype: model.dtype.chosen(),
+        card: card.transpose()?,
+        head_on_processor: model.head == Some(typed::Head::Cpu),
+        kernels,
+        check_memory: model.memory_check,
     })
 }
 

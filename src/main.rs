@@ -1,7 +1,11 @@
 //! The entrance: reads the command line, and starts what it asks for.
 
+mod backend;
 mod commands;
 mod config;
+mod machine;
+mod plan;
+mod plugin;
 mod wiring;
 
 use std::process::ExitCode;
@@ -34,6 +38,11 @@ enum Command {
     Swarm(commands::swarm::Options),
     /// Check the configuration and the models' files without loading anything.
     CheckConfig(commands::check::Options),
+    /// Tell what each model needs, what this machine has, and how it would be run. Loads nothing.
+    Doctor(commands::doctor::Options),
+    /// Print what this program can compute with, for another build of it.
+    #[command(hide = true)]
+    Probe,
 }
 
 /// What ends a command early: a sentence for the user and an exit code.
@@ -65,7 +74,9 @@ async fn main() -> ExitCode {
         Command::Score(options) => commands::score::run(options).await,
         Command::Openapi => commands::print(&corolla_api::openapi_yaml()),
         Command::Swarm(options) => commands::swarm::run(options).await,
-        Command::CheckConfig(options) => commands::check::run(&options),
+        Command::CheckConfig(options) => commands::check::run(&options).await,
+        Command::Doctor(options) => commands::doctor::run(&options).await,
+        Command::Probe => commands::probe(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,16 +1,17 @@
-//! Settings become adapters behind ports: the only place that knows every adapter by name.
+//! Plans become adapters behind ports. This file and those below it are the only ones that know adapters by name.
+
+mod backends;
 
 use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use corolla_candle::{DtypeChoice, KernelChoice, Target};
-use corolla_checkpoint::inspect as look;
-use corolla_compute::{BlockChoice, LoadConfig};
+use corolla_checkpoint::{ModelSummary, inspect as look};
 use corolla_domain::{
+    fit::{Demand, Sizes, Stored},
     model::{BlockRange, ModelSpec},
-    ports::{FaultKind, PortError, RemoteSwarm, SessionStore, Timestamp},
+    ports::{PortError, RemoteSwarm, SessionStore, Timestamp},
     routing::{InProcessSwarm, JoinedSwarm},
     session::{Ambient, Catalogue, ModelEntry, ModelState, SessionService},
 };
@@ -18,7 +19,11 @@ use corolla_sessions::{MemorySessions, RedisSessions};
 use corolla_swarm::{PetalsConfig, PetalsSwarm, default_dht_prefix};
 pub(crate) use corolla_swarm::{Pin, check_pins};
 
-use crate::config::{Backend, Blocks, Dtype, ModelSettings, Settings, Store};
+use crate::{
+    config::{ModelSettings, Settings, Store},
+    plan::ModelPlan,
+};
+pub(crate) use backends::facts;
 
 /// Sessions of several services may live in one Redis server.
 const REDIS_PREFIX: &str = "corolla:";
@@ -39,17 +44,11 @@ pub(crate) async fn service(settings: &Settings) -> Result<Arc<SessionService>, 
     Ok(Arc::new(SessionService::new(catalogue, store, settings.limits.clone(), ambient())))
 }
 
-/// Checks what can be known of a model before it is loaded: its files' headers, and that this build has its backend.
+/// Checks what can be known of a model before it is loaded: its files' headers.
 ///
 /// # Errors
 /// A sentence that names the fix.
 pub(crate) fn inspect(model: &ModelSettings) -> Result<String, PortError> {
-    let target = target(model)?;
-    if matches!(target, Target::Cuda { .. }) && !cfg!(feature = "cuda") {
-        let text =
-            "backend = \"candle-cuda\" is not in this build: build with `--features cuda`, or use \"candle-cpu\"";
-        return Err(PortError::new(FaultKind::Unsupported, text));
-    }
     let summary = look(&model.path)?;
     corolla_tokenizers::load(&model.path)?;
     let all = BlockRange::first(summary.blocks);
@@ -59,7 +58,7 @@ pub(crate) fn inspect(model: &ModelSettings) -> Result<String, PortError> {
     }
     let here = model.here(summary.blocks).map_or(0, BlockRange::len);
     let positions = summary.max_positions.map_or("any number of".to_owned(), |n| n.to_string());
-    let cache = size_of::<f32>() * summary.cache_numbers * here;
+    let cache = cache_bytes(&summary) * here as u64;
     Ok(format!(
         "{} in {}, {} blocks ({}), hidden {}, vocabulary {}, {positions} positions; {} MB of weights, {} MB of KV cache at most",
         summary.family,
@@ -69,15 +68,37 @@ pub(crate) fn inspect(model: &ModelSettings) -> Result<String, PortError> {
         summary.hidden,
         summary.vocab,
         summary.bytes / 1_000_000,
-        cache.saturating_mul(model.cache_tokens) / 1_000_000,
+        cache.saturating_mul(model.cache_tokens as u64) / 1_000_000,
     ))
 }
 
+/// Bytes of KV cache for one position in one block.
+fn cache_bytes(summary: &ModelSummary) -> u64 {
+    (size_of::<f32>() * summary.cache_numbers) as u64
+}
+
+/// What a model needs of this machine.
+///
+/// # Errors
+/// Files that cannot be read.
+pub(crate) fn demand(model: &ModelSettings, prefill_chunk: usize) -> Result<Demand, PortError> {
+    let summary = look(&model.path)?;
+    let sizes = Sizes { hidden: summary.hidden as u64, vocab: summary.vocab as u64, cache: cache_bytes(&summary) };
+    let hosted = model.here(summary.blocks).map_or(0..0, |here| here.start()..here.end());
+    let stored = Stored::named(&summary.stored.name());
+    Ok(Demand::new(&summary.parts, hosted, stored, sizes, model.cache_tokens as u64, prefill_chunk as u64))
+}
+
 /// Loads every model of the catalogue, one after the other, and tells the service what became of it.
-pub(crate) async fn load_models(service: &SessionService, models: &[ModelSettings]) {
-    for model in models {
+pub(crate) async fn load_models(service: &SessionService, plans: &[ModelPlan]) {
+    for plan in plans {
+        let model = &plan.settings;
         let begun = std::time::Instant::now();
-        let state = match load_model(model).await {
+        tracing::info!(
+            model = %model.id, backend = plan.choice.ends.backend, dtype = %plan.choice.ends.dtype,
+            reason = plan.choice.reason, "loading"
+        );
+        let state = match load_model(plan).await {
             Ok(entry) => {
                 let spec = entry.local.spec();
                 tracing::info!(model = %model.id, dtype = %spec.dtype, seconds = begun.elapsed().as_secs_f64(), "loaded");
@@ -105,31 +126,18 @@ pub(crate) async fn sweep(service: Arc<SessionService>) {
 ///
 /// # Errors
 /// What the adapters say.
-pub(crate) async fn load_model(model: &ModelSettings) -> Result<ModelEntry, PortError> {
+pub(crate) async fn load_model(plan: &ModelPlan) -> Result<ModelEntry, PortError> {
+    let model = &plan.settings;
     let path = model.path.clone();
     let tokenizer = tokio::task::spawn_blocking(move || corolla_tokenizers::load(&path))
         .await
         .map_err(|e| PortError::internal("the tokenizer's loader ended early").with_source(e))??;
-    let config = LoadConfig {
-        id: model.id.clone(),
-        path: model.path.clone(),
-        ends: true,
-        blocks: match (model.blocks, model.block_range) {
-            (Blocks::Swarm, _) => BlockChoice::None,
-            (Blocks::Local, Some(range)) => BlockChoice::Range(range),
-            (Blocks::Local, None) => BlockChoice::All,
-        },
-        cache_tokens: model.cache_tokens,
-    };
-    let candle = corolla_candle::load(config, target(model)?).await?;
-    let local = candle.local().ok_or_else(|| PortError::internal("the model was loaded without embeddings"))?;
-    let swarm: Arc<dyn RemoteSwarm> = match model.blocks {
-        Blocks::Local => {
-            let engine = candle.engine().ok_or_else(|| PortError::internal("the model was loaded without blocks"))?;
-            let here = InProcessSwarm::new(model.id.clone(), engine);
-            if on_swarm(model)? { Arc::new(JoinedSwarm::new(here, swarm(model).await?.0)) } else { Arc::new(here) }
-        }
-        Blocks::Swarm => swarm(model).await?.0,
+    let (local, engine) = backends::load(plan).await?;
+    let here = engine.map(|engine| InProcessSwarm::new(model.id.clone(), engine));
+    let swarm: Arc<dyn RemoteSwarm> = match here {
+        None => swarm(model).await?.0,
+        Some(here) if on_swarm(model)? => Arc::new(JoinedSwarm::new(here, swarm(model).await?.0)),
+        Some(here) => Arc::new(here),
     };
     Ok(ModelEntry { tokenizer: Arc::new(tokenizer), local, swarm })
 }
@@ -177,24 +185,6 @@ pub(crate) async fn swarm(model: &ModelSettings) -> Result<(Arc<dyn RemoteSwarm>
         config.initial_peers.clone_from(peers);
     }
     Ok((Arc::new(PetalsSwarm::start(config).await?), blocks))
-}
-
-/// Where and how candle computes a model.
-fn target(model: &ModelSettings) -> Result<Target, PortError> {
-    let dtype = match model.dtype {
-        Dtype::Auto => DtypeChoice::Auto,
-        Dtype::F32 => DtypeChoice::F32,
-        Dtype::Bf16 => DtypeChoice::Bf16,
-    };
-    match model.backend {
-        Backend::CandleCpu => Ok(Target::Cpu { dtype, kernels: KernelChoice::Auto, threads: model.threads }),
-        Backend::CandleCuda => Ok(Target::Cuda { dtype, device: 0 }),
-        Backend::Tch => Err(PortError::new(
-            FaultKind::Unsupported,
-            "backend = \"tch\" needs the cargo feature `libtorch`, which this version does not have yet; use \
-             \"candle-cpu\"",
-        )),
-    }
 }
 
 fn ambient() -> Ambient {

@@ -3,6 +3,7 @@
 //! No I/O lives here. The outside world enters through the traits in [`ports`]; values that cross them are plain
 //! data from [`model`]. Nothing here spawns tasks, reads the clock of the system, or draws from a global rng.
 
+pub mod fit;
 pub mod generation;
 pub mod model;
 pub mod ports;

@@ -2,26 +2,33 @@
 
 use std::fmt::Write;
 
-use super::{ConfigFile, print, settings};
-use crate::{Stop, config::Overrides, wiring};
+use corolla_domain::fit;
+
+use super::{Compute, ConfigFile, planned, print};
+use crate::{Stop, wiring};
 
 /// Flags of `check-config`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     #[command(flatten)]
     file: ConfigFile,
+    #[command(flatten)]
+    compute: Compute,
 }
 
 /// Prints the settings in force, or what is wrong with them.
-pub(crate) fn run(options: &Options) -> Result<(), Stop> {
-    let settings = settings(&options.file, &Overrides::default())?;
+pub(crate) async fn run(options: &Options) -> Result<(), Stop> {
+    let (settings, plans) = planned(&options.file, &options.compute.overrides()).await?;
     let mut text = format!("listen         {}\n", settings.listen);
-    for model in &settings.models {
+    for plan in &plans {
+        let (model, choice) = (&plan.settings, &plan.choice);
         let summary = wiring::inspect(model).map_err(Stop::usage)?;
         let mark = if model.id == settings.default_model { " (default)" } else { "" };
         let _ = writeln!(text, "model          {}{mark}", model.id);
         let _ = writeln!(text, "  path         {}", model.path.display());
         let _ = writeln!(text, "  is           {summary}");
+        let _ = writeln!(text, "  computed     {}", super::doctor::computed(choice));
+        let _ = writeln!(text, "  takes        {} of memory at most", fit::bytes(choice.bytes.total()));
     }
     let limits = &settings.limits;
     let _ = writeln!(

@@ -10,8 +10,12 @@ use corolla_domain::{
 };
 use serde::Serialize;
 
-use super::{ConfigFile, asked_to_stop, load_default, log, print, settings};
-use crate::{Stop, config::Overrides};
+use super::{Compute, ConfigFile, asked_to_stop, load_default, log, planned_default, print};
+use crate::{
+    Stop,
+    config::{Overrides, Settings},
+    plan::ModelPlan,
+};
 
 /// Flags of `generate`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +31,8 @@ pub(crate) struct Options {
     /// Name of the model, as in the configuration.
     #[arg(long, value_name = "ID")]
     model: Option<String>,
+    #[command(flatten)]
+    compute: Compute,
     /// Tokens to produce at most.
     #[arg(long, value_name = "N", default_value_t = 128)]
     max_new_tokens: usize,
@@ -110,23 +116,22 @@ struct Timings {
 
 /// Loads the model and writes the reply, token by token. Ctrl-C ends it.
 pub(crate) async fn run(options: Options) -> Result<(), Stop> {
-    let overrides = Overrides { default_model: options.model.clone(), ..Overrides::default() };
-    let mut settings = settings(&options.file, &overrides)?;
+    let overrides = Overrides { default_model: options.model.clone(), ..options.compute.overrides() };
     sampling(&options).check().map_err(Stop::usage)?;
+    let (settings, mut plans) = planned_default(&options.file, &overrides).await?;
     log("warn");
-    settings.models.retain(|model| model.id == settings.default_model);
-    for model in &mut settings.models {
-        model.threads = options.threads.or(model.threads);
+    for plan in &mut plans {
+        plan.settings.threads = options.threads.or(plan.settings.threads);
     }
     tokio::select! {
-        outcome = reply(&options, &settings) => outcome,
+        outcome = reply(&options, &settings, &plans) => outcome,
         () = asked_to_stop() => Err(Stop { sentence: "interrupted".to_owned(), code: 130 }),
     }
 }
 
-async fn reply(options: &Options, settings: &crate::config::Settings) -> Result<(), Stop> {
+async fn reply(options: &Options, settings: &Settings, plans: &[ModelPlan]) -> Result<(), Stop> {
     let begun = Instant::now();
-    let service = load_default(settings, !options.json).await?;
+    let service = load_default(settings, plans, !options.json).await?;
     let load_s = begun.elapsed().as_secs_f64();
     let prompt_ids = match service.catalogue().get(&settings.default_model) {
         Some(entry) if options.json => prompt_ids(options, &entry).await?,

@@ -1,6 +1,7 @@
 //! One module a subcommand.
 
 pub(crate) mod check;
+pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod score;
 pub(crate) mod serve;
@@ -17,8 +18,9 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitEx
 
 use crate::{
     Stop,
-    config::{self, Overrides, Settings},
-    wiring,
+    config::{self, Overrides, Settings, TypedBackend, TypedDtype},
+    plan::{self, ModelPlan},
+    plugin, wiring,
 };
 
 /// The flag that every command with settings has.
@@ -27,6 +29,46 @@ pub(crate) struct ConfigFile {
     /// Configuration file; without this, ./corolla.toml where there is one.
     #[arg(long, value_name = "FILE", env = "COROLLA_CONFIG")]
     config: Option<PathBuf>,
+}
+
+/// Flags that say what the default model is computed with.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct Compute {
+    /// What computes the default model.
+    #[arg(long, value_name = "NAME")]
+    backend: Option<TypedBackend>,
+    /// What the default model's weights are kept in.
+    #[arg(long, value_name = "NAME")]
+    dtype: Option<TypedDtype>,
+}
+
+impl Compute {
+    /// What these flags say, and nothing else.
+    fn overrides(self) -> Overrides {
+        Overrides { backend: self.backend, dtype: self.dtype, ..Overrides::default() }
+    }
+}
+
+/// Settings, and for each of their models how it is computed. Where another program is needed for that, it takes this
+/// one's place.
+async fn planned(file: &ConfigFile, overrides: &Overrides) -> Result<(Settings, Vec<ModelPlan>), Stop> {
+    let settings = config::load(file.config.as_deref(), overrides).map_err(Stop::usage)?;
+    let plans = plan::decide(&settings).await?;
+    Ok((settings, plans))
+}
+
+/// The same for the default model alone.
+async fn planned_default(file: &ConfigFile, overrides: &Overrides) -> Result<(Settings, Vec<ModelPlan>), Stop> {
+    let mut settings = config::load(file.config.as_deref(), overrides).map_err(Stop::usage)?;
+    settings.models.retain(|model| model.id == settings.default_model);
+    let plans = plan::decide(&settings).await?;
+    Ok((settings, plans))
+}
+
+/// `corolla probe`: what this program can compute with, as JSON.
+pub(crate) fn probe() -> Result<(), Stop> {
+    let probe = plugin::Probe::own(wiring::facts);
+    print(&(serde_json::to_string(&probe).map_err(Stop::failure)? + "\n"))
 }
 
 /// Settings in which every model could be loaded, as far as its files' headers tell.
@@ -39,13 +81,13 @@ fn settings(file: &ConfigFile, overrides: &Overrides) -> Result<Settings, Stop> 
 }
 
 /// A service with the default model loaded; `progress` may show on a terminal.
-async fn load_default(settings: &Settings, progress: bool) -> Result<Arc<SessionService>, Stop> {
+async fn load_default(settings: &Settings, plans: &[ModelPlan], progress: bool) -> Result<Arc<SessionService>, Stop> {
     let progress = progress && io::stderr().is_terminal();
     if progress {
         eprint!("loading {} ...", settings.default_model);
     }
     let service = wiring::service(settings).await.map_err(Stop::failure)?;
-    wiring::load_models(&service, &settings.models).await;
+    wiring::load_models(&service, plans).await;
     if progress {
         eprint!("\r\x1b[K");
     }

@@ -4,7 +4,7 @@ use clap::builder::NonEmptyStringValueParser;
 use corolla_domain::{model::TokenId, session::ScoredToken};
 use serde::Serialize;
 
-use super::{ConfigFile, asked_to_stop, load_default, log, print, settings};
+use super::{Compute, ConfigFile, asked_to_stop, load_default, log, planned_default, print};
 use crate::{Stop, config::Overrides};
 
 /// Flags of `score`.
@@ -18,6 +18,8 @@ pub(crate) struct Options {
     /// Name of the model, as in the configuration.
     #[arg(long, value_name = "ID")]
     model: Option<String>,
+    #[command(flatten)]
+    compute: Compute,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -41,12 +43,11 @@ struct Line {
 
 /// Scores a text by one forward pass. Ctrl-C ends it.
 pub(crate) async fn run(options: Options) -> Result<(), Stop> {
-    let overrides = Overrides { default_model: options.model.clone(), ..Overrides::default() };
-    let mut settings = settings(&options.file, &overrides)?;
+    let overrides = Overrides { default_model: options.model.clone(), ..options.compute.overrides() };
+    let (settings, plans) = planned_default(&options.file, &overrides).await?;
     log("warn");
-    settings.models.retain(|model| model.id == settings.default_model);
     let scoring = async {
-        let service = load_default(&settings, !options.json).await?;
+        let service = load_default(&settings, &plans, !options.json).await?;
         service.score(None, &options.prompt).await.map_err(Stop::failure)
     };
     let scored = tokio::select! {

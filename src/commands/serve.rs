@@ -3,7 +3,7 @@
 use corolla_api::ApiSettings;
 use tokio::net::TcpListener;
 
-use super::{ConfigFile, asked_to_stop, log, settings};
+use super::{Compute, ConfigFile, asked_to_stop, log, planned};
 use crate::{Stop, config::Overrides, wiring};
 
 /// Flags of `serve`.
@@ -14,12 +14,14 @@ pub(crate) struct Options {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
+    #[command(flatten)]
+    compute: Compute,
 }
 
 /// Listens at once and loads the models behind the open door; `/health/ready` tells when they can answer.
 pub(crate) async fn run(options: Options) -> Result<(), Stop> {
-    let overrides = Overrides { listen: options.listen, ..Overrides::default() };
-    let settings = settings(&options.file, &overrides)?;
+    let overrides = Overrides { listen: options.listen, ..options.compute.overrides() };
+    let (settings, plans) = planned(&options.file, &overrides).await?;
     log("info");
     let listener = TcpListener::bind(settings.listen).await.map_err(|fault| {
         Stop::usage(format!("cannot listen on {}: {fault}; choose another with --listen", settings.listen))
@@ -27,8 +29,8 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     let address = listener.local_addr().map_err(Stop::failure)?;
     let service = wiring::service(&settings).await.map_err(Stop::usage)?;
     let loading = tokio::spawn({
-        let (service, models) = (service.clone(), settings.models.clone());
-        async move { wiring::load_models(&service, &models).await }
+        let service = service.clone();
+        async move { wiring::load_models(&service, &plans).await }
     });
     let sweeping = tokio::spawn(wiring::sweep(service.clone()));
     let api = ApiSettings {

@@ -63,7 +63,7 @@ fn a_models_faults_name_the_model() {
     assert!(model("id = \"a\"").contains("models.0.path is missing"), "{}", model("id = \"a\""));
     assert_eq!(
         model("id = \"a\"\npath = \"Cargo.toml\"\nbackend = \"cpu\""),
-        "models.0.backend = \"cpu\" is not possible in FILE; it may be: candle-cpu, candle-cuda, tch"
+        "models.0.backend = \"cpu\" is not possible in FILE; it may be: auto, candle-cpu, candle-cuda, tch"
     );
     let twice = "id = \"a\"\npath = \"Cargo.toml\"\n";
     assert!(model(&format!("{twice}[[models]]\n{twice}")).contains("used twice"));
@@ -86,8 +86,16 @@ fn flags_win_over_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("corolla.toml");
     std::fs::write(&file, "listen = \"127.0.0.1:1\"\n[[models]]\nid = \"m\"\npath = \"Cargo.toml\"\n").unwrap();
-    let flags = Overrides { listen: Some("127.0.0.1:2".into()), default_model: None };
-    assert_eq!(load(Some(&file), &flags).unwrap().listen.port(), 2);
+    let flags = Overrides {
+        listen: Some("127.0.0.1:2".into()),
+        backend: Some(TypedBackend::CandleCpu),
+        dtype: Some(TypedDtype::F32),
+        ..Overrides::default()
+    };
+    let settings = load(Some(&file), &flags).unwrap();
+    assert_eq!(settings.listen.port(), 2);
+    let compute = &settings.models[0].compute;
+    assert_eq!((compute.backend, compute.dtype), (Some(Backend::CandleCpu), Some(Dtype::F32)));
 }
 
 #[test]
@@ -112,6 +120,62 @@ fn pins_are_read_and_what_contradicts_them_is_named() {
     ] {
         let fault = swarm(&keys).unwrap_err();
         assert!(fault.starts_with("models[0].swarm.pinned_servers") && fault.contains(&words), "{fault}");
+    }
+}
+
+#[test]
+fn what_computes_is_read_and_what_contradicts_it_is_named() {
+    let model = |keys: &str| settings(&format!("[[models]]\nid = \"m\"\npath = \"Cargo.toml\"\n{keys}\n"));
+    let open = model("").unwrap().models.remove(0).compute;
+    let left_open = ComputeSettings {
+        backend: None,
+        blocks_backend: None,
+        dtype: None,
+        card: None,
+        head_on_processor: false,
+        kernels: None,
+        check_memory: true,
+    };
+    assert_eq!(open, left_open);
+    let all = "backend = \"candle-cuda\"\ndevice = \"cuda:1\"\nhead = \"cpu\"\nblocks_backend = \"candle-cpu\"\n\
+               dtype = \"q8_0\"\nkernels = \"avx2\"\nmemory_check = false";
+    assert_eq!(
+        model(all).unwrap().models.remove(0).compute,
+        ComputeSettings {
+            backend: Some(Backend::CandleCuda),
+            blocks_backend: Some(Backend::CandleCpu),
+            dtype: Some(Dtype::Q8_0),
+            card: Some(1),
+            head_on_processor: true,
+            kernels: Some(Kernels::Avx2),
+            check_memory: false,
+        }
+    );
+    let cuda = "is for backend = \"candle-cuda\" only; leave it out, or use that backend";
+    for (keys, fault) in [
+        ("device = \"0\"", "models[0].device = \"0\" is no device; write \"cuda:0\" for the first card".to_owned()),
+        (
+            "device = \"cuda:+1\"",
+            "models[0].device = \"cuda:+1\" is no device; write \"cuda:0\" for the first card".into(),
+        ),
+        ("backend = \"tch\"\ndevice = \"cuda:0\"", format!("models[0].device {cuda}")),
+        ("backend = \"candle-cpu\"\nhead = \"cpu\"", format!("models[0].head {cuda}")),
+        (
+            "backend = \"tch\"\nkernels = \"scalar\"",
+            "models[0].kernels is for backend = \"candle-cpu\" only; leave it out, or use that backend".into(),
+        ),
+        (
+            "blocks_backend = \"auto\"",
+            "models.0.blocks_backend = \"auto\" is not possible in FILE; it may be: candle-cuda, candle-cpu, tch"
+                .into(),
+        ),
+        (
+            "dtype = \"q3\"",
+            "models.0.dtype = \"q3\" is not possible in FILE; it may be: auto, f32, bf16, f16, q8_0, q5_1, q4_1, q4_0"
+                .into(),
+        ),
+    ] {
+        assert_eq!(model(keys).unwrap_err(), fault);
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use corolla_domain::session::Limits;
+use clap::ValueEnum;
+use corolla_domain::{
+    fit::{self, Kernels as KernelSet},
+    session::Limits,
+};
 use figment::{
     Figment, Provider,
     error::Kind,
@@ -10,8 +14,10 @@ use figment::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::{backend, plugin};
+
 /// Variables with our prefix that are no configuration keys.
-const OTHER_VARIABLES: [&str; 3] = ["cache", "config", "log"];
+const OTHER_VARIABLES: [&str; 5] = ["cache", "config", "log", plugin::FOLDER_KEY, plugin::GUARD_KEY];
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,8 +57,15 @@ pub(super) struct Model {
     pub(super) path: PathBuf,
     #[serde(default)]
     pub(super) backend: Backend,
+    pub(super) blocks_backend: Option<backend::Backend>,
+    pub(super) device: Option<String>,
+    pub(super) head: Option<Head>,
     #[serde(default)]
     pub(super) dtype: Dtype,
+    #[serde(default)]
+    pub(super) kernels: Kernels,
+    #[serde(default = "yes")]
+    pub(super) memory_check: bool,
     #[serde(default)]
     pub(super) blocks: Blocks,
     pub(super) block_range: Option<String>,
@@ -81,30 +94,115 @@ fn cache_tokens() -> usize {
     32_768
 }
 
+fn yes() -> bool {
+    true
+}
+
 /// What computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Backend {
-    /// candle on this machine's processor.
+    /// A card with room for the model, else the processor.
     #[default]
+    Auto,
+    /// This machine's processor.
     CandleCpu,
-    /// candle on an NVIDIA card.
+    /// An NVIDIA card.
     CandleCuda,
-    /// libtorch in f32.
+    /// libtorch, in f32.
     Tch,
 }
 
 /// What weights are computed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Dtype {
-    /// The file's own: its quantisation, or bf16 for 16-bit files.
+    /// What suits the file, the processor and the memory.
     #[default]
     Auto,
     /// Single precision.
     F32,
     /// bfloat16.
     Bf16,
+    /// Half precision.
+    F16,
+    /// 8 bits a number.
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 5 bits a number.
+    #[value(name = "q5_1")]
+    Q5_1,
+    /// 4 bits a number, with offsets.
+    #[value(name = "q4_1")]
+    Q4_1,
+    /// 4 bits a number.
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+/// Instructions that the processor's backend uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kernels {
+    /// The fastest there are.
+    #[default]
+    Auto,
+    /// AVX-512.
+    Avx512,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// None in particular.
+    Scalar,
+}
+
+/// Where embeddings and head of a model on a card are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Head {
+    /// On the card.
+    Device,
+    /// In the machine's memory.
+    Cpu,
+}
+
+impl Backend {
+    /// The one that is meant; `None` is left to the rule.
+    pub(super) fn chosen(self) -> Option<backend::Backend> {
+        match self {
+            Self::Auto => None,
+            Self::CandleCpu => Some(backend::Backend::CandleCpu),
+            Self::CandleCuda => Some(backend::Backend::CandleCuda),
+            Self::Tch => Some(backend::Backend::Tch),
+        }
+    }
+}
+
+impl Dtype {
+    /// The one that is meant; `None` is left to the rule.
+    pub(super) fn chosen(self) -> Option<fit::Dtype> {
+        match self {
+            Self::Auto => None,
+            Self::F32 => Some(fit::Dtype::F32),
+            Self::Bf16 => Some(fit::Dtype::Bf16),
+            Self::F16 => Some(fit::Dtype::F16),
+            Self::Q8_0 => Some(fit::Dtype::Q8_0),
+            Self::Q5_1 => Some(fit::Dtype::Q5_1),
+            Self::Q4_1 => Some(fit::Dtype::Q4_1),
+            Self::Q4_0 => Some(fit::Dtype::Q4_0),
+        }
+    }
+}
+
+impl Kernels {
+    /// Those that are meant; `None` is left to the rule.
+    pub(super) fn chosen(self) -> Option<KernelSet> {
+        match self {
+            Self::Auto => None,
+            Self::Avx512 => Some(KernelSet::Avx512),
+            Self::Avx2 => Some(KernelSet::Avx2),
+            Self::Scalar => Some(KernelSet::Scalar),
+        }
+    }
 }
 
 /// Who runs the transformer blocks.
@@ -127,6 +225,12 @@ pub(crate) struct Overrides {
     /// The model for requests that name none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) default_model: Option<String>,
+    /// What computes that model.
+    #[serde(skip)]
+    pub(crate) backend: Option<Backend>,
+    /// What it computes with.
+    #[serde(skip)]
+    pub(crate) dtype: Option<Dtype>,
 }
 
 impl Default for Typed {
@@ -155,7 +259,12 @@ impl Default for Typed {
                 id: "smollm2-135m-instruct".to_owned(),
                 path: "models/SmolLM2-135M-Instruct.Q4_1.gguf".into(),
                 backend: Backend::default(),
+                blocks_backend: None,
+                device: None,
+                head: None,
                 dtype: Dtype::default(),
+                kernels: Kernels::default(),
+                memory_check: true,
                 blocks: Blocks::default(),
                 block_range: None,
                 threads: None,
@@ -168,10 +277,22 @@ impl Default for Typed {
 
 /// Merges the layers.
 pub(super) fn read(file: Option<&Path>, overrides: &Overrides) -> Result<Typed, String> {
-    layers(file, Env::prefixed("COROLLA_").ignore(&OTHER_VARIABLES).split("__"), overrides).extract().map_err(|e| {
+    let environment = Env::prefixed("COROLLA_").ignore(&OTHER_VARIABLES).split("__");
+    let typed = layers(file, environment, overrides).extract().map_err(|e| {
         let faults: Vec<String> = e.into_iter().map(|fault| sentence(&fault)).collect();
         faults.join("\n")
-    })
+    })?;
+    Ok(with_flags(typed, overrides))
+}
+
+/// Flags that are about the default model.
+fn with_flags(mut typed: Typed, overrides: &Overrides) -> Typed {
+    let default = typed.default_model.clone();
+    if let Some(model) = typed.models.iter_mut().find(|model| default.as_ref().is_none_or(|id| *id == model.id)) {
+        model.backend = overrides.backend.unwrap_or(model.backend);
+        model.dtype = overrides.dtype.unwrap_or(model.dtype);
+    }
+    typed
 }
 
 fn layers(file: Option<&Path>, environment: impl Provider, overrides: &Overrides) -> Figment {

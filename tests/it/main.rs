@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in tests, in their helpers too")]
 
+#[cfg(unix)]
+mod backends;
 mod bad_input;
 mod chat;
 mod golden;

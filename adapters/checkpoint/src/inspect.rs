@@ -2,15 +2,14 @@
 
 use std::path::Path;
 
-use corolla_domain::{model::TokenId, ports::PortError};
+use corolla_domain::{
+    fit::{Part, Parts},
+    model::TokenId,
+    ports::PortError,
+};
 
 use crate::{
-    checkpoint::Checkpoint,
-    families::{Description, Linear},
-    fault::bad_file,
-    guard::guarded,
-    stored::Stored,
-    weights::Weights,
+    checkpoint::Checkpoint, families::Description, fault::bad_file, guard::guarded, stored::Stored, weights::Weights,
 };
 
 /// What a model is, from its headers and configuration.
@@ -40,28 +39,6 @@ pub struct ModelSummary {
     pub parts: Parts,
 }
 
-/// The matrices of a model, by where they run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parts {
-    /// The embeddings.
-    pub embedding: Amount,
-    /// The LM head; `None` where the embeddings score too.
-    pub head: Option<Amount>,
-    /// Each block.
-    pub blocks: Vec<Amount>,
-    /// The largest power of two, up to 256, that divides the rows of all matrices: quantised blocks must fit in.
-    pub divisor: usize,
-}
-
-/// How large matrices are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Amount {
-    /// Their numbers.
-    pub numbers: u64,
-    /// Their bytes as the file stores them.
-    pub stored_bytes: u64,
-}
-
 /// Reads headers and configuration of the model at `path`: a GGUF file, or a folder with a checkpoint. Blocks on the
 /// file system for some milliseconds.
 ///
@@ -82,15 +59,12 @@ impl Checkpoint {
     /// `InvalidInput` where embeddings or head are missing or of another shape than the description's.
     pub fn summary(&self, model: &Description) -> Result<ModelSummary, PortError> {
         let weights = self.weights();
-        let (rows, stored) = matrix(weights, &model.ends.embedding, model.hidden)?;
-        let embedding = amount(rows, model.hidden, stored);
-        let (vocab, stored) = matrix(weights, &model.ends.head, model.hidden)?;
-        let head = (model.ends.head != model.ends.embedding).then(|| amount(vocab, model.hidden, stored));
+        let (vocab, _) = matrix(weights, &model.ends.head, model.hidden)?;
+        matrix(weights, &model.ends.embedding, model.hidden)?;
         let first = model.block(0);
         let sample = first.linears()[0];
         let (_, stored) = matrix(weights, &format!("{}.weight", sample.name), sample.cols)?;
         let special = self.special_tokens(vocab)?;
-        let sides = first.linears().into_iter().fold(model.hidden, |sides, linear| sides | linear.cols);
         Ok(ModelSummary {
             family: model.family.to_owned(),
             hidden: model.hidden,
@@ -102,34 +76,38 @@ impl Checkpoint {
             stored,
             bytes: weights.bytes(),
             cache_numbers: 2 * model.heads.kv * model.heads.dim,
-            parts: Parts {
-                embedding,
-                head,
-                blocks: (0..model.blocks).map(|block| in_block(weights, model, block, stored)).collect(),
-                divisor: 1 << sides.trailing_zeros().min(8),
-            },
+            parts: parts(weights, model),
         })
     }
 }
 
-/// The matrices of a block. Those whose file is not here (a machine need not have all shards) count as stored like the
-/// model's first.
-fn in_block(weights: &dyn Weights, model: &Description, block: usize, like: Stored) -> Amount {
-    let of = |linear: &Linear| {
-        let found = weights.view(&format!("{}.weight", linear.name)).ok().flatten();
-        amount(linear.rows, linear.cols, found.map_or(like, |view| view.stored))
-    };
-    let add = |sum: Amount, more: Amount| Amount {
-        numbers: sum.numbers + more.numbers,
-        stored_bytes: sum.stored_bytes + more.stored_bytes,
-    };
-    model.block(block).linears().into_iter().map(of).fold(Amount::default(), add)
+/// The numbers of each part. Tensors of shards that are not here count as nothing; whoever needs them will miss them.
+fn parts(weights: &dyn Weights, model: &Description) -> Parts {
+    let mut parts = Parts { blocks: vec![Part::default(); model.blocks], ..Parts::default() };
+    for name in weights.names() {
+        let Ok(Some(view)) = weights.view(&name) else { continue };
+        let part = match view.shape[..] {
+            [rows, cols] => Part::matrix(rows as u64, cols as u64, view.bytes.len() as u64),
+            _ => Part::vector(view.shape.iter().map(|side| *side as u64).product()),
+        };
+        let place = match block(&name) {
+            Some(index) => parts.blocks.get_mut(index),
+            None if name == model.ends.embedding => Some(&mut parts.embeddings),
+            None if name == model.ends.head || view.shape.len() != 2 => Some(&mut parts.head),
+            None => None,
+        };
+        if let Some(place) = place {
+            *place = *place + part;
+        }
+    }
+    parts
 }
 
-fn amount(rows: usize, cols: usize, stored: Stored) -> Amount {
-    let (block, bytes) = stored.block();
-    let numbers = rows as u64 * cols as u64;
-    Amount { numbers, stored_bytes: numbers / block as u64 * bytes as u64 }
+/// The number in `model.layers.7.mlp.up_proj.weight`, `h.7.mlp.dense.bias` and `blk.7.ffn_up.weight`.
+fn block(name: &str) -> Option<usize> {
+    let mut words = name.split('.');
+    words.find(|word| ["layers", "h", "blk"].contains(word))?;
+    words.next()?.parse().ok()
 }
 
 /// Rows and storage of a matrix with that many columns.

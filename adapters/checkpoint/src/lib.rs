@@ -21,7 +21,7 @@ pub use families::{
     BlockPlan, BloomBlock, Description, EndNames, Heads, Linear, LlamaBlock, MAX_VOCAB, NormKind, Positions, RowOrder,
 };
 pub use guard::guarded;
-pub use inspect::{Amount, ModelSummary, Parts, inspect};
+pub use inspect::{ModelSummary, inspect};
 pub use stored::{GgmlType, Stored};
 pub use tensors::Tensors;
 pub use weights::View;

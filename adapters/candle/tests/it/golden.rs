@@ -85,8 +85,8 @@ fn a_look_at_the_headers_tells_what_the_model_is() {
     let bloom = inspect(&fixtures::path("models").join("tiny-bloom")).unwrap();
     assert_eq!((&*bloom.family, bloom.hidden, bloom.vocab, bloom.blocks), ("bloom", 48, 512, 3));
     assert_eq!((bloom.max_positions, bloom.stored, bloom.cache_numbers), (None, Stored::F16, 2 * 48));
-    assert_eq!((bloom.parts.head, bloom.parts.divisor), (None, 16));
-    assert_eq!(bloom.parts.blocks[2].numbers, 12 * 48 * 48);
+    assert_eq!((bloom.parts.embeddings.matrices, bloom.parts.head.matrices), (512 * 48, 0));
+    assert_eq!((bloom.parts.blocks[2].matrices, bloom.parts.blocks[2].row), (12 * 48 * 48, 48));
     let llama3 = inspect(&fixtures::path("models").join("tiny-llama3")).unwrap();
     assert_eq!((llama3.eos, llama3.bos), (vec![TokenId(1), TokenId(2)], Some(TokenId(0))));
     assert_eq!((llama3.max_positions, llama3.stored), (Some(2048), Stored::Bf16));
@@ -94,5 +94,5 @@ fn a_look_at_the_headers_tells_what_the_model_is() {
     assert_eq!((&*chat.family, chat.vocab, chat.blocks), ("llama", 49_152, 30));
     assert_eq!((chat.eos, chat.max_positions), (vec![TokenId(2)], Some(8192)));
     assert_eq!(chat.stored, Stored::Quantised(GgmlType::Q4_1));
-    assert_eq!(chat.parts.divisor, 64);
+    assert_eq!(chat.parts.blocks[29].row, 192);
 }

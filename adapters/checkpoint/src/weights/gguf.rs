@@ -46,6 +46,10 @@ impl Weights for GgufWeights {
         Ok(Some(View { shape: info.shape.clone(), stored, bytes: bytes.into(), file: self.file.path() }))
     }
 
+    fn names(&self) -> Vec<String> {
+        self.gguf.tensors().map(|info| info.name.clone()).collect()
+    }
+
     fn place(&self) -> &Path {
         self.file.path()
     }

@@ -52,6 +52,9 @@ pub(crate) trait Weights: Send + Sync {
     /// The tensor of that name, or `None` where there is none.
     fn view(&self, name: &str) -> Result<Option<View<'_>>, PortError>;
 
+    /// The names of all tensors.
+    fn names(&self) -> Vec<String>;
+
     /// What to blame where a tensor is missing.
     fn place(&self) -> &Path;
 

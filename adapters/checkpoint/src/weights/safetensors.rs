@@ -55,6 +55,10 @@ impl Weights for SafetensorsFile {
         Ok(Some(View { shape: info.shape.clone(), stored, bytes: bytes.into(), file }))
     }
 
+    fn names(&self) -> Vec<String> {
+        self.header.tensors().into_keys().collect()
+    }
+
     fn place(&self) -> &Path {
         self.file.path()
     }

@@ -112,6 +112,10 @@ impl Weights for Shards {
         }
     }
 
+    fn names(&self) -> Vec<String> {
+        self.map.keys().cloned().collect()
+    }
+
     fn place(&self) -> &Path {
         &self.index
     }

@@ -69,6 +69,10 @@ impl Weights for TorchFile {
         }
     }
 
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
     fn place(&self) -> &Path {
         self.file.path()
     }

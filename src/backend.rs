@@ -1,0 +1,88 @@
+//! The backends this program knows by name, whether they were built in or not.
+
+use clap::ValueEnum;
+use corolla_domain::fit::{Dtype, Place};
+use serde::{Deserialize, Serialize};
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Backend {
+    /// candle on an NVIDIA card.
+    CandleCuda,
+    /// Our kernels on this machine's processor.
+    CandleCpu,
+    /// libtorch in f32.
+    Tch,
+}
+
+impl Backend {
+    /// All of them, in the order in which `auto` prefers them.
+    pub(crate) const ALL: [Self; 3] = [Self::CandleCuda, Self::CandleCpu, Self::Tch];
+
+    /// What the configuration calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::CandleCpu => "candle-cpu",
+            Self::CandleCuda => "candle-cuda",
+            Self::Tch => "tch",
+        }
+    }
+
+    /// The one of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|backend| backend.name() == name)
+    }
+
+    /// Where it computes.
+    pub(crate) fn place(self) -> Place {
+        match self {
+            Self::CandleCpu | Self::Tch => Place::Processor,
+            Self::CandleCuda => Place::Card,
+        }
+    }
+
+    /// What it can keep weights in.
+    pub(crate) fn dtypes(self) -> &'static [Dtype] {
+        match self {
+            Self::CandleCpu => &Dtype::ALL,
+            Self::CandleCuda => &Dtype::ALL,
+            Self::Tch => &[Dtype::F32],
+        }
+    }
+
+    /// Whether `auto` may choose it.
+    pub(crate) fn automatic(self) -> bool {
+        match self {
+            Self::CandleCpu | Self::CandleCuda => true,
+            Self::Tch => false,
+        }
+    }
+
+    /// Whether this program has it.
+    pub(crate) fn built_in(self) -> bool {
+        match self {
+            Self::CandleCpu => true,
+            Self::CandleCuda => cfg!(feature = "cuda"),
+            Self::Tch => cfg!(feature = "libtorch"),
+        }
+    }
+
+    /// Programs beside this one that may have it.
+    pub(crate) fn plug_ins(self) -> &'static [&'static str] {
+        match self {
+            Self::CandleCpu => &[],
+            Self::CandleCuda => &["corolla-cuda", "corolla-full"],
+            Self::Tch => &["corolla-tch", "corolla-full"],
+        }
+    }
+
+    /// How to get it.
+    pub(crate) fn remedy(self) -> &'static str {
+        match self {
+            Self::CandleCpu => "build corolla anew",
+            Self::CandleCuda => "`make cuda` builds it (cargo feature `cuda`)",
+            Self::Tch => "`make libtorch` builds it (cargo feature `libtorch`)",
+        }
+    }
+}

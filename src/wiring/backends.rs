@@ -1,0 +1,104 @@
+//! Which adapter a backend's name stands for, and what each says of itself.
+
+use std::sync::Arc;
+
+use corolla_candle::{DtypeChoice, KernelChoice, Target};
+use corolla_checkpoint::GgmlType;
+use corolla_compute::{BlockChoice, LoadConfig, Model};
+use corolla_domain::{
+    fit::{Dtype, Kernels, Side},
+    ports::{BlockEngine, FaultKind, LocalModel, PortError},
+};
+
+use crate::{
+    backend::Backend,
+    config::{Blocks, ModelSettings},
+    plan::ModelPlan,
+    plugin::{Device, Facts},
+};
+
+/// What a backend that was built in finds on this machine.
+///
+/// # Errors
+/// A sentence that says why it cannot be used, and what would help.
+pub(crate) fn facts(backend: Backend) -> Result<Facts, String> {
+    match backend {
+        Backend::CandleCpu => Ok(Facts::default()),
+        Backend::CandleCuda => {
+            let devices = corolla_candle::cuda_devices().map_err(|fault| fault.to_string())?;
+            let device = |it: corolla_candle::CudaDevice| Device {
+                name: it.name,
+                total_bytes: it.total_bytes,
+                free_bytes: it.free_bytes,
+            };
+            Ok(Facts { devices: devices.into_iter().map(device).collect(), ..Facts::default() })
+        }
+        Backend::Tch => Err("this version has no adapter for libtorch yet; use \"candle-cpu\"".to_owned()),
+    }
+}
+
+/// Embeddings and head of a model, and the blocks that this process runs where it runs any.
+///
+/// # Errors
+/// What the adapters say.
+pub(super) async fn load(plan: &ModelPlan) -> Result<(Arc<dyn LocalModel>, Option<Arc<dyn BlockEngine>>), PortError> {
+    let choice = &plan.choice;
+    let mut ends = choice.ends;
+    if choice.head_on_processor {
+        ends = Side { backend: Backend::CandleCpu.name(), card: None, ..ends };
+    }
+    let blocks = match (plan.settings.blocks, plan.settings.block_range) {
+        (Blocks::Swarm, _) => BlockChoice::None,
+        (Blocks::Local, Some(range)) => BlockChoice::Range(range),
+        (Blocks::Local, None) => BlockChoice::All,
+    };
+    let missing = |what: &str| PortError::internal(format!("the model was loaded without {what}"));
+    if blocks == BlockChoice::None || ends == choice.blocks {
+        let model = on(ends, plan, true, blocks).await?;
+        return Ok((model.local().ok_or_else(|| missing("embeddings"))?, model.engine()));
+    }
+    let local = on(ends, plan, true, BlockChoice::None).await?.local().ok_or_else(|| missing("embeddings"))?;
+    let engine = on(choice.blocks, plan, false, blocks).await?.engine().ok_or_else(|| missing("blocks"))?;
+    Ok((local, Some(engine)))
+}
+
+/// A model, or a part of it, on one backend.
+async fn on(side: Side, plan: &ModelPlan, ends: bool, blocks: BlockChoice) -> Result<Model, PortError> {
+    let ModelSettings { id, path, cache_tokens, threads, .. } = plan.settings.clone();
+    let config = LoadConfig { id, path, ends, blocks, cache_tokens };
+    match Backend::named(side.backend) {
+        Some(Backend::CandleCpu) => {
+            let kernels = kernels(plan.choice.kernels);
+            corolla_candle::load(config, Target::Cpu { dtype: candle(side.dtype), kernels, threads }).await
+        }
+        Some(Backend::CandleCuda) => {
+            let device = side.card.unwrap_or(0);
+            corolla_candle::load(config, Target::Cuda { dtype: candle(side.dtype), device }).await
+        }
+        Some(Backend::Tch) => {
+            Err(PortError::new(FaultKind::Unsupported, "this version has no adapter for libtorch yet"))
+        }
+        None => Err(PortError::internal(format!("{} is no backend", side.backend))),
+    }
+}
+
+fn candle(dtype: Dtype) -> DtypeChoice {
+    match dtype {
+        Dtype::Stored => DtypeChoice::Auto,
+        Dtype::F32 => DtypeChoice::F32,
+        Dtype::Bf16 => DtypeChoice::Bf16,
+        Dtype::F16 => DtypeChoice::F16,
+        Dtype::Q8_0 => DtypeChoice::Quantised(GgmlType::Q8_0),
+        Dtype::Q5_1 => DtypeChoice::Quantised(GgmlType::Q5_1),
+        Dtype::Q4_1 => DtypeChoice::Quantised(GgmlType::Q4_1),
+        Dtype::Q4_0 => DtypeChoice::Quantised(GgmlType::Q4_0),
+    }
+}
+
+fn kernels(kernels: Kernels) -> KernelChoice {
+    match kernels {
+        Kernels::Avx512 => KernelChoice::Avx512,
+        Kernels::Avx2 => KernelChoice::Avx2,
+        Kernels::Scalar => KernelChoice::Scalar,
+    }
+}
