@@ -50,6 +50,12 @@ pub(crate) fn quantised_from(view: &View<'_>, kind: GgmlType, device: &Device) -
         let fault = format!("{file}: has rows of {cols} numbers, {name} needs multiples of {block}; use bf16 or f32");
         return Err(PortError::new(FaultKind::Unsupported, fault));
     }
-    let numbers = Tensor::from_vec(view.to_f32(), view.shape.clone(), &Device::Cpu);
-    numbers.and_then(|numbers| QTensor::quantize_onto(&numbers, dtype(kind), device)).map_err(library)
+    let mut bytes = Vec::with_capacity(kind.bytes(view.shape.iter().product()));
+    let piece = |numbers: &[f32]| {
+        let numbers = Tensor::from_slice(numbers, (numbers.len() / cols, cols), &Device::Cpu)?;
+        bytes.extend_from_slice(&QTensor::quantize(&numbers, dtype(kind))?.data()?);
+        Ok(())
+    };
+    view.in_pieces(piece).map_err(library)?;
+    qtensor_from_ggml(dtype(kind), &bytes, view.shape.clone(), device).map_err(library)
 }

@@ -37,8 +37,8 @@ impl Matrix {
             (DtypeChoice::F32, _) | (DtypeChoice::Auto, Stored::F32) => Data::F32(view.to_f32()),
             (DtypeChoice::Bf16, Stored::Bf16) | (DtypeChoice::Auto, Stored::Bf16) => Data::Bf16(halves(&view.bytes)),
             (DtypeChoice::F16, Stored::F16) | (DtypeChoice::Auto, Stored::F16) => Data::F16(halves(&view.bytes)),
-            (DtypeChoice::Bf16, _) => Data::Bf16(narrowed(&view.to_f32(), half::bf16::to_bits)),
-            (DtypeChoice::F16, _) => Data::F16(narrowed(&view.to_f32(), half::f16::to_bits)),
+            (DtypeChoice::Bf16, _) => Data::Bf16(narrowed(view, half::bf16::to_bits)?),
+            (DtypeChoice::F16, _) => Data::F16(narrowed(view, half::f16::to_bits)?),
             (DtypeChoice::Auto, Stored::Quantised(kind)) => match block_type(kind) {
                 Some(kind) => Data::Blocks(kind, view.bytes.to_vec()),
                 None => Data::Quantised(quantised(view, kind, &Device::Cpu)?),
@@ -96,14 +96,19 @@ fn flat(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
     tensor.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1()
 }
 
-/// Numbers rounded to a half type.
-fn narrowed<H: Clone + Default>(numbers: &[f32], bits: fn(H) -> u16) -> Vec<u16>
+/// The numbers of `view` rounded to a half type.
+fn narrowed<H: Clone + Default>(view: &View<'_>, bits: fn(H) -> u16) -> Result<Vec<u16>, PortError>
 where
     [H]: HalfFloatSliceExt,
 {
-    let mut narrow = vec![H::default(); numbers.len()];
-    narrow.convert_from_f32_slice(numbers);
-    narrow.into_iter().map(bits).collect()
+    let (mut narrow, mut piece) = (Vec::with_capacity(view.shape.iter().product()), Vec::new());
+    view.in_pieces(|numbers| {
+        piece.resize(numbers.len(), H::default());
+        piece.convert_from_f32_slice(numbers);
+        narrow.extend(piece.drain(..).map(bits));
+        Ok(())
+    })?;
+    Ok(narrow)
 }
 
 fn halves(bytes: &[u8]) -> Vec<u16> {

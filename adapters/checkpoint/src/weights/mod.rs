@@ -15,6 +15,9 @@ use crate::{stored::Stored, widen::widen};
 
 pub(crate) use self::{gguf::GgufWeights, shards::open_folder};
 
+/// Numbers widened at a time: 4 MB of f32.
+const PIECE: usize = 1 << 20;
+
 /// A tensor in its stored form. The number of bytes fits shape and type: [`crate::Tensors`] checks that.
 #[derive(Debug, Clone)]
 pub struct View<'a> {
@@ -35,6 +38,23 @@ impl View<'_> {
         let mut numbers = vec![0f32; self.shape.iter().product()];
         widen(self.stored, &self.bytes, &mut numbers);
         numbers
+    }
+
+    /// Gives `each` the numbers in f32, some rows at a time, so that a large tensor is never there twice.
+    ///
+    /// # Errors
+    /// The first one of `each`.
+    pub fn in_pieces<E>(&self, mut each: impl FnMut(&[f32]) -> Result<(), E>) -> Result<(), E> {
+        let row = self.shape.last().copied().unwrap_or(1).max(1);
+        let piece = (PIECE / row).max(1) * row;
+        let mut numbers = vec![0f32; piece.min(self.shape.iter().product())];
+        for bytes in self.bytes.chunks(self.stored.bytes(piece).max(1)) {
+            let (block, size) = self.stored.block();
+            let numbers = &mut numbers[..bytes.len() / size * block];
+            widen(self.stored, bytes, numbers);
+            each(numbers)?;
+        }
+        Ok(())
     }
 
     /// Whether the bytes are what the shape needs.
