@@ -77,6 +77,16 @@ impl Backend {
         }
     }
 
+    /// Variables that its library reads when it is loaded, before the first line of ours runs; a plug-in gets them where
+    /// they are not set.
+    pub(crate) fn environment(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::CandleCpu | Self::CandleCuda => &[],
+            // Threads of libgomp spin while they wait: beside another busy process a region that takes 0.1 ms takes 8.
+            Self::Tch => &[("OMP_WAIT_POLICY", "passive")],
+        }
+    }
+
     /// How to get it.
     pub(crate) fn remedy(self) -> &'static str {
         match self {

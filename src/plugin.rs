@@ -275,7 +275,14 @@ pub(crate) fn missing(backend: Backend, folders: &[PathBuf], found: &[PlugIn]) -
 pub(crate) fn take_over(path: &Path) -> Stop {
     use std::os::unix::process::CommandExt;
 
-    let fault = std::process::Command::new(path).args(env::args_os().skip(1)).env(GUARD, path).exec();
+    let mut command = std::process::Command::new(path);
+    command.args(env::args_os().skip(1)).env(GUARD, path);
+    for (variable, value) in Backend::ALL.into_iter().flat_map(Backend::environment) {
+        if env::var_os(variable).is_none() {
+            command.env(variable, value);
+        }
+    }
+    let fault = command.exec();
     Stop::usage(format!("{} cannot be started: {fault}", path.display()))
 }
 
