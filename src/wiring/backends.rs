@@ -7,7 +7,7 @@ use corolla_checkpoint::GgmlType;
 use corolla_compute::{BlockChoice, LoadConfig, Model};
 use corolla_domain::{
     fit::{Dtype, Kernels, Side},
-    ports::{BlockEngine, FaultKind, LocalModel, PortError},
+    ports::{BlockEngine, LocalModel, PortError},
 };
 
 use crate::{
@@ -33,7 +33,10 @@ pub(crate) fn facts(backend: Backend) -> Result<Facts, String> {
             };
             Ok(Facts { devices: devices.into_iter().map(device).collect(), ..Facts::default() })
         }
-        Backend::Tch => Err("this version has no adapter for libtorch yet; use \"candle-cpu\"".to_owned()),
+        Backend::Tch => {
+            let library = corolla_tch::library().map_err(|fault| fault.to_string())?;
+            Ok(Facts { library: Some(library), ..Facts::default() })
+        }
     }
 }
 
@@ -75,9 +78,7 @@ async fn on(side: Side, plan: &ModelPlan, ends: bool, blocks: BlockChoice) -> Re
             let device = side.card.unwrap_or(0);
             corolla_candle::load(config, Target::Cuda { dtype: candle(side.dtype), device }).await
         }
-        Some(Backend::Tch) => {
-            Err(PortError::new(FaultKind::Unsupported, "this version has no adapter for libtorch yet"))
-        }
+        Some(Backend::Tch) => corolla_tch::load(config, threads).await,
         None => Err(PortError::internal(format!("{} is no backend", side.backend))),
     }
 }
