@@ -3,7 +3,8 @@
 BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
-.PHONY: help run model test check tools unit browser interop soak spec bench bench-swarm bench-hop pictures
+.PHONY: help run model test check tools unit browser libtorch cuda test-libtorch check-cuda cuda-selftest interop soak spec bench \
+        bench-swarm bench-hop bench-backends pictures
 
 help:            ## what there is to do
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -34,6 +35,33 @@ browser: tools model  ## the page in headless Chromium, against the real binary
 	cargo build --locked
 	sh scripts/browser-test.sh target/debug/corolla
 
+libtorch:        ## build target/release/corolla-tch, with libtorch from PyPI (541 MB, once) or LIBTORCH
+	LIBTORCH=$$(sh scripts/libtorch.sh) && export LIBTORCH && \
+	cargo build --release --locked --features libtorch --target-dir target/libtorch
+	mkdir -p target/release && cp target/libtorch/release/corolla target/release/corolla-tch
+
+cuda:            ## build target/release/corolla-cuda, where CUDA's toolkit is
+	@command -v nvcc >/dev/null || { echo 'nvcc is missing: install the CUDA toolkit, and put its bin folder on the path'; exit 2; }
+	cargo build --release --locked --features cuda --target-dir target/cuda
+	mkdir -p target/release && cp target/cuda/release/corolla target/release/corolla-cuda
+
+test-libtorch: model  ## the libtorch backend: contract suites, golden files, one configuration on every backend
+	LIBTORCH=$$(sh scripts/libtorch.sh) && export LIBTORCH && \
+	cargo clippy --locked -p corolla-tch --all-targets --features libtorch --target-dir target/libtorch -- -D warnings && \
+	cargo test --locked -p corolla-tch --features libtorch --target-dir target/libtorch && \
+	cargo build --locked --features libtorch --target-dir target/libtorch
+	cargo build --locked
+	python3 tests/backends/run.py target/debug/corolla target/libtorch/debug/corolla
+
+check-cuda:      ## type-check the CUDA backend, without CUDA; `sh scripts/check-cuda.sh --kernels` compiles its kernels too
+	sh scripts/check-cuda.sh
+
+cuda-selftest: model  ## on a machine with a GPU: contract suites and golden files on it, and a table of speeds
+	CUDA_SELFTEST=0 cargo test --release --locked -p corolla-candle --features cuda --target-dir target/cuda -- --nocapture on_a_gpu
+	$(MAKE) cuda
+	cargo build --release --locked
+	python3 scripts/bench/backends.py $(BIN) --backends candle-cpu candle-cuda
+
 interop:         ## against a swarm of stock Python Petals servers on loopback (1 GB of PyPI packages, once)
 	sh scripts/interop/install.sh
 	cargo build --release --locked
@@ -55,6 +83,11 @@ bench-swarm:     ## speed on a swarm of this machine, beside the stock Python cl
 	sh scripts/interop/install.sh
 	cargo build --release --locked
 	python3 scripts/interop/bench.py $(BIN)
+
+bench-backends: model libtorch ## every backend beside Python torch, same weights, one run
+	cargo build --release --locked
+	sh scripts/bench/install.sh
+	python3 scripts/bench/backends.py $(BIN)
 
 bench-hop:       ## what the client adds to a step of a server
 	cargo bench --locked -p corolla-swarm --bench hop

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Gets libtorch for the tch backend: its CPU part out of PyPI's torch wheel, without the CUDA packages that the wheel asks for. Instant where it
 # is there already.
-# Prints the folder as its last line: LIBTORCH=$(scripts/libtorch.sh) cargo build --features tch. Needs x86_64 Linux, python3 with pip;
+# Prints the folder as its last line: LIBTORCH=$(scripts/libtorch.sh) cargo build --features libtorch. Needs x86_64 Linux, python3 with pip;
 # 540 MB to fetch, 490 MB on disk. The folder needs no other one: its libraries find each other in lib/, which a binary's rpath names.
 #   LIBTORCH        a libtorch of your own: it is looked at (exit 2 if it is another version), printed, and nothing is fetched
 #   COROLLA_CACHE   where to keep it (default: $XDG_CACHE_HOME/corolla, else ~/.cache/corolla)

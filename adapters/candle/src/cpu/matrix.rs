@@ -25,7 +25,7 @@ enum Data {
     Bf16(Vec<u16>),
     F16(Vec<u16>),
     /// Blocks that candle multiplies.
-    Quantised(QTensor),
+    Quantised(Box<QTensor>),
     /// Blocks that candle has no fast product for.
     Blocks(BlockType, Vec<u8>),
 }
@@ -41,13 +41,13 @@ impl Matrix {
             (DtypeChoice::F16, _) => Data::F16(narrowed(view, half::f16::to_bits)?),
             (DtypeChoice::Auto, Stored::Quantised(kind)) => match block_type(kind) {
                 Some(kind) => Data::Blocks(kind, view.bytes.to_vec()),
-                None => Data::Quantised(quantised(view, kind, &Device::Cpu)?),
+                None => Data::Quantised(Box::new(quantised(view, kind, &Device::Cpu)?)),
             },
             (DtypeChoice::Quantised(kind), _) => {
                 let tensor = quantised_from(view, kind, &Device::Cpu)?;
                 match block_type(kind) {
                     Some(kind) => Data::Blocks(kind, tensor.data().map_err(library)?.into_owned()),
-                    None => Data::Quantised(tensor),
+                    None => Data::Quantised(Box::new(tensor)),
                 }
             }
         };
@@ -63,7 +63,7 @@ impl Matrix {
             Data::Blocks(kind, bytes) => Operand::Blocks(*kind, bytes),
             Data::Quantised(tensor) => {
                 let x = Tensor::from_slice(x, (x.len() / self.cols, self.cols), &Device::Cpu);
-                return x.and_then(|x| flat(&x.apply_op1_no_bwd(tensor)?)).map_err(library);
+                return x.and_then(|x| flat(&x.apply_op1_no_bwd(tensor.as_ref())?)).map_err(library);
             }
         };
         Ok(kernels::matmul(kernels, x, operand, self.cols))

@@ -23,7 +23,7 @@ use crate::{
     run::{config, cpu, load, load_as, tensors},
 };
 
-const SIZE: Size = Size { hidden: 48, inner: 80, heads: 6, kv: 2, blocks: 3 };
+pub(crate) const SIZE: Size = Size { hidden: 48, inner: 80, heads: 6, kv: 2, blocks: 3 };
 
 async fn both_contracts(path: &Path, target: Target, tolerance: f32) {
     let load = || load_as(config(path), target);
@@ -35,7 +35,7 @@ async fn both_contracts(path: &Path, target: Target, tolerance: f32) {
     .await;
 }
 
-async fn in_folder(tiny: &Tiny, dtype: Dtype, target: Target, tolerance: f32) {
+pub(crate) async fn in_folder(tiny: &Tiny, dtype: Dtype, target: Target, tolerance: f32) {
     let folder = TempDir::new().unwrap();
     tiny.write_folder(folder.path(), dtype, 1);
     both_contracts(folder.path(), target, tolerance).await;

@@ -15,7 +15,7 @@ use crate::run::{config, cpu, load, load_as, tensors};
 /// Cases of the small chat model that are tried: all of them take a minute.
 const SOME: usize = 3;
 
-async fn transformers_agree(name: &str, target: Target) {
+pub(crate) async fn transformers_agree(name: &str, target: Target) {
     testkit::golden::transformers_agree(name, async |path, range| {
         let blocks = range.map_or(BlockChoice::All, BlockChoice::Range);
         load_as(LoadConfig { blocks, ..config(&path) }, target).await

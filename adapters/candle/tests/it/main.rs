@@ -6,4 +6,6 @@ mod damage;
 mod formats;
 mod gguf;
 mod golden;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod run;
