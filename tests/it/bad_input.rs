@@ -244,6 +244,6 @@ fn blocks_that_a_model_does_not_have_are_refused_and_those_it_has_are_placed() {
     assert!(said.contains(&format!("(0:1 here, 1:{blocks} from the swarm)")), "{said}");
     assert!(placed(&format!("0:{blocks}")).contains("(all here)"));
     let said = refusal(&tiny, &format!("block_range = \"1:{}\"", blocks + 1));
-    assert!(said.contains(&format!("models[0] (m): block_range = \"1:{}\" goes beyond", blocks + 1)), "{said}");
+    assert!(said.contains(&format!("model m: block_range = \"1:{}\" goes beyond", blocks + 1)), "{said}");
     assert!(said.contains(&format!("write \"0:{blocks}\" or a part of it")), "{said}");
 }

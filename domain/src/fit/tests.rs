@@ -44,7 +44,7 @@ fn machine(free: u64, avx512: bool) -> Machine {
             Backend {
                 name: "candle-cuda",
                 place: Place::Card,
-                dtypes: &[Dtype::F32, Dtype::F16, Dtype::Bf16],
+                dtypes: &EVERYTHING,
                 automatic: true,
                 usable: lacking("no driver"),
             },
@@ -206,7 +206,7 @@ fn rows_that_are_no_multiples_of_32_are_not_quantised() {
 #[test]
 fn a_card_with_room_comes_first() {
     let here = machine(1000 * GB, true);
-    for (stored, dtype) in [("f32", Dtype::Bf16), ("bf16", Dtype::Bf16), ("f16", Dtype::F16), ("q4_1", Dtype::F16)] {
+    for (stored, dtype) in [("f32", Dtype::Bf16), ("bf16", Dtype::Bf16), ("f16", Dtype::F16), ("q4_1", Dtype::Stored)] {
         let choice =
             decide(&llama_8b(stored), &Wish::default(), &with_cards(here.clone(), &[10 * GB, 40 * GB])).unwrap();
         assert_eq!(choice.ends, Side { backend: "candle-cuda", dtype, card: Some(1) }, "{stored}");
@@ -225,7 +225,7 @@ fn what_is_configured_is_kept() {
     let on = |wish: Wish| decide(&llama_8b("f32"), &wish, &here);
     let dtype = |dtype| Wish { dtype: Some(dtype), ..Wish::default() };
     assert_eq!(on(dtype(Dtype::F32)).unwrap().ends.backend, "candle-cuda");
-    assert_eq!(on(dtype(Dtype::Q8_0)).unwrap().ends.backend, "candle-cpu", "cards have no q8_0");
+    assert_eq!(on(dtype(Dtype::Q8_0)).unwrap().ends.backend, "candle-cuda");
     let backend = |name| Wish { backend: Some(name), ..Wish::default() };
     assert_eq!(on(backend("candle-cpu")).unwrap().ends.dtype, Dtype::Bf16);
     let tch = on(backend("tch")).unwrap();
