@@ -14,7 +14,7 @@ SHAPES = {  # n_layer, hidden_size, n_head, vocab_size
     "bloom-560m": (24, 1024, 16, 250880),
     "tiny": (4, 64, 8, 2048),
 }
-SEED, GAIN, EMBEDDING = 1, 2.5, 0.05  # a gain above one keeps a token's own embedding, which is the head as well, from winning every time
+SEED, GAIN, EMBEDDING = 1, 3.5, 0.05  # a gain above one keeps a token's own embedding, which is the head as well, from winning every time
 SPECIAL = ["<unk>", "<s>", "</s>"]
 
 

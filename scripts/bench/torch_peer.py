@@ -22,8 +22,8 @@ def decode(model, ids, new_tokens):
     """(seconds of the prefill, seconds of the rest, new ids)"""
     marks, new, cache, step = [time.perf_counter()], [], None, torch.tensor([ids])
     while len(new) < new_tokens:
-        answer = model(step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache, step = answer.past_key_values, answer.logits[:, -1:].argmax(-1)
+        answer = model(step, cache=cache, use_cache=True, logits_to_keep=1)
+        cache, step = answer.cache, answer.logits[:, -1:].argmax(-1)
         new.append(step.item())
         marks.append(time.perf_counter())
     return marks[1] - marks[0], marks[-1] - marks[1], new
