@@ -12,6 +12,8 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -59,23 +61,30 @@ class Stage:
         check(f"{command}: {what}", right, f"exit code {done.returncode}, {said!r}, {done.stdout!r}")
 
 
+def wait_until_ready(address):
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"{address}/health/ready", timeout=30)
+            return
+        except urllib.error.HTTPError:
+            time.sleep(0.2)
+    sys.exit(f"{address} is not ready after two minutes")
+
+
 def served(stage, config):
     """What the API says of a model: its list of models, and a reply."""
     server = subprocess.Popen([stage.corolla, "serve", "--config", config], stderr=subprocess.PIPE, text=True, env=stage.environment)
     try:
-        for line in server.stderr:
-            found = re.search(r"listening on (http://\S+)", line)
-            if found:
-                address = found[1]
-            if re.search(r"\bloaded\b.*seconds", line):
-                break
-        else:
+        found = next((it for line in server.stderr if (it := re.search(r"listening on (http://\S+)", line))), None)
+        if not found:
             return f"the server ended with exit code {server.wait()}"
+        address = found[1]
+        wait_until_ready(address)
         form = urllib.parse.urlencode({"inputs": PROMPT, "max_new_tokens": TOKENS}).encode()
         reply = json.load(urllib.request.urlopen(f"{address}/api/v1/generate", form, timeout=300))
         models = json.load(urllib.request.urlopen(f"{address}/api/v1/models", timeout=30))
         page = urllib.request.urlopen(address, timeout=30).read()
-        return reply["outputs"], models, page
+        return reply, models, page
     finally:
         server.terminate()
         server.wait(timeout=60)
