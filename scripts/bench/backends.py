@@ -17,8 +17,6 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-CACHE = pathlib.Path(os.environ.get("COROLLA_CACHE") or pathlib.Path.home() / ".cache/corolla")
-PYTHON = CACHE / "torch-peer/bin/python"
 PROMPT_TOKENS = 128
 # A row of the table: backend, dtype.
 ROWS = [("candle-cpu", "f32"), ("tch", "f32"), ("candle-cpu", "bf16"), ("candle-cpu", "q8_0"), ("candle-cuda", "f16"), ("candle-cuda", "bf16")]
@@ -40,8 +38,13 @@ def corolla(binary, model, backend, dtype, threads, new_tokens):
     return PROMPT_TOKENS / report["timings"]["prefill_s"], report["timings"]["decode_tokens_per_s"], report["ids"]
 
 
-def peer(model, threads, new_tokens):
-    command = [PYTHON, HERE / "torch_peer.py", model, str(threads), str(PROMPT_TOKENS), str(new_tokens)]
+def environment():
+    """The folder of the peer's Python, installed where it is not there."""
+    return pathlib.Path(subprocess.run(["sh", HERE / "install.sh"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+
+
+def peer(python, model, threads, new_tokens):
+    command = [python, HERE / "torch_peer.py", model, str(threads), str(PROMPT_TOKENS), str(new_tokens)]
     report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     return PROMPT_TOKENS / report["prefill_s"], report["decode_tokens_per_s"], report["ids"], report
 
@@ -55,15 +58,17 @@ def main():
     options.add_argument("--new-tokens", type=int, default=32)
     options.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(os.sched_getaffinity(0))}))
     options = options.parse_args()
-    model = options.model or CACHE / "bloom-560m-shape"
+    venv = environment()
+    python = venv / "bin/python"
+    model = options.model or venv.parent / "bloom-560m-shape"
     if not pathlib.Path(model, "model.safetensors").exists():
-        subprocess.run([PYTHON, HERE / "shape_model.py", model, "bloom-560m"], check=True)
+        subprocess.run([python, HERE / "shape_model.py", model, "bloom-560m"], check=True)
     rows = [row for row in ROWS if row[0] in options.backends]
     print(f"{platform.machine()}, {os.cpu_count()} cores, {datetime.date.today()}; medians of {options.rounds}")
     for threads in options.threads:
         found = {row: [] for row in ["peer", *rows]}
         for _ in range(options.rounds):
-            *figures, about = peer(model, threads, options.new_tokens)
+            *figures, about = peer(python, model, threads, options.new_tokens)
             found["peer"].append(figures)
             for row in rows:
                 found[row].append(corolla(options.binary, model, *row, threads, options.new_tokens))

@@ -3,8 +3,13 @@
 # Prints its folder, by default torch-peer in the cache folder (COROLLA_CACHE, else $XDG_CACHE_HOME/corolla, else ~/.cache/corolla). Instant where
 # it is there already.
 set -eu
-venv=${1:-${COROLLA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/corolla}/torch-peer}
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+me=bench
+repo=$(CDPATH='' cd -- "$here/../.." && pwd)
+# shellcheck source=scripts/cache.sh
+. "$repo/scripts/cache.sh"
+venv=${1:-$cache/torch-peer}
+writable "$cache"
 stamp=$venv/.installed
 if ! cmp -s "$here/requirements.txt" "$stamp"; then
     rm -f -- "$stamp"

@@ -6,25 +6,14 @@
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-cache=${COROLLA_CACHE:-${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}/corolla}
-case $cache in
-    /corolla) cache=$here/../../.cache/corolla ;; # neither HOME nor XDG_CACHE_HOME is set
-    /*) ;;
-    *) cache=$PWD/$cache ;;
-esac
+me=interop
+repo=$(CDPATH='' cd -- "$here/../.." && pwd)
+# shellcheck source=scripts/cache.sh
+. "$repo/scripts/cache.sh"
 venv=$cache/petals-reference
 stamp=$venv/.installed
 others=$venv/versions
 needed_kb=3600000 # the environment and pip's downloads side by side
-
-say() { printf '%s\n' "interop: $*" >&2; }
-
-fail() {
-    printf '%s\n' "interop: $1" >&2
-    shift
-    for line in "$@"; do printf '%s\n' "         $line" >&2; done
-    exit 1
-}
 
 is_there() {
     [ -x "$venv/bin/python" ] && cmp -s "$here/requirements.txt" "$stamp" && cmp -s "$here/versions.txt" "$others/.installed"
@@ -45,16 +34,10 @@ python3.11 -c 'import ensurepip, venv' 2>/dev/null ||
 for tool in gcc readelf; do
     command -v "$tool" >/dev/null 2>&1 || fail "$tool is missing" "Install it (Debian, Ubuntu: apt-get install gcc binutils) and run this again."
 done
-mkdir -p -- "$cache" 2>/dev/null && [ -w "$cache" ] ||
-    fail "cannot write the cache folder $cache" "Make it writable, or choose another one: COROLLA_CACHE=/some/folder"
+writable "$cache"
 
 # Of two runs at the same time the second one waits, then finds the environment.
-if command -v flock >/dev/null 2>&1; then
-    exec 9>"$cache/.petals-reference.lock"
-    if ! flock -n 9; then
-        say "another run is installing the environment; waiting for it"
-        flock 9
-    fi
+if lock "$cache/.petals-reference.lock" "installing the environment"; then
     if is_there; then done_with; fi
 fi
 
