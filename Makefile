@@ -7,7 +7,7 @@ LISTEN   ?= 127.0.0.1:8000
         bench-swarm bench-hop bench-backends pictures
 
 help:            ## what there is to do
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 run: model       ## build Corolla, fetch the small chat model, serve on http://127.0.0.1:8000
 	cargo build --release --locked
@@ -56,8 +56,8 @@ test-libtorch: model  ## the libtorch backend: contract suites, golden files, on
 check-cuda:      ## type-check the CUDA backend, without CUDA; `sh scripts/check-cuda.sh --kernels` compiles its kernels too
 	sh scripts/check-cuda.sh
 
-cuda-selftest: model  ## on a machine with a GPU: contract suites and golden files on it, and a table of speeds
-	CUDA_SELFTEST=0 cargo test --release --locked -p corolla-candle --features cuda --target-dir target/cuda -- --nocapture on_a_gpu
+cuda-selftest: model  ## on a machine with a GPU (CUDA_SELFTEST=1: the second): contract suites, golden files, a table of speeds
+	cargo test --release --locked -p corolla-candle --features cuda --target-dir target/cuda -- --ignored --nocapture on_a_gpu
 	$(MAKE) cuda
 	cargo build --release --locked
 	python3 scripts/bench/backends.py $(BIN) --backends candle-cpu candle-cuda
@@ -86,7 +86,6 @@ bench-swarm:     ## speed on a swarm of this machine, beside the stock Python cl
 
 bench-backends: model libtorch ## every backend beside Python torch, same weights, one run
 	cargo build --release --locked
-	sh scripts/bench/install.sh
 	python3 scripts/bench/backends.py $(BIN)
 
 bench-hop:       ## what the client adds to a step of a server
