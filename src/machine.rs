@@ -88,6 +88,8 @@ pub(crate) fn machine(
 
 #[cfg(test)]
 mod tests {
+    use corolla_domain::fit;
+
     use super::*;
 
     #[test]
@@ -97,6 +99,13 @@ mod tests {
         assert_eq!(Memory { group: Some(Group { limit: 16, taken: 3 }), ..memory }.free(), 13);
         assert_eq!(Memory { group: Some(Group { limit: 60, taken: 3 }), ..memory }.free(), 40);
         assert_eq!(Memory { group: Some(Group { limit: 2, taken: 3 }), ..memory }.free(), 0);
+    }
+
+    /// The rule and the adapter must mean the same by a set of kernels.
+    #[test]
+    fn the_kernels_that_the_rule_allows_are_those_that_the_adapter_has() {
+        let able = fit::Kernels::ALL.into_iter().filter(|kernels| features().run(*kernels));
+        assert_eq!(able.map(fit::Kernels::name).collect::<Vec<_>>(), corolla_candle::kernel_sets());
     }
 
     #[test]

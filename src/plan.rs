@@ -18,6 +18,8 @@ use crate::{
 pub(crate) struct ModelPlan {
     /// What was configured.
     pub(crate) settings: ModelSettings,
+    /// What the model is, in words.
+    pub(crate) about: String,
     /// What was decided.
     pub(crate) choice: Choice,
 }
@@ -64,7 +66,9 @@ pub(crate) async fn decide(settings: &Settings) -> Result<Vec<ModelPlan>, Stop> 
     let survey = Survey::take(settings, &lacking(&settings.models), looks(settings)).await.map_err(Stop::usage)?;
     let program = survey.best();
     let plans = settings.models.iter().zip(survey.outcomes(program)).map(|(model, outcome)| match outcome {
-        Ok((_, choice)) => Ok(ModelPlan { settings: model.clone(), choice: choice.clone() }),
+        Ok((looked, choice)) => {
+            Ok(ModelPlan { settings: model.clone(), about: looked.about.clone(), choice: choice.clone() })
+        }
         Err(fault) => Err(format!("model {}: {fault}", model.id)),
     });
     let (plans, faults): (Vec<_>, Vec<_>) = plans.partition(Result::is_ok);
@@ -91,11 +95,8 @@ fn lacking(models: &[ModelSettings]) -> Vec<Backend> {
 
 /// Looks at every model's files.
 pub(crate) fn looks(settings: &Settings) -> Vec<Result<Looked, String>> {
-    let look = |model: &ModelSettings| {
-        let about = wiring::inspect(model)?;
-        Ok(Looked { about, demand: wiring::demand(model, settings.limits.prefill_chunk)? })
-    };
-    let look = |model| look(model).map_err(|fault: corolla_domain::ports::PortError| fault.to_string());
+    let chunk = settings.limits.prefill_chunk;
+    let look = |model: &ModelSettings| wiring::look_at(model, chunk).map_err(|fault| fault.to_string());
     settings.models.iter().map(look).collect()
 }
 

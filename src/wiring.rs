@@ -7,9 +7,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use corolla_checkpoint::{ModelSummary, inspect as look};
+use corolla_checkpoint::inspect;
 use corolla_domain::{
-    fit::{Demand, Sizes, Stored},
+    fit::{Demand, Sizes},
     model::{BlockRange, ModelSpec},
     ports::{PortError, RemoteSwarm, SessionStore, Timestamp},
     routing::{InProcessSwarm, JoinedSwarm},
@@ -21,7 +21,7 @@ pub(crate) use corolla_swarm::{Pin, check_pins};
 
 use crate::{
     config::{ModelSettings, Settings, Store},
-    plan::ModelPlan,
+    plan::{Looked, ModelPlan},
 };
 pub(crate) use backends::facts;
 
@@ -44,22 +44,24 @@ pub(crate) async fn service(settings: &Settings) -> Result<Arc<SessionService>, 
     Ok(Arc::new(SessionService::new(catalogue, store, settings.limits.clone(), ambient())))
 }
 
-/// Checks what can be known of a model before it is loaded: its files' headers.
+/// Looks at a model's files without reading weights: what it is, and what it needs of this machine when
+/// `prefill_chunk` positions are computed at a time.
 ///
 /// # Errors
 /// A sentence that names the fix.
-pub(crate) fn inspect(model: &ModelSettings) -> Result<String, PortError> {
-    let summary = look(&model.path)?;
+pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Looked, PortError> {
+    let summary = inspect(&model.path)?;
     corolla_tokenizers::load(&model.path)?;
     let all = BlockRange::first(summary.blocks);
     if let Some(range) = model.block_range.filter(|range| !all.contains(*range)) {
         let text = format!("block_range = \"{range}\" goes beyond the model's blocks; write \"{all}\" or a part of it");
         return Err(PortError::invalid(text));
     }
-    let here = model.here(summary.blocks).map_or(0, BlockRange::len);
+    let here = model.here(summary.blocks).map_or(0..0, |here| here.start()..here.end());
     let positions = summary.max_positions.map_or("any number of".to_owned(), |n| n.to_string());
-    let cache = cache_bytes(&summary) * here as u64;
-    Ok(format!(
+    // One position in one block.
+    let cache = (size_of::<f32>() * summary.cache_numbers) as u64;
+    let about = format!(
         "{} in {}, {} blocks ({}), hidden {}, vocabulary {}, {positions} positions; {} MB of weights, {} MB of KV cache at most",
         summary.family,
         summary.stored.name(),
@@ -68,25 +70,11 @@ pub(crate) fn inspect(model: &ModelSettings) -> Result<String, PortError> {
         summary.hidden,
         summary.vocab,
         summary.bytes / 1_000_000,
-        cache.saturating_mul(model.cache_tokens as u64) / 1_000_000,
-    ))
-}
-
-/// Bytes of KV cache for one position in one block.
-fn cache_bytes(summary: &ModelSummary) -> u64 {
-    (size_of::<f32>() * summary.cache_numbers) as u64
-}
-
-/// What a model needs of this machine.
-///
-/// # Errors
-/// Files that cannot be read.
-pub(crate) fn demand(model: &ModelSettings, prefill_chunk: usize) -> Result<Demand, PortError> {
-    let summary = look(&model.path)?;
-    let sizes = Sizes { hidden: summary.hidden as u64, vocab: summary.vocab as u64, cache: cache_bytes(&summary) };
-    let hosted = model.here(summary.blocks).map_or(0..0, |here| here.start()..here.end());
-    let stored = Stored::named(&summary.stored.name());
-    Ok(Demand::new(&summary.parts, hosted, stored, sizes, model.cache_tokens as u64, prefill_chunk as u64))
+        (cache * here.len() as u64).saturating_mul(model.cache_tokens as u64) / 1_000_000,
+    );
+    let sizes = Sizes { hidden: summary.hidden as u64, vocab: summary.vocab as u64, cache };
+    let (tokens, chunk) = (model.cache_tokens as u64, prefill_chunk as u64);
+    Ok(Looked { about, demand: Demand::new(&summary.parts, here, summary.stored.into(), sizes, tokens, chunk) })
 }
 
 /// Loads every model of the catalogue, one after the other, and tells the service what became of it.
@@ -133,45 +121,34 @@ pub(crate) async fn load_model(plan: &ModelPlan) -> Result<ModelEntry, PortError
         .await
         .map_err(|e| PortError::internal("the tokenizer's loader ended early").with_source(e))??;
     let (local, engine) = backends::load(plan).await?;
+    let spec = local.spec();
     let here = engine.map(|engine| InProcessSwarm::new(model.id.clone(), engine));
     let swarm: Arc<dyn RemoteSwarm> = match here {
-        None => swarm(model).await?.0,
-        Some(here) if on_swarm(model)? => Arc::new(JoinedSwarm::new(here, swarm(model).await?.0)),
-        Some(here) => Arc::new(here),
+        None => swarm(model, &spec).await?,
+        Some(here) if model.far(spec.blocks).is_empty() => Arc::new(here),
+        Some(here) => Arc::new(JoinedSwarm::new(here, swarm(model, &spec).await?)),
     };
     Ok(ModelEntry { tokenizer: Arc::new(tokenizer), local, swarm })
 }
 
-/// Whether a swarm runs any of a model's blocks.
+/// What a model is, from its files.
 ///
 /// # Errors
 /// Files that cannot be read.
-pub(crate) fn on_swarm(model: &ModelSettings) -> Result<bool, PortError> {
-    Ok(!model.far(look(&model.path)?.blocks).is_empty())
+pub(crate) fn spec(model: &ModelSettings) -> Result<ModelSpec, PortError> {
+    let summary = inspect(&model.path)?;
+    Ok(summary.spec(model.id.clone(), summary.stored.name()))
 }
 
-/// A client of the swarm that runs a model's blocks, and how many blocks the model has.
+/// A client of the swarm that runs a model's blocks.
 ///
 /// # Errors
-/// Files that cannot be read, an address that is none, a network that cannot be used.
-pub(crate) async fn swarm(model: &ModelSettings) -> Result<(Arc<dyn RemoteSwarm>, usize), PortError> {
-    let summary = look(&model.path)?;
+/// An address that is none, a network that cannot be used.
+pub(crate) async fn swarm(model: &ModelSettings, spec: &ModelSpec) -> Result<Arc<dyn RemoteSwarm>, PortError> {
     let settings = &model.swarm;
     let dht_prefix = match &settings.dht_prefix {
         Some(prefix) => prefix.clone(),
-        None => default_dht_prefix(&summary.family, &model.id.0)?,
-    };
-    let blocks = summary.blocks;
-    let spec = ModelSpec {
-        id: model.id.clone(),
-        family: summary.family,
-        hidden: summary.hidden,
-        vocab: summary.vocab,
-        blocks,
-        max_positions: summary.max_positions,
-        eos: summary.eos,
-        bos: summary.bos,
-        dtype: summary.stored.name(),
+        None => default_dht_prefix(&spec.family, &model.id.0)?,
     };
     let mut config = PetalsConfig {
         identity: settings.identity.clone(),
@@ -179,12 +156,12 @@ pub(crate) async fn swarm(model: &ModelSettings) -> Result<(Arc<dyn RemoteSwarm>
         blocked_servers: settings.blocked_servers.clone(),
         pinned_servers: settings.pinned_servers.clone(),
         request_timeout: settings.request_timeout,
-        ..PetalsConfig::new(&spec, dht_prefix)
+        ..PetalsConfig::new(spec, dht_prefix)
     };
     if let Some(peers) = &settings.initial_peers {
         config.initial_peers.clone_from(peers);
     }
-    Ok((Arc::new(PetalsSwarm::start(config).await?), blocks))
+    Ok(Arc::new(PetalsSwarm::start(config).await?))
 }
 
 fn ambient() -> Ambient {

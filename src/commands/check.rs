@@ -5,7 +5,7 @@ use std::fmt::Write;
 use corolla_domain::fit;
 
 use super::{Compute, ConfigFile, planned, print};
-use crate::{Stop, wiring};
+use crate::Stop;
 
 /// Flags of `check-config`.
 #[derive(Debug, clap::Args)]
@@ -22,11 +22,10 @@ pub(crate) async fn run(options: &Options) -> Result<(), Stop> {
     let mut text = format!("listen         {}\n", settings.listen);
     for plan in &plans {
         let (model, choice) = (&plan.settings, &plan.choice);
-        let summary = wiring::inspect(model).map_err(Stop::usage)?;
         let mark = if model.id == settings.default_model { " (default)" } else { "" };
         let _ = writeln!(text, "model          {}{mark}", model.id);
         let _ = writeln!(text, "  path         {}", model.path.display());
-        let _ = writeln!(text, "  is           {summary}");
+        let _ = writeln!(text, "  is           {}", plan.about);
         let _ = writeln!(text, "  computed     {}", super::doctor::computed(choice));
         let _ = writeln!(text, "  takes        {} of memory at most", fit::bytes(choice.bytes.total()));
     }

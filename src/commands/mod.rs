@@ -75,7 +75,8 @@ pub(crate) fn probe() -> Result<(), Stop> {
 fn settings(file: &ConfigFile, overrides: &Overrides) -> Result<Settings, Stop> {
     let settings = config::load(file.config.as_deref(), overrides).map_err(Stop::usage)?;
     for (at, model) in settings.models.iter().enumerate() {
-        wiring::inspect(model).map_err(|fault| Stop::usage(format!("models[{at}] ({}): {fault}", model.id)))?;
+        wiring::look_at(model, settings.limits.prefill_chunk)
+            .map_err(|fault| Stop::usage(format!("models[{at}] ({}): {fault}", model.id)))?;
     }
     Ok(settings)
 }

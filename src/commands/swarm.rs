@@ -4,7 +4,7 @@ use std::{fmt::Write, time::Duration};
 
 use clap::Subcommand;
 use corolla_domain::{
-    model::{BlockRange, ServerInfo, SwarmMap},
+    model::{BlockRange, ModelSpec, ServerInfo, SwarmMap},
     ports::{FaultKind, PortError},
     routing::{InProcessSwarm, JoinedSwarm, plan},
 };
@@ -82,8 +82,9 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     log("warn");
     let mut reports = Vec::new();
     for model in &settings.models {
-        if wiring::on_swarm(model).map_err(Stop::failure)? {
-            reports.push(look(model).await?);
+        let spec = wiring::spec(model).map_err(Stop::failure)?;
+        if !model.far(spec.blocks).is_empty() {
+            reports.push(look(model, &spec).await?);
         }
     }
     if reports.is_empty() {
@@ -103,15 +104,15 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     }
 }
 
-async fn look(model: &ModelSettings) -> Result<ModelReport, Stop> {
-    let (swarm, blocks) = wiring::swarm(model).await.map_err(Stop::failure)?;
+async fn look(model: &ModelSettings, spec: &ModelSpec) -> Result<ModelReport, Stop> {
+    let swarm = wiring::swarm(model, spec).await.map_err(Stop::failure)?;
     let late = |_| PortError::new(FaultKind::TimedOut, format!("the swarm did not answer within {PATIENCE:?}"));
     let far = tokio::time::timeout(PATIENCE, swarm.map(&model.id)).await.map_err(late).flatten();
-    let map = match model.here(blocks) {
+    let map = match model.here(spec.blocks) {
         Some(here) => JoinedSwarm::join(&[InProcessSwarm::offer(here, model.cache_tokens)], far),
         None => far.map_err(Stop::failure)?.as_ref().clone(),
     };
-    Ok(report(model.id.0.clone(), &map, blocks))
+    Ok(report(model.id.0.clone(), &map, spec.blocks))
 }
 
 fn report(model: String, map: &SwarmMap, blocks: usize) -> ModelReport {

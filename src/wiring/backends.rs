@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use corolla_candle::{DtypeChoice, KernelChoice, Target};
-use corolla_checkpoint::GgmlType;
+use corolla_candle::Target;
 use corolla_compute::{BlockChoice, LoadConfig, Model};
 use corolla_domain::{
-    fit::{Dtype, Kernels, Side},
+    fit::Side,
     ports::{BlockEngine, LocalModel, PortError},
 };
 
@@ -71,35 +70,14 @@ async fn on(side: Side, plan: &ModelPlan, ends: bool, blocks: BlockChoice) -> Re
     let config = LoadConfig { id, path, ends, blocks, cache_tokens };
     match Backend::named(side.backend) {
         Some(Backend::CandleCpu) => {
-            let kernels = kernels(plan.choice.kernels);
-            corolla_candle::load(config, Target::Cpu { dtype: candle(side.dtype), kernels, threads }).await
+            let kernels = Some(plan.choice.kernels);
+            corolla_candle::load(config, Target::Cpu { dtype: side.dtype, kernels, threads }).await
         }
         Some(Backend::CandleCuda) => {
             let device = side.card.unwrap_or(0);
-            corolla_candle::load(config, Target::Cuda { dtype: candle(side.dtype), device }).await
+            corolla_candle::load(config, Target::Cuda { dtype: side.dtype, device }).await
         }
         Some(Backend::Tch) => corolla_tch::load(config, threads).await,
         None => Err(PortError::internal(format!("{} is no backend", side.backend))),
-    }
-}
-
-fn candle(dtype: Dtype) -> DtypeChoice {
-    match dtype {
-        Dtype::Stored => DtypeChoice::Auto,
-        Dtype::F32 => DtypeChoice::F32,
-        Dtype::Bf16 => DtypeChoice::Bf16,
-        Dtype::F16 => DtypeChoice::F16,
-        Dtype::Q8_0 => DtypeChoice::Quantised(GgmlType::Q8_0),
-        Dtype::Q5_1 => DtypeChoice::Quantised(GgmlType::Q5_1),
-        Dtype::Q4_1 => DtypeChoice::Quantised(GgmlType::Q4_1),
-        Dtype::Q4_0 => DtypeChoice::Quantised(GgmlType::Q4_0),
-    }
-}
-
-fn kernels(kernels: Kernels) -> KernelChoice {
-    match kernels {
-        Kernels::Avx512 => KernelChoice::Avx512,
-        Kernels::Avx2 => KernelChoice::Avx2,
-        Kernels::Scalar => KernelChoice::Scalar,
     }
 }

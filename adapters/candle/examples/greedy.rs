@@ -2,9 +2,10 @@
 
 use std::{error::Error, time::Instant};
 
-use corolla_candle::{DtypeChoice, KernelChoice, Target};
+use corolla_candle::Target;
 use corolla_compute::{BlockChoice, LoadConfig};
 use corolla_domain::{
+    fit,
     model::{LogitRow, TokenId, Want},
     ports::{SessionNeed, StepInput},
 };
@@ -16,13 +17,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let count: usize = args.next().ok_or("no count")?.parse()?;
     let prompt = args.map(|id| id.parse().map(TokenId)).collect::<Result<Vec<_>, _>>()?;
     let dtype = match std::env::var("DTYPE").as_deref() {
-        Ok("f32") => DtypeChoice::F32,
-        Ok("bf16") => DtypeChoice::Bf16,
-        _ => DtypeChoice::Auto,
+        Ok("f32") => fit::Dtype::F32,
+        Ok("bf16") => fit::Dtype::Bf16,
+        _ => fit::Dtype::Stored,
     };
     let started = Instant::now();
     let config = LoadConfig { id: "example".into(), path, ends: true, blocks: BlockChoice::All, cache_tokens: 8192 };
-    let target = Target::Cpu { dtype, kernels: KernelChoice::Auto, threads: None };
+    let target = Target::Cpu { dtype, kernels: None, threads: None };
     let model = corolla_candle::load(config, target).await?;
     let (local, engine) = (model.local().ok_or("no ends")?, model.engine().ok_or("no blocks")?);
     println!("{:?} loaded in {:.2?}", local.spec(), started.elapsed());

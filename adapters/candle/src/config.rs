@@ -1,63 +1,7 @@
 //! What a caller decides about one model on this machine.
 
 use corolla_checkpoint::{GgmlType, Stored};
-
-/// How weights are kept and computed with. Activations are f32 in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DtypeChoice {
-    /// As the checkpoint stores them, quantised or not.
-    #[default]
-    Auto,
-    /// Widened to single precision.
-    F32,
-    /// Rounded to bf16.
-    Bf16,
-    /// Rounded to f16.
-    F16,
-    /// Rounded to blocks of that type.
-    Quantised(GgmlType),
-}
-
-impl DtypeChoice {
-    /// What weights are computed with where the file stores them as `stored`.
-    pub(crate) fn name(self, stored: Stored) -> String {
-        let kept = match self {
-            Self::Auto => stored,
-            Self::F32 => Stored::F32,
-            Self::Bf16 => Stored::Bf16,
-            Self::F16 => Stored::F16,
-            Self::Quantised(kind) => Stored::Quantised(kind),
-        };
-        kept.name()
-    }
-}
-
-/// Which instruction set our kernels use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum KernelChoice {
-    /// The fastest that this processor has.
-    #[default]
-    Auto,
-    /// AVX-512.
-    Avx512,
-    /// AVX2 with FMA and F16C.
-    Avx2,
-    /// None in particular.
-    Scalar,
-}
-
-impl KernelChoice {
-    /// What the set is called, as [`crate::kernel_sets`] does; `None` where it is left open.
-    #[must_use]
-    pub fn name(self) -> Option<&'static str> {
-        match self {
-            Self::Auto => None,
-            Self::Avx512 => Some("avx512"),
-            Self::Avx2 => Some("avx2"),
-            Self::Scalar => Some("scalar"),
-        }
-    }
-}
+use corolla_domain::fit::{Dtype, Kernels};
 
 /// Where and how to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +9,9 @@ pub enum Target {
     /// On the processor.
     Cpu {
         /// How weights are kept.
-        dtype: DtypeChoice,
-        /// Which kernels to use.
-        kernels: KernelChoice,
+        dtype: Dtype,
+        /// Which kernels to use; `None` takes the fastest that this processor has.
+        kernels: Option<Kernels>,
         /// Threads for our own kernels; `None` takes one for each core. Products with blocks other than Q4_1, Q5_0 and
         /// Q5_1 use candle's own pool, which reads `RAYON_NUM_THREADS`.
         threads: Option<usize>,
@@ -75,12 +19,12 @@ pub enum Target {
     /// With candle's tensors, on the processor: what runs on a GPU, without one.
     Tensors {
         /// How weights are kept.
-        dtype: DtypeChoice,
+        dtype: Dtype,
     },
     /// On the GPU of that number. Needs cargo feature `cuda`.
     Cuda {
         /// How weights are kept.
-        dtype: DtypeChoice,
+        dtype: Dtype,
         /// Which GPU.
         device: usize,
     },
@@ -90,6 +34,20 @@ impl Target {
     /// On the processor, with everything left open.
     #[must_use]
     pub fn cpu() -> Self {
-        Self::Cpu { dtype: DtypeChoice::Auto, kernels: KernelChoice::Auto, threads: None }
+        Self::Cpu { dtype: Dtype::Stored, kernels: None, threads: None }
+    }
+}
+
+/// The form in which a matrix that a file has as `stored` is kept.
+pub(crate) fn kept(dtype: Dtype, stored: Stored) -> Stored {
+    match dtype {
+        Dtype::Stored => stored,
+        Dtype::F32 => Stored::F32,
+        Dtype::F16 => Stored::F16,
+        Dtype::Bf16 => Stored::Bf16,
+        Dtype::Q8_0 => Stored::Quantised(GgmlType::Q8_0),
+        Dtype::Q5_1 => Stored::Quantised(GgmlType::Q5_1),
+        Dtype::Q4_1 => Stored::Quantised(GgmlType::Q4_1),
+        Dtype::Q4_0 => Stored::Quantised(GgmlType::Q4_0),
     }
 }

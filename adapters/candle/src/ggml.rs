@@ -1,10 +1,12 @@
 //! ggml's quantised types in the terms of candle.
 
+use std::borrow::Cow;
+
 use candle_core::{
     Device, Tensor,
     quantized::{GgmlDType, QTensor, ggml_file::qtensor_from_ggml},
 };
-use corolla_checkpoint::{GgmlType, View};
+use corolla_checkpoint::{GgmlType, Stored, View};
 use corolla_domain::ports::{FaultKind, PortError};
 
 /// candle refused an operation on shapes that were checked before: the device is full, or something is at fault.
@@ -31,19 +33,23 @@ pub(crate) fn dtype(kind: GgmlType) -> GgmlDType {
     }
 }
 
-/// `view`, which is stored as `kind`, as it is.
+/// `view`, however it is stored, in blocks of `kind`.
 pub(crate) fn quantised(view: &View<'_>, kind: GgmlType, device: &Device) -> Result<QTensor, PortError> {
+    let bytes = blocks(view, kind)?;
     // candle reads the blocks in place as structures with 16-bit scales.
-    if !view.bytes.as_ptr().addr().is_multiple_of(4) {
+    if !bytes.as_ptr().addr().is_multiple_of(4) {
         let file = view.file.display();
         let fault = format!("{file}: places its tensors at odd offsets; write it again with an alignment of 32");
         return Err(PortError::invalid(fault));
     }
-    qtensor_from_ggml(dtype(kind), &view.bytes, view.shape.clone(), device).map_err(library)
+    qtensor_from_ggml(dtype(kind), &bytes, view.shape.clone(), device).map_err(library)
 }
 
-/// `view`, however it is stored, rounded to `kind`.
-pub(crate) fn quantised_from(view: &View<'_>, kind: GgmlType, device: &Device) -> Result<QTensor, PortError> {
+/// The bytes of `view` in blocks of `kind`: as they are, or rounded piece by piece.
+pub(crate) fn blocks<'a>(view: &'a View<'_>, kind: GgmlType) -> Result<Cow<'a, [u8]>, PortError> {
+    if view.stored == Stored::Quantised(kind) {
+        return Ok(Cow::Borrowed(&view.bytes));
+    }
     let (file, cols) = (view.file.display(), view.shape.last().copied().unwrap_or_default());
     if !cols.is_multiple_of(kind.block()) {
         let (name, block) = (kind.name(), kind.block());
@@ -57,5 +63,5 @@ pub(crate) fn quantised_from(view: &View<'_>, kind: GgmlType, device: &Device) -
         Ok(())
     };
     view.in_pieces(piece).map_err(library)?;
-    qtensor_from_ggml(dtype(kind), &bytes, view.shape.clone(), device).map_err(library)
+    Ok(Cow::Owned(bytes))
 }

@@ -11,7 +11,7 @@ mod ggml;
 use corolla_compute::{LoadConfig, Model};
 use corolla_domain::ports::PortError;
 
-pub use config::{DtypeChoice, KernelChoice, Target};
+pub use config::Target;
 pub use cpu::kernel_sets;
 pub use device::{CudaDevice, cuda_devices};
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use corolla_domain::{
     fit::{Part, Parts},
-    model::TokenId,
+    model::{ModelId, ModelSpec, TokenId},
     ports::PortError,
 };
 
@@ -37,6 +37,24 @@ pub struct ModelSummary {
     pub cache_numbers: usize,
     /// How large its parts are.
     pub parts: Parts,
+}
+
+impl ModelSummary {
+    /// What the domain knows of it, under that name and computed with that dtype.
+    #[must_use]
+    pub fn spec(&self, id: ModelId, dtype: String) -> ModelSpec {
+        ModelSpec {
+            id,
+            family: self.family.clone(),
+            hidden: self.hidden,
+            vocab: self.vocab,
+            blocks: self.blocks,
+            max_positions: self.max_positions,
+            eos: self.eos.clone(),
+            bos: self.bos,
+            dtype,
+        }
+    }
 }
 
 /// Reads headers and configuration of the model at `path`: a GGUF file, or a folder with a checkpoint. Blocks on the

@@ -1,5 +1,6 @@
 //! How numbers are stored in files.
 
+use corolla_domain::fit;
 use corolla_gguf::{Layout, layout};
 
 /// A quantised type of ggml: blocks of numbers with scales of their own.
@@ -112,6 +113,17 @@ impl Stored {
             Self::F16 => "f16".to_owned(),
             Self::Bf16 => "bf16".to_owned(),
             Self::Quantised(kind) => kind.name(),
+        }
+    }
+}
+
+impl From<Stored> for fit::Stored {
+    fn from(stored: Stored) -> Self {
+        match stored {
+            Stored::F32 => Self::F32,
+            Stored::F16 => Self::F16,
+            Stored::Bf16 => Self::Bf16,
+            Stored::Quantised(kind) => Self::Quantised(kind.name()),
         }
     }
 }

@@ -54,7 +54,6 @@ pub struct LoadConfig {
 /// Some or all of one model, on one worker thread. Clones share it.
 #[derive(Clone)]
 pub struct Model {
-    spec: Arc<ModelSpec>,
     local: Option<Arc<dyn LocalModel>>,
     engine: Option<Arc<dyn BlockEngine>>,
 }
@@ -78,14 +77,8 @@ impl Model {
             let engine = Engine { worker: worker.clone(), hosted, hidden: spec.hidden, budget };
             Arc::new(engine) as Arc<dyn BlockEngine>
         });
-        let local = ends.then(|| Arc::new(Local { worker, spec: Arc::clone(&spec) }) as Arc<dyn LocalModel>);
-        Ok(Self { spec, local, engine })
-    }
-
-    /// What it is.
-    #[must_use]
-    pub fn spec(&self) -> &Arc<ModelSpec> {
-        &self.spec
+        let local = ends.then(|| Arc::new(Local { worker, spec }) as Arc<dyn LocalModel>);
+        Ok(Self { local, engine })
     }
 
     /// Its embeddings and LM head, where they were loaded.
@@ -114,17 +107,7 @@ impl<B: Arithmetic> Loaded<B> {
         let model = checkpoint.description()?;
         let summary = checkpoint.summary(&model)?;
         let hosted = hosted(config.blocks, model.blocks, &config.path)?;
-        let spec = ModelSpec {
-            id: config.id.clone(),
-            family: summary.family,
-            hidden: summary.hidden,
-            vocab: summary.vocab,
-            blocks: summary.blocks,
-            max_positions: summary.max_positions,
-            eos: summary.eos,
-            bos: summary.bos,
-            dtype: arithmetic.dtype(summary.stored),
-        };
+        let spec = summary.spec(config.id.clone(), arithmetic.dtype(summary.stored));
         let tensors = checkpoint.tensors();
         let b = &arithmetic;
         let ends = config.ends.then(|| within(b, || Ends::load(b, &model, tensors))).transpose()?;

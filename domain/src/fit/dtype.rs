@@ -79,17 +79,6 @@ pub enum Stored {
 }
 
 impl Stored {
-    /// The one that people call so.
-    #[must_use]
-    pub fn named(name: &str) -> Self {
-        match name {
-            "f32" => Self::F32,
-            "f16" => Self::F16,
-            "bf16" => Self::Bf16,
-            other => Self::Quantised(other.to_owned()),
-        }
-    }
-
     /// What people call it.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -24,11 +24,11 @@ impl Ask<'_> {
             return format!("{name_of} is the widest form that fits: {name} needs {needed} and {free} is free");
         }
         match (backend.place, dtype) {
-            (Place::Card, _) => format!("cards keep 16 bits a number, here {dtype}"),
-            (Place::Processor, _) if backend.dtypes.len() == 1 => format!("{} computes in {dtype} only", backend.name),
-            (Place::Processor, Dtype::Stored) if matches!(self.demand.stored, Stored::Quantised(_)) => {
+            (_, Dtype::Stored) if matches!(self.demand.stored, Stored::Quantised(_)) => {
                 format!("the file is quantised ({stored}), and a wider form would add bytes and no information")
             }
+            (Place::Card, _) => format!("cards keep 16 bits a number, here {dtype}"),
+            (Place::Processor, _) if backend.dtypes.len() == 1 => format!("{} computes in {dtype} only", backend.name),
             (Place::Processor, Dtype::Stored) => {
                 format!("the file has {stored}, and with AVX-512 16 bits a number are computed with as they are")
             }
@@ -78,7 +78,7 @@ impl Ask<'_> {
         let on_processor = way.card.is_none();
         if self.wish.dtype.is_some() && on_processor {
             let backend = self.machine.backend(way.blocks.backend);
-            let narrower = Dtype::ALL.into_iter().skip(1).find_map(|dtype| {
+            let narrower = Dtype::ALL.into_iter().filter(|dtype| *dtype != Dtype::Stored).find_map(|dtype| {
                 let all = self.demand.all(dtype).filter(|all| all.total() <= self.room.memory)?;
                 backend.is_some_and(|it| it.dtypes.contains(&dtype)).then_some((dtype, all))
             });

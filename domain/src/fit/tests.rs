@@ -24,13 +24,14 @@ fn llama(hidden: u64, inner: u64, kv: u64, vocab: u64, blocks: usize, bits: u64)
 }
 
 fn llama_8b(stored: &str) -> Demand {
-    let bits = match stored {
-        "f32" => 32,
-        "f16" | "bf16" => 16,
-        _ => 5, // q4_1
+    let (bits, form) = match stored {
+        "f32" => (32, Stored::F32),
+        "f16" => (16, Stored::F16),
+        "bf16" => (16, Stored::Bf16),
+        quantised => (5, Stored::Quantised(quantised.to_owned())), // q4_1
     };
     let (parts, sizes) = llama(4096, 14336, 1024, 128_256, 32, bits);
-    Demand::new(&parts, 0..32, Stored::named(stored), sizes, 8192, 128)
+    Demand::new(&parts, 0..32, form, sizes, 8192, 128)
 }
 
 /// A machine with that much memory whose processor has everything, or nothing.
@@ -211,6 +212,8 @@ fn a_card_with_room_comes_first() {
             decide(&llama_8b(stored), &Wish::default(), &with_cards(here.clone(), &[10 * GB, 40 * GB])).unwrap();
         assert_eq!(choice.ends, Side { backend: "candle-cuda", dtype, card: Some(1) }, "{stored}");
         assert_eq!((choice.blocks, choice.memory), (choice.ends, 0));
+        let why = if stored == "q4_1" { "the file is quantised (q4_1)" } else { "cards keep 16 bits a number" };
+        assert!(choice.reason.contains(why), "{stored}: {}", choice.reason);
     }
     let choice = decide(&llama_8b("f32"), &Wish::default(), &with_cards(here.clone(), &[10 * GB])).unwrap();
     assert_eq!((choice.ends.backend, choice.ends.dtype), ("candle-cpu", Dtype::Bf16));

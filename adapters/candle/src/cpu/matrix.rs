@@ -1,18 +1,12 @@
 //! Weights in memory, in whatever form they are kept, and their two uses: products and rows.
 
-use candle_core::{
-    Device, Tensor,
-    quantized::{GgmlDType, QTensor},
-};
+use candle_core::{Device, Tensor, quantized::QTensor};
 use corolla_checkpoint::{GgmlType, Stored, View};
 use corolla_domain::ports::PortError;
 use half::slice::HalfFloatSliceExt;
 
 use super::kernels::{self, BlockType, Kernels, Operand};
-use crate::{
-    config::DtypeChoice,
-    ggml::{dtype, library, quantised, quantised_from},
-};
+use crate::ggml::{blocks, library, quantised};
 
 /// A weight matrix of shape `[rows, cols]`.
 pub(crate) struct Matrix {
@@ -31,25 +25,18 @@ enum Data {
 }
 
 impl Matrix {
-    /// Keeps `view` as `choice` says.
-    pub(super) fn new(view: &View<'_>, choice: DtypeChoice) -> Result<Self, PortError> {
-        let data = match (choice, view.stored) {
-            (DtypeChoice::F32, _) | (DtypeChoice::Auto, Stored::F32) => Data::F32(view.to_f32()),
-            (DtypeChoice::Bf16, Stored::Bf16) | (DtypeChoice::Auto, Stored::Bf16) => Data::Bf16(halves(&view.bytes)),
-            (DtypeChoice::F16, Stored::F16) | (DtypeChoice::Auto, Stored::F16) => Data::F16(halves(&view.bytes)),
-            (DtypeChoice::Bf16, _) => Data::Bf16(narrowed(view, half::bf16::to_bits)?),
-            (DtypeChoice::F16, _) => Data::F16(narrowed(view, half::f16::to_bits)?),
-            (DtypeChoice::Auto, Stored::Quantised(kind)) => match block_type(kind) {
-                Some(kind) => Data::Blocks(kind, view.bytes.to_vec()),
+    /// Keeps `view` in the form `kept`.
+    pub(super) fn new(view: &View<'_>, kept: Stored) -> Result<Self, PortError> {
+        let data = match kept {
+            Stored::F32 => Data::F32(view.to_f32()),
+            Stored::Bf16 if view.stored == kept => Data::Bf16(halves(&view.bytes)),
+            Stored::Bf16 => Data::Bf16(narrowed(view, half::bf16::to_bits)?),
+            Stored::F16 if view.stored == kept => Data::F16(halves(&view.bytes)),
+            Stored::F16 => Data::F16(narrowed(view, half::f16::to_bits)?),
+            Stored::Quantised(kind) => match block_type(kind) {
+                Some(block) => Data::Blocks(block, blocks(view, kind)?.into_owned()),
                 None => Data::Quantised(Box::new(quantised(view, kind, &Device::Cpu)?)),
             },
-            (DtypeChoice::Quantised(kind), _) => {
-                let tensor = quantised_from(view, kind, &Device::Cpu)?;
-                match block_type(kind) {
-                    Some(kind) => Data::Blocks(kind, tensor.data().map_err(library)?.into_owned()),
-                    None => Data::Quantised(Box::new(tensor)),
-                }
-            }
         };
         Ok(Self { cols: view.shape[1], data })
     }
@@ -117,10 +104,10 @@ fn halves(bytes: &[u8]) -> Vec<u16> {
 
 /// The blocks that candle multiplies number by number on x86; ours are faster.
 fn block_type(kind: GgmlType) -> Option<BlockType> {
-    match dtype(kind) {
-        GgmlDType::Q4_1 => Some(BlockType::Q4_1),
-        GgmlDType::Q5_0 => Some(BlockType::Q5_0),
-        GgmlDType::Q5_1 => Some(BlockType::Q5_1),
+    match kind {
+        GgmlType::Q4_1 => Some(BlockType::Q4_1),
+        GgmlType::Q5_0 => Some(BlockType::Q5_0),
+        GgmlType::Q5_1 => Some(BlockType::Q5_1),
         _ => None,
     }
 }

@@ -8,11 +8,14 @@ mod norm;
 
 use corolla_checkpoint::{Heads, Stored, View};
 use corolla_compute::{Arithmetic, Place, Use};
-use corolla_domain::ports::PortError;
+use corolla_domain::{
+    fit::{self, Dtype},
+    ports::PortError,
+};
 use rayon::ThreadPool;
 
 use self::{attention::attend, kernels::Kernels, kv_cache::BlockCache, matrix::Matrix, norm::turn};
-use crate::config::{DtypeChoice, KernelChoice};
+use crate::config::kept;
 
 pub use kernels::kernel_sets;
 
@@ -20,7 +23,7 @@ pub use kernels::kernel_sets;
 pub(crate) struct CpuArithmetic {
     pool: ThreadPool,
     kernels: Kernels,
-    dtype: DtypeChoice,
+    dtype: Dtype,
 }
 
 /// Activations of shape `[rows, width]`.
@@ -39,7 +42,7 @@ pub(crate) struct Frame {
 
 impl CpuArithmetic {
     /// `threads` threads, or one for each core.
-    pub(crate) fn new(threads: Option<usize>, kernels: KernelChoice, dtype: DtypeChoice) -> Result<Self, PortError> {
+    pub(crate) fn new(threads: Option<usize>, kernels: Option<fit::Kernels>, dtype: Dtype) -> Result<Self, PortError> {
         let kernels = kernels::kernels(kernels)?;
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads.unwrap_or(0))
@@ -63,11 +66,11 @@ impl Arithmetic for CpuArithmetic {
     }
 
     fn dtype(&self, stored: Stored) -> String {
-        self.dtype.name(stored)
+        kept(self.dtype, stored).name()
     }
 
     fn matrix(&self, view: &View<'_>, _: Use) -> Result<Matrix, PortError> {
-        Matrix::new(view, self.dtype)
+        Matrix::new(view, kept(self.dtype, view.stored))
     }
 
     fn vector(&self, numbers: Vec<f32>) -> Result<Vec<f32>, PortError> {

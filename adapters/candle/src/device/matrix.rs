@@ -8,10 +8,7 @@ use corolla_checkpoint::{Stored, View, widen};
 use corolla_compute::Use;
 use corolla_domain::ports::PortError;
 
-use crate::{
-    config::DtypeChoice,
-    ggml::{library, quantised, quantised_from},
-};
+use crate::ggml::{library, quantised};
 
 /// A weight matrix of shape `[rows, cols]`.
 pub(crate) struct Matrix {
@@ -32,32 +29,21 @@ struct HostRows {
 }
 
 impl Matrix {
-    /// Keeps `view` on `device` as `choice` says.
+    /// Keeps `view` on `device` in the form `kept`.
     pub(super) fn new(
         view: &View<'_>,
         of_use: Use,
-        choice: DtypeChoice,
+        kept: Stored,
         device: &Device,
     ) -> std::result::Result<Self, PortError> {
         let cols = view.shape[1];
-        let kept = match (choice, view.stored) {
-            (DtypeChoice::Auto, stored) => stored,
-            (DtypeChoice::F32, _) => Stored::F32,
-            (DtypeChoice::Bf16, _) => Stored::Bf16,
-            (DtypeChoice::F16, _) => Stored::F16,
-            (DtypeChoice::Quantised(kind), _) => Stored::Quantised(kind),
-        };
         let dtype = match kept {
             Stored::F32 => DType::F32,
             Stored::F16 => DType::F16,
             Stored::Bf16 => DType::BF16,
             Stored::Quantised(kind) => {
-                let tensor = if view.stored == kept {
-                    quantised(view, kind, device)?
-                } else {
-                    quantised_from(view, kind, device)?
-                };
-                return Ok(Self { cols, data: blocks(tensor, kept, of_use).map_err(library)? });
+                let data = blocks(quantised(view, kind, device)?, kept, of_use).map_err(library)?;
+                return Ok(Self { cols, data });
             }
         };
         let numbers = if view.stored == kept {

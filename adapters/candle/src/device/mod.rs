@@ -8,13 +8,13 @@ mod matrix;
 use candle_core::{DType, Device, Tensor};
 use corolla_checkpoint::{Heads, Stored, View};
 use corolla_compute::{Arithmetic, Place, Use};
-use corolla_domain::ports::PortError;
+use corolla_domain::{fit::Dtype, ports::PortError};
 
 use self::{
     attention::{Cache, Frame, attend},
     matrix::Matrix,
 };
-use crate::{config::DtypeChoice, ggml::library};
+use crate::{config::kept, ggml::library};
 
 pub use cuda::{CudaDevice, cuda_devices};
 
@@ -26,22 +26,21 @@ pub(crate) fn cuda(nth: usize) -> Result<Device, PortError> {
 /// Arithmetic on one device.
 pub(crate) struct TensorArithmetic {
     device: Device,
-    dtype: DtypeChoice,
+    dtype: Dtype,
 }
 
 impl TensorArithmetic {
-    pub(crate) fn new(device: Device, dtype: DtypeChoice) -> Self {
+    pub(crate) fn new(device: Device, dtype: Dtype) -> Self {
         Self { device, dtype }
     }
 
     /// How keys and values are kept: as dense weights are, in f16 beside quantised ones.
     fn cached(&self) -> DType {
         match self.dtype {
-            DtypeChoice::F32 => DType::F32,
-            DtypeChoice::Bf16 => DType::BF16,
-            DtypeChoice::F16 | DtypeChoice::Quantised(_) => DType::F16,
-            DtypeChoice::Auto if self.device.is_cuda() => DType::F16,
-            DtypeChoice::Auto => DType::F32,
+            Dtype::F32 => DType::F32,
+            Dtype::Bf16 => DType::BF16,
+            Dtype::Stored if self.device.is_cpu() => DType::F32,
+            _ => DType::F16,
         }
     }
 }
@@ -54,11 +53,11 @@ impl Arithmetic for TensorArithmetic {
     type Frame = Frame;
 
     fn dtype(&self, stored: Stored) -> String {
-        self.dtype.name(stored)
+        kept(self.dtype, stored).name()
     }
 
     fn matrix(&self, view: &View<'_>, of_use: Use) -> Result<Matrix, PortError> {
-        Matrix::new(view, of_use, self.dtype, &self.device)
+        Matrix::new(view, of_use, kept(self.dtype, view.stored), &self.device)
     }
 
     fn vector(&self, numbers: Vec<f32>) -> Result<Tensor, PortError> {

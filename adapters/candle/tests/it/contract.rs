@@ -4,10 +4,10 @@ use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use candle_core::quantized::GgmlDType;
-use corolla_candle::{DtypeChoice, Target};
-use corolla_checkpoint::GgmlType;
+use corolla_candle::Target;
 use corolla_compute::{BlockChoice, LoadConfig};
 use corolla_domain::{
+    fit,
     model::{BlockRange, Hidden, Hop, ModelId, PeerId, SwarmMap},
     ports::{BlockEngine, BlockSession, PortError, RemoteSwarm, SessionNeed},
     routing::{InProcessSwarm, JoinedSwarm},
@@ -44,17 +44,17 @@ pub(crate) async fn in_folder(tiny: &Tiny, dtype: Dtype, target: Target, toleran
 #[tokio::test]
 async fn llama_on_the_processor() {
     let tiny = Tiny::llama(SIZE);
-    in_folder(&tiny, Dtype::F32, cpu(DtypeChoice::Auto), 1e-5).await;
-    in_folder(&tiny, Dtype::F32, cpu(DtypeChoice::Bf16), 1e-5).await;
-    in_folder(&tiny, Dtype::F16, cpu(DtypeChoice::Auto), 1e-5).await;
-    in_folder(&tiny, Dtype::BF16, cpu(DtypeChoice::F16), 1e-5).await;
+    in_folder(&tiny, Dtype::F32, cpu(fit::Dtype::Stored), 1e-5).await;
+    in_folder(&tiny, Dtype::F32, cpu(fit::Dtype::Bf16), 1e-5).await;
+    in_folder(&tiny, Dtype::F16, cpu(fit::Dtype::Stored), 1e-5).await;
+    in_folder(&tiny, Dtype::BF16, cpu(fit::Dtype::F16), 1e-5).await;
 }
 
 #[tokio::test]
 async fn bloom_on_the_processor() {
     let tiny = Tiny::bloom(48, 6, 3);
-    in_folder(&tiny, Dtype::F32, cpu(DtypeChoice::Auto), 1e-5).await;
-    in_folder(&tiny, Dtype::BF16, cpu(DtypeChoice::Auto), 1e-5).await;
+    in_folder(&tiny, Dtype::F32, cpu(fit::Dtype::Stored), 1e-5).await;
+    in_folder(&tiny, Dtype::BF16, cpu(fit::Dtype::Stored), 1e-5).await;
 }
 
 /// Where activations are rounded to 16 bits before a product, a difference in the last bit of an f32 may become one of a
@@ -62,26 +62,26 @@ async fn bloom_on_the_processor() {
 #[tokio::test]
 async fn llama_on_tensors() {
     let tiny = Tiny::llama(SIZE);
-    in_folder(&tiny, Dtype::F32, tensors(DtypeChoice::F32), 1e-5).await;
-    in_folder(&tiny, Dtype::F32, tensors(DtypeChoice::F16), 0.01).await;
-    in_folder(&tiny, Dtype::BF16, tensors(DtypeChoice::Bf16), 0.05).await;
+    in_folder(&tiny, Dtype::F32, tensors(fit::Dtype::F32), 1e-5).await;
+    in_folder(&tiny, Dtype::F32, tensors(fit::Dtype::F16), 0.01).await;
+    in_folder(&tiny, Dtype::BF16, tensors(fit::Dtype::Bf16), 0.05).await;
 }
 
 #[tokio::test]
 async fn bloom_on_tensors() {
     let tiny = Tiny::bloom(48, 6, 3);
-    in_folder(&tiny, Dtype::F32, tensors(DtypeChoice::F32), 1e-5).await;
-    in_folder(&tiny, Dtype::F16, tensors(DtypeChoice::F16), 0.01).await;
+    in_folder(&tiny, Dtype::F32, tensors(fit::Dtype::F32), 1e-5).await;
+    in_folder(&tiny, Dtype::F16, tensors(fit::Dtype::F16), 0.01).await;
 }
 
 /// Weights that the file has in f32, rounded to blocks while they are read.
 #[tokio::test]
 async fn llama_quantised_while_it_is_loaded() {
     let tiny = Tiny::llama(Size { hidden: 64, inner: 128, heads: 4, kv: 2, blocks: 2 });
-    for kind in [GgmlType::Q8_0, GgmlType::Q5_1, GgmlType::Q4_1, GgmlType::Q4_0] {
-        in_folder(&tiny, Dtype::F32, cpu(DtypeChoice::Quantised(kind)), 0.02).await;
+    for kind in [fit::Dtype::Q8_0, fit::Dtype::Q5_1, fit::Dtype::Q4_1, fit::Dtype::Q4_0] {
+        in_folder(&tiny, Dtype::F32, cpu(kind), 0.02).await;
     }
-    in_folder(&tiny, Dtype::F32, tensors(DtypeChoice::Quantised(GgmlType::Q8_0)), 0.02).await;
+    in_folder(&tiny, Dtype::F32, tensors(fit::Dtype::Q8_0), 0.02).await;
 }
 
 /// Activations are rounded to 8 bits before each product, so a difference in the last bit of an f32 may become one of a
@@ -93,8 +93,8 @@ async fn llama_in_the_blocks_of_a_gguf_file() {
     for dtype in [GgmlDType::Q8_0, GgmlDType::Q4_1, GgmlDType::Q4K, GgmlDType::Q6K] {
         let path = folder.path().join(format!("{dtype:?}.gguf"));
         write_gguf(&Tiny::llama(size), &path, dtype);
-        both_contracts(&path, cpu(DtypeChoice::Auto), 0.02).await;
-        both_contracts(&path, tensors(DtypeChoice::Auto), 0.02).await;
+        both_contracts(&path, cpu(fit::Dtype::Stored), 0.02).await;
+        both_contracts(&path, tensors(fit::Dtype::Stored), 0.02).await;
     }
 }
 
@@ -103,13 +103,13 @@ async fn bloom_in_the_blocks_of_a_gguf_file() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("bloom.gguf");
     write_gguf(&Tiny::bloom(64, 4, 2), &path, GgmlDType::Q8_0);
-    both_contracts(&path, cpu(DtypeChoice::Auto), 0.02).await;
+    both_contracts(&path, cpu(fit::Dtype::Stored), 0.02).await;
 }
 
 #[tokio::test]
 async fn the_small_chat_model() {
     let path = fixtures::smollm2();
-    let model = load(&path, DtypeChoice::Bf16).await;
+    let model = load(&path, fit::Dtype::Bf16).await;
     let width = model.local.spec().hidden;
     let subject = block_engine::Subject { engine: model.engine.clone(), width, tolerance: 1e-4 };
     block_engine::any_chunking_gives_the_same(&subject).await;
@@ -123,7 +123,7 @@ async fn the_small_chat_model() {
 async fn the_swarm_of_one() {
     let folder = TempDir::new().unwrap();
     Tiny::llama(SIZE).write_folder(folder.path(), Dtype::F32, 1);
-    let model = load(folder.path(), DtypeChoice::Auto).await;
+    let model = load(folder.path(), fit::Dtype::Stored).await;
     let (spec, engine) = (model.local.spec(), model.engine.clone());
     let untouched = engine.free_tokens();
     let swarm = InProcessSwarm::new(spec.id.clone(), engine.clone());
@@ -176,7 +176,7 @@ async fn blocks_here_joined_with_those_of_a_swarm() {
     Tiny::llama(SIZE).write_folder(folder.path(), Dtype::F32, 1);
     let part = async |start, end| {
         let blocks = BlockChoice::Range(BlockRange::new(start, end).unwrap());
-        load_as(LoadConfig { blocks, ..config(folder.path()) }, cpu(DtypeChoice::Auto)).await
+        load_as(LoadConfig { blocks, ..config(folder.path()) }, cpu(fit::Dtype::Stored)).await
     };
     for ((start, end), (far_start, far_end)) in [((0, 2), (2, 3)), ((1, 3), (0, 1)), ((2, 3), (0, 2))] {
         let (here, far) = (part(start, end).await, part(far_start, far_end).await);

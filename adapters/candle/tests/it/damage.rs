@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
-use corolla_candle::{DtypeChoice, Target};
+use corolla_candle::Target;
 use corolla_checkpoint::inspect;
 use corolla_compute::{BlockChoice, LoadConfig};
-use corolla_domain::{model::BlockRange, ports::FaultKind};
+use corolla_domain::{fit, model::BlockRange, ports::FaultKind};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
@@ -52,7 +52,7 @@ async fn an_unknown_family_is_named_with_those_that_are_known() {
 async fn a_gpu_needs_the_feature() {
     let (folder, tiny) = llama();
     tiny.write_folder(folder.path(), Dtype::F32, 1);
-    let wish = Target::Cuda { dtype: DtypeChoice::Auto, device: 0 };
+    let wish = Target::Cuda { dtype: fit::Dtype::Stored, device: 0 };
     let error = corolla_candle::load(config(folder.path()), wish).await.err().unwrap();
     assert_eq!(error.kind(), FaultKind::Unsupported);
     assert!(error.context().contains("--features cuda"), "{error}");
@@ -163,7 +163,7 @@ async fn survives(folder: &Path, file: &Path, every: usize) {
         std::fs::write(file, bytes).unwrap();
         let mut errors: Vec<_> = inspect(folder).err().into_iter().collect();
         if nth % every == 0 {
-            errors.extend(corolla_candle::load(config(folder), cpu(DtypeChoice::Auto)).await.err());
+            errors.extend(corolla_candle::load(config(folder), cpu(fit::Dtype::Stored)).await.err());
         }
         refused += usize::from(!errors.is_empty());
         for error in errors {

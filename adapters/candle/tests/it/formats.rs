@@ -4,8 +4,8 @@ use candle_core::{
     Device, Tensor,
     quantized::{GgmlDType, QTensor},
 };
-use corolla_candle::DtypeChoice;
 use corolla_checkpoint::{GgmlType, Stored, widen};
+use corolla_domain::fit;
 use tempfile::TempDir;
 use testkit::{
     fixtures,
@@ -18,7 +18,7 @@ use crate::{gguf::write_gguf, run::load};
 
 const PROMPT: [u32; 9] = [1, 5, 9, 80, 33, 2, 95, 0, 41];
 
-async fn logits(path: &std::path::Path, dtype: DtypeChoice) -> Vec<f32> {
+async fn logits(path: &std::path::Path, dtype: fit::Dtype) -> Vec<f32> {
     let model = load(path, dtype).await;
     let mut session = session(&model, 16).await;
     feed(&model, &mut *session, &PROMPT).await
@@ -37,10 +37,10 @@ async fn every_format_gives_the_same_logits_in_f32() {
         tiny.write_folder(sharded.path(), Dtype::F32, 4);
         let gguf = sharded.path().join("model.gguf");
         write_gguf(&tiny, &gguf, GgmlDType::F32);
-        let wanted = logits(single.path(), DtypeChoice::F32).await;
+        let wanted = logits(single.path(), fit::Dtype::F32).await;
         assert!(wanted.iter().any(|v| v.abs() > 0.1), "the logits of {name} say something");
-        assert_eq!(logits(sharded.path(), DtypeChoice::F32).await, wanted, "shards of {name}");
-        assert_near(&logits(&gguf, DtypeChoice::F32).await, &wanted, 1e-5, &format!("GGUF of {name}"));
+        assert_eq!(logits(sharded.path(), fit::Dtype::F32).await, wanted, "shards of {name}");
+        assert_near(&logits(&gguf, fit::Dtype::F32).await, &wanted, 1e-5, &format!("GGUF of {name}"));
     }
 }
 
@@ -51,7 +51,7 @@ async fn bloom_keys_may_begin_with_transformer() {
     tiny.write_folder(bare.path(), Dtype::F32, 1);
     tiny.tensors = tiny.tensors.into_iter().map(|(name, tensor)| (format!("transformer.{name}"), tensor)).collect();
     tiny.write_folder(long.path(), Dtype::F32, 1);
-    assert_eq!(logits(bare.path(), DtypeChoice::F32).await, logits(long.path(), DtypeChoice::F32).await);
+    assert_eq!(logits(bare.path(), fit::Dtype::F32).await, logits(long.path(), fit::Dtype::F32).await);
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn a_pickle_in_shards_is_the_pickle() {
     let map: serde_json::Map<String, serde_json::Value> = map.collect();
     let index = serde_json::json!({ "weight_map": map }).to_string();
     std::fs::write(folder.path().join("pytorch_model.bin.index.json"), index).unwrap();
-    assert_eq!(logits(folder.path(), DtypeChoice::Auto).await, logits(&source, DtypeChoice::Auto).await);
+    assert_eq!(logits(folder.path(), fit::Dtype::Stored).await, logits(&source, fit::Dtype::Stored).await);
 }
 
 #[tokio::test]
@@ -79,9 +79,9 @@ async fn half_precision_checkpoints_lose_nothing_in_auto() {
         for dtype in [Dtype::F16, Dtype::BF16] {
             let folder = TempDir::new().unwrap();
             tiny.write_folder(folder.path(), dtype, 1);
-            let wanted = logits(folder.path(), DtypeChoice::F32).await;
+            let wanted = logits(folder.path(), fit::Dtype::F32).await;
             assert_near(
-                &logits(folder.path(), DtypeChoice::Auto).await,
+                &logits(folder.path(), fit::Dtype::Stored).await,
                 &wanted,
                 1e-5,
                 &format!("{name} in {dtype:?}"),
@@ -96,7 +96,7 @@ async fn every_ggml_type_stays_close_to_f32() {
     let tiny = Tiny::llama(Size { hidden: 256, inner: 512, heads: 4, kv: 2, blocks: 2 });
     let file = folder.path().join("f32.gguf");
     write_gguf(&tiny, &file, GgmlDType::F32);
-    let wanted = logits(&file, DtypeChoice::F32).await;
+    let wanted = logits(&file, fit::Dtype::F32).await;
     // How far rounding the weights may move a logit, as a part of the largest one.
     for (dtype, name, rounding) in [
         (GgmlDType::F16, "f16", 0.002),
@@ -112,11 +112,11 @@ async fn every_ggml_type_stays_close_to_f32() {
     ] {
         let file = folder.path().join(format!("{name}.gguf"));
         write_gguf(&tiny, &file, dtype);
-        assert_eq!(load(&file, DtypeChoice::Auto).await.local.spec().dtype, name);
-        let widened = logits(&file, DtypeChoice::F32).await;
+        assert_eq!(load(&file, fit::Dtype::Stored).await.local.spec().dtype, name);
+        let widened = logits(&file, fit::Dtype::F32).await;
         assert_near(&widened, &wanted, rounding, &format!("{name} widened to f32"));
-        assert_near(&logits(&file, DtypeChoice::Auto).await, &widened, 0.08, &format!("products in {name}"));
-        assert_near(&logits(&file, DtypeChoice::Bf16).await, &widened, 0.02, &format!("{name} rounded to bf16"));
+        assert_near(&logits(&file, fit::Dtype::Stored).await, &widened, 0.08, &format!("products in {name}"));
+        assert_near(&logits(&file, fit::Dtype::Bf16).await, &widened, 0.02, &format!("{name} rounded to bf16"));
     }
 }
 
@@ -124,7 +124,7 @@ async fn every_ggml_type_stays_close_to_f32() {
 async fn a_folder_with_one_gguf_file_is_that_file() {
     let folder = TempDir::new().unwrap();
     write_gguf(&models()[0].1, &folder.path().join("some.gguf"), GgmlDType::F16);
-    let model = load(folder.path(), DtypeChoice::Auto).await;
+    let model = load(folder.path(), fit::Dtype::Stored).await;
     assert_eq!(greedy(&model, &PROMPT, 4).await.1.len(), 4);
 }
 

@@ -1,9 +1,9 @@
 //! What other implementations computed with the same weights.
 
-use corolla_candle::{DtypeChoice, Target};
+use corolla_candle::Target;
 use corolla_checkpoint::{GgmlType, Stored, inspect};
 use corolla_compute::{BlockChoice, LoadConfig};
-use corolla_domain::model::TokenId;
+use corolla_domain::{fit, model::TokenId};
 use testkit::{
     fixtures,
     golden::{GgufGolden, Golden, cases_agree, read},
@@ -25,7 +25,7 @@ pub(crate) async fn transformers_agree(name: &str, target: Target) {
 
 /// In f32 on both arithmetics, and as the files store it: products of the same numbers.
 async fn all_agree(name: &str) {
-    for target in [cpu(DtypeChoice::F32), cpu(DtypeChoice::Auto), tensors(DtypeChoice::F32)] {
+    for target in [cpu(fit::Dtype::F32), cpu(fit::Dtype::Stored), tensors(fit::Dtype::F32)] {
         transformers_agree(name, target).await;
     }
 }
@@ -51,7 +51,7 @@ async fn gguf_files_of_both_families() {
     assert!(golden.files.len() >= 2);
     for file in golden.files {
         let path = fixtures::path("models").join(&file.file);
-        for target in [cpu(DtypeChoice::F32), cpu(DtypeChoice::Auto), tensors(DtypeChoice::F32)] {
+        for target in [cpu(fit::Dtype::F32), cpu(fit::Dtype::Stored), tensors(fit::Dtype::F32)] {
             cases_agree(&load_as(config(&path), target).await, &path, &file.cases).await;
         }
     }
@@ -61,8 +61,8 @@ async fn gguf_files_of_both_families() {
 async fn the_small_chat_model_widened_to_f32() {
     let golden: Golden = read("smollm2-f32.json");
     let path = fixtures::smollm2();
-    cases_agree(&load(&path, DtypeChoice::F32).await, &path, &golden.cases[..SOME]).await;
-    let tensors = load_as(config(&path), tensors(DtypeChoice::F32)).await;
+    cases_agree(&load(&path, fit::Dtype::F32).await, &path, &golden.cases[..SOME]).await;
+    let tensors = load_as(config(&path), tensors(fit::Dtype::F32)).await;
     cases_agree(&tensors, &path, &golden.cases[..1]).await;
 }
 
@@ -70,7 +70,7 @@ async fn the_small_chat_model_widened_to_f32() {
 #[tokio::test]
 async fn the_small_chat_model_in_the_blocks_of_its_file() {
     let golden: Golden = read("smollm2-f32.json");
-    let model = load(&fixtures::smollm2(), DtypeChoice::Auto).await;
+    let model = load(&fixtures::smollm2(), fit::Dtype::Stored).await;
     assert_eq!(model.local.spec().dtype, "q4_1");
     let mut same = 0;
     for case in &golden.cases[..SOME] {

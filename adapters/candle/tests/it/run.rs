@@ -2,20 +2,20 @@
 
 use std::path::Path;
 
-use corolla_candle::{DtypeChoice, KernelChoice, Target};
+use corolla_candle::Target;
 use corolla_compute::{BlockChoice, LoadConfig};
-use corolla_domain::ports::PortError;
+use corolla_domain::{fit, ports::PortError};
 use testkit::run::Loaded;
 
 pub(crate) fn config(path: &Path) -> LoadConfig {
     LoadConfig { id: "a-model".into(), path: path.to_owned(), ends: true, blocks: BlockChoice::All, cache_tokens: 4096 }
 }
 
-pub(crate) fn cpu(dtype: DtypeChoice) -> Target {
-    Target::Cpu { dtype, kernels: KernelChoice::Auto, threads: Some(2) }
+pub(crate) fn cpu(dtype: fit::Dtype) -> Target {
+    Target::Cpu { dtype, kernels: None, threads: Some(2) }
 }
 
-pub(crate) fn tensors(dtype: DtypeChoice) -> Target {
+pub(crate) fn tensors(dtype: fit::Dtype) -> Target {
     Target::Tensors { dtype }
 }
 
@@ -25,11 +25,11 @@ pub(crate) async fn load_as(config: LoadConfig, target: Target) -> Loaded {
     Loaded { local: model.local().unwrap(), engine: model.engine().unwrap() }
 }
 
-pub(crate) async fn load(path: &Path, dtype: DtypeChoice) -> Loaded {
+pub(crate) async fn load(path: &Path, dtype: fit::Dtype) -> Loaded {
     load_as(config(path), cpu(dtype)).await
 }
 
 /// The error that loading `path` ends with.
 pub(crate) async fn refusal(path: &Path) -> PortError {
-    corolla_candle::load(config(path), cpu(DtypeChoice::Auto)).await.err().expect("the model is refused")
+    corolla_candle::load(config(path), cpu(fit::Dtype::Stored)).await.err().expect("the model is refused")
 }

@@ -11,9 +11,10 @@ mod blocks;
 mod dense;
 mod scalar;
 
-use corolla_domain::ports::{FaultKind, PortError};
-
-use crate::config::KernelChoice;
+use corolla_domain::{
+    fit,
+    ports::{FaultKind, PortError},
+};
 
 pub(crate) use blocks::BlockType;
 pub(crate) use dense::{Operand, Strided, matmul, product_into};
@@ -50,15 +51,15 @@ pub fn kernel_sets() -> Vec<&'static str> {
     sets().iter().map(|set| set.name).collect()
 }
 
-/// The set chosen.
-pub(crate) fn kernels(choice: KernelChoice) -> Result<Kernels, PortError> {
-    let sets = sets();
-    let chosen = match choice.name() {
-        None => sets.first(),
-        Some(name) => sets.iter().find(|set| set.name == name),
+/// The set chosen; the fastest where that is left open.
+pub(crate) fn kernels(choice: Option<fit::Kernels>) -> Result<Kernels, PortError> {
+    let mut sets = sets().into_iter();
+    let chosen = match choice {
+        None => sets.next(),
+        Some(wanted) => sets.find(|set| set.name == wanted.name()),
     };
-    chosen.copied().ok_or_else(|| {
-        let wanted = choice.name().unwrap_or_default();
+    chosen.ok_or_else(|| {
+        let wanted = choice.map_or("", fit::Kernels::name);
         let able = kernel_sets().join(", ");
         let text = format!("this processor cannot run the {wanted} kernels; it can run: {able}");
         PortError::new(FaultKind::Unsupported, text)
