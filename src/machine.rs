@@ -54,6 +54,7 @@ pub(crate) fn features() -> Features {
     {
         let found = [
             ("avx512f", is_x86_feature_detected!("avx512f")),
+            ("avx512bw", is_x86_feature_detected!("avx512bw")),
             ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
             ("avx512vnni", is_x86_feature_detected!("avx512vnni")),
             ("avx2", is_x86_feature_detected!("avx2")),

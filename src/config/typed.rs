@@ -147,6 +147,9 @@ pub(super) enum Kernels {
     /// The fastest there are.
     #[default]
     Auto,
+    /// AVX-512 with VNNI.
+    #[serde(rename = "avx512-vnni")]
+    Avx512Vnni,
     /// AVX-512.
     Avx512,
     /// AVX2 with FMA and F16C.
@@ -198,6 +201,7 @@ impl Kernels {
     pub(super) fn chosen(self) -> Option<KernelSet> {
         match self {
             Self::Auto => None,
+            Self::Avx512Vnni => Some(KernelSet::Avx512Vnni),
             Self::Avx512 => Some(KernelSet::Avx512),
             Self::Avx2 => Some(KernelSet::Avx2),
             Self::Scalar => Some(KernelSet::Scalar),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use corolla_candle::Target;
+use corolla_candle::{Activations, Target};
 use corolla_compute::{BlockChoice, LoadConfig, Model};
 use corolla_domain::{
     fit::Side,
@@ -71,7 +71,8 @@ async fn on(side: Side, plan: &ModelPlan, ends: bool, blocks: BlockChoice) -> Re
     match Backend::named(side.backend) {
         Some(Backend::CandleCpu) => {
             let kernels = Some(plan.choice.kernels);
-            corolla_candle::load(config, Target::Cpu { dtype: side.dtype, kernels, threads }).await
+            let target = Target::Cpu { dtype: side.dtype, kernels, activations: Activations::Auto, threads };
+            corolla_candle::load(config, target).await
         }
         Some(Backend::CandleCuda) => {
             let device = side.card.unwrap_or(0);

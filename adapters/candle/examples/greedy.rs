@@ -2,7 +2,7 @@
 
 use std::{error::Error, time::Instant};
 
-use corolla_candle::Target;
+use corolla_candle::{Activations, Target};
 use corolla_compute::{BlockChoice, LoadConfig};
 use corolla_domain::{
     fit,
@@ -23,7 +23,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let started = Instant::now();
     let config = LoadConfig { id: "example".into(), path, ends: true, blocks: BlockChoice::All, cache_tokens: 8192 };
-    let target = Target::Cpu { dtype, kernels: None, threads: None };
+    let threads = std::env::var("THREADS").ok().map(|threads| threads.parse()).transpose()?;
+    let activations = match std::env::var("ACTIVATIONS").as_deref() {
+        Ok("f32") => Activations::F32,
+        _ => Activations::Auto,
+    };
+    let target = Target::Cpu { dtype, kernels: None, activations, threads };
     let model = corolla_candle::load(config, target).await?;
     let (local, engine) = (model.local().ok_or("no ends")?, model.engine().ok_or("no blocks")?);
     println!("{:?} loaded in {:.2?}", local.spec(), started.elapsed());

@@ -3,6 +3,16 @@
 use corolla_checkpoint::{GgmlType, Stored};
 use corolla_domain::fit::{Dtype, Kernels};
 
+/// What activations are multiplied as. Sums are f32 in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activations {
+    /// Rounded to 8 bits, 32 with a scale of their own, where weights are quantised; else as they are.
+    #[default]
+    Auto,
+    /// As they are, for the same tokens as with weights widened to f32.
+    F32,
+}
+
 /// Where and how to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
@@ -12,8 +22,9 @@ pub enum Target {
         dtype: Dtype,
         /// Which kernels to use; `None` takes the fastest that this processor has.
         kernels: Option<Kernels>,
-        /// Threads for our own kernels; `None` takes one for each core. Products with blocks other than Q4_1, Q5_0 and
-        /// Q5_1 use candle's own pool, which reads `RAYON_NUM_THREADS`.
+        /// What activations are multiplied as.
+        activations: Activations,
+        /// Threads, the worker's own included; `None` takes as many as affinity and control groups leave the process.
         threads: Option<usize>,
     },
     /// With candle's tensors, on the processor: what runs on a GPU, without one.
@@ -34,7 +45,7 @@ impl Target {
     /// On the processor, with everything left open.
     #[must_use]
     pub fn cpu() -> Self {
-        Self::Cpu { dtype: Dtype::Stored, kernels: None, threads: None }
+        Self::Cpu { dtype: Dtype::Stored, kernels: None, activations: Activations::Auto, threads: None }
     }
 }
 

@@ -254,9 +254,9 @@ impl Ask<'_> {
             (Place::Card, Stored::F16) => vec![Dtype::F16],
             (Place::Card, Stored::F32 | Stored::Bf16) => vec![Dtype::Bf16],
             (_, Stored::Quantised(_)) => vec![Dtype::Stored],
-            (Place::Processor, Stored::F16 | Stored::Bf16) if self.kernels == Kernels::Avx512 => vec![Dtype::Stored],
+            (Place::Processor, Stored::F16 | Stored::Bf16) if self.kernels <= Kernels::Avx512 => vec![Dtype::Stored],
             (Place::Processor, Stored::F16 | Stored::Bf16) => vec![Dtype::F32, Dtype::Stored],
-            (Place::Processor, Stored::F32) if self.kernels == Kernels::Avx512 => vec![Dtype::Bf16],
+            (Place::Processor, Stored::F32) if self.kernels <= Kernels::Avx512 => vec![Dtype::Bf16],
             (Place::Processor, Stored::F32) => vec![Dtype::F32],
         };
         if backend.place == Place::Processor {

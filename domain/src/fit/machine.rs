@@ -7,6 +7,8 @@ use super::Dtype;
 /// A set of kernels for one instruction set, the fastest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kernels {
+    /// Sixty-four products of bytes at a time, sixteen of other numbers.
+    Avx512Vnni,
     /// Sixteen numbers at a time.
     Avx512,
     /// Eight numbers at a time.
@@ -17,12 +19,13 @@ pub enum Kernels {
 
 impl Kernels {
     /// All of them, the fastest first.
-    pub const ALL: [Self; 3] = [Self::Avx512, Self::Avx2, Self::Scalar];
+    pub const ALL: [Self; 4] = [Self::Avx512Vnni, Self::Avx512, Self::Avx2, Self::Scalar];
 
     /// What people call it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::Avx512Vnni => "avx512-vnni",
             Self::Avx512 => "avx512",
             Self::Avx2 => "avx2",
             Self::Scalar => "scalar",
@@ -33,6 +36,7 @@ impl Kernels {
     #[must_use]
     pub fn needs(self) -> &'static [&'static str] {
         match self {
+            Self::Avx512Vnni => &["avx512f", "avx512bw", "avx512vnni"],
             Self::Avx512 => &["avx512f"],
             Self::Avx2 => &["avx2", "fma", "f16c"],
             Self::Scalar => &[],

@@ -2,12 +2,11 @@
 
 use corolla_checkpoint::Heads;
 use corolla_compute::Place;
-use gemm::Parallelism;
-use rayon::prelude::*;
 
 use super::{
     kernels::{Kernels, Strided, product_into},
     kv_cache::BlockCache,
+    pool::Pool,
 };
 
 /// Up to this many new positions are done one by one; more are worth a matrix product.
@@ -20,7 +19,7 @@ const ALONE: usize = 1 << 15;
 /// Attends with `queries` of shape `[batch, seq, heads * dim]` over `cache`, which holds the new positions already.
 /// `slopes` are those of ALiBi, one a head (Press et al., 2022). The result has the shape of `queries`.
 pub(super) fn attend(
-    kernels: &Kernels,
+    (kernels, pool): (&Kernels, &Pool),
     queries: &[f32],
     cache: &BlockCache,
     place: Place,
@@ -42,11 +41,12 @@ pub(super) fn attend(
         if seq <= FEW { work.one_by_one(seq) } else { work.in_chunks(seq) }
     };
     let tasks = batch * heads.query;
-    let results: Vec<Vec<f32>> = if tasks * seq * (position + seq) * heads.dim < ALONE {
-        (0..tasks).map(one).collect()
+    let mut results: Vec<Vec<f32>> = vec![Vec::new(); tasks];
+    if tasks * seq * (position + seq) * heads.dim < ALONE {
+        results.iter_mut().enumerate().for_each(|(task, result)| *result = one(task));
     } else {
-        (0..tasks).into_par_iter().map(one).collect()
-    };
+        pool.each(results.iter_mut(), |task, result| *result = one(task));
+    }
     let mut together = Vec::with_capacity(batch * seq * heads.query * heads.dim);
     for row in results.chunks_exact(heads.query) {
         for at in 0..seq {
@@ -99,7 +99,6 @@ impl OneHead<'_> {
                 (self.queries, Strided { first: from * self.stride, row: self.stride, col: 1 }),
                 (self.cache.0, Strided { first: 0, row: 1, col: self.dim }),
                 (&mut scores, Strided { first: 0, row: seen, col: 1 }),
-                Parallelism::None,
             );
             for (i, scores) in scores.chunks_exact_mut(seen).enumerate() {
                 let (seen, future) = scores.split_at_mut(self.position + from + i + 1);
@@ -111,7 +110,6 @@ impl OneHead<'_> {
                 (&scores, Strided { first: 0, row: seen, col: 1 }),
                 (self.cache.1, rows(0)),
                 (&mut out, rows(from * self.dim)),
-                Parallelism::None,
             );
         }
         out
@@ -119,18 +117,6 @@ impl OneHead<'_> {
 
     /// Turns products of one query with the keys it may see, the last of them its own, into weights that sum to 1.
     fn soften(&self, scores: &mut [f32]) {
-        let scale = 1.0 / (self.dim as f32).sqrt();
-        let last = scores.len() - 1;
-        let mut most = f32::NEG_INFINITY;
-        for (at, score) in scores.iter_mut().enumerate() {
-            *score = *score * scale - self.slope * (last - at) as f32;
-            most = most.max(*score);
-        }
-        let mut sum = 0.0f32;
-        for score in scores.iter_mut() {
-            *score = (*score - most).exp();
-            sum += *score;
-        }
-        scores.iter_mut().for_each(|score| *score /= sum);
+        (self.kernels.soften)(scores, 1.0 / (self.dim as f32).sqrt(), self.slope);
     }
 }

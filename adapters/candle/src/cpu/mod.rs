@@ -1,10 +1,12 @@
-//! Arithmetic on the processor: our own kernels, the `gemm` crate for many rows, and candle for quantised blocks.
+//! Arithmetic on the processor: our own threads and kernels, and the `gemm` crate for many rows of weights that are not
+//! quantised.
 
 mod attention;
 mod kernels;
 mod kv_cache;
 mod matrix;
 mod norm;
+mod pool;
 
 use corolla_checkpoint::{Heads, Stored, View};
 use corolla_compute::{Arithmetic, Place, Use};
@@ -12,24 +14,39 @@ use corolla_domain::{
     fit::{self, Dtype},
     ports::PortError,
 };
-use rayon::ThreadPool;
 
-use self::{attention::attend, kernels::Kernels, kv_cache::BlockCache, matrix::Matrix, norm::turn};
-use crate::config::kept;
+use self::{
+    attention::attend,
+    kernels::{Kernels, RoundedRows},
+    kv_cache::BlockCache,
+    matrix::Matrix,
+    norm::turn,
+    pool::Pool,
+};
+use crate::config::{Activations, kept};
 
 pub use kernels::kernel_sets;
 
 /// Arithmetic with a pool of threads and one set of kernels.
 pub(crate) struct CpuArithmetic {
-    pool: ThreadPool,
+    pool: Pool,
     kernels: Kernels,
     dtype: Dtype,
+    activations: Activations,
 }
 
 /// Activations of shape `[rows, width]`.
 pub(crate) struct Rows {
     numbers: Vec<f32>,
     width: usize,
+    /// The same in 8 bits, for all products that are taken of them.
+    rounded: RoundedRows,
+}
+
+impl Rows {
+    fn new(numbers: Vec<f32>, width: usize) -> Self {
+        Self { numbers, width, rounded: RoundedRows::default() }
+    }
 }
 
 /// What all blocks of a step share.
@@ -42,15 +59,16 @@ pub(crate) struct Frame {
 
 impl CpuArithmetic {
     /// `threads` threads, or one for each core.
-    pub(crate) fn new(threads: Option<usize>, kernels: Option<fit::Kernels>, dtype: Dtype) -> Result<Self, PortError> {
+    pub(crate) fn new(
+        threads: Option<usize>,
+        kernels: Option<fit::Kernels>,
+        dtype: Dtype,
+        activations: Activations,
+    ) -> Result<Self, PortError> {
         let kernels = kernels::kernels(kernels)?;
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.unwrap_or(0))
-            .thread_name(|nth| format!("candle-{nth}"))
-            .build()
-            .map_err(|e| PortError::internal("threads to compute on could not be started").with_source(e))?;
-        tracing::debug!(kernels = kernels.name, threads = pool.current_num_threads(), "kernels chosen");
-        Ok(Self { pool, kernels, dtype })
+        let pool = Pool::new(threads)?;
+        tracing::debug!(kernels = kernels.name, threads = pool.threads(), "kernels chosen");
+        Ok(Self { pool, kernels, dtype, activations })
     }
 }
 
@@ -61,16 +79,12 @@ impl Arithmetic for CpuArithmetic {
     type Cache = BlockCache;
     type Frame = Frame;
 
-    fn within(&self, job: &mut (dyn FnMut() + Send)) {
-        self.pool.install(job);
-    }
-
     fn dtype(&self, stored: Stored) -> String {
         kept(self.dtype, stored).name()
     }
 
     fn matrix(&self, view: &View<'_>, _: Use) -> Result<Matrix, PortError> {
-        Matrix::new(view, kept(self.dtype, view.stored))
+        Matrix::new(view, kept(self.dtype, view.stored), &self.pool)
     }
 
     fn vector(&self, numbers: Vec<f32>) -> Result<Vec<f32>, PortError> {
@@ -78,7 +92,7 @@ impl Arithmetic for CpuArithmetic {
     }
 
     fn rows(&self, numbers: Vec<f32>, width: usize) -> Result<Rows, PortError> {
-        Ok(Rows { numbers, width })
+        Ok(Rows::new(numbers, width))
     }
 
     fn numbers(&self, rows: Rows) -> Result<Vec<f32>, PortError> {
@@ -86,45 +100,46 @@ impl Arithmetic for CpuArithmetic {
     }
 
     fn select(&self, matrix: &Matrix, ids: &[u32]) -> Result<Rows, PortError> {
-        let numbers = matrix.select(&self.kernels, ids)?;
-        Ok(Rows { width: numbers.len() / ids.len(), numbers })
+        let numbers = matrix.select(ids);
+        let width = numbers.len() / ids.len();
+        Ok(Rows::new(numbers, width))
     }
 
     fn product(&self, x: &Rows, matrix: &Matrix, bias: Option<&Vec<f32>>) -> Result<Rows, PortError> {
-        let mut numbers = matrix.product(&self.kernels, &x.numbers)?;
+        let mut numbers = matrix.product((&self.kernels, &self.pool), &x.numbers, &x.rounded, self.activations);
         let width = numbers.len() / (x.numbers.len() / x.width);
         if let Some(bias) = bias {
             numbers.chunks_exact_mut(width).for_each(|row| add(row, bias));
         }
-        Ok(Rows { numbers, width })
+        Ok(Rows::new(numbers, width))
     }
 
     fn add(&self, mut x: Rows, y: &Rows) -> Result<Rows, PortError> {
         add(&mut x.numbers, &y.numbers);
-        Ok(x)
+        Ok(Rows::new(x.numbers, x.width))
     }
 
     fn columns(&self, x: &Rows, start: usize, end: usize) -> Result<Rows, PortError> {
         let numbers = x.numbers.chunks_exact(x.width).flat_map(|row| &row[start..end]).copied().collect();
-        Ok(Rows { numbers, width: end - start })
+        Ok(Rows::new(numbers, end - start))
     }
 
     fn layer_norm(&self, x: &Rows, scale: &Vec<f32>, shift: &Vec<f32>, eps: f32) -> Result<Rows, PortError> {
-        Ok(Rows { numbers: norm::layer_norm(&x.numbers, scale, shift, eps), width: x.width })
+        Ok(Rows::new(norm::layer_norm(&x.numbers, scale, shift, eps), x.width))
     }
 
     fn rms_norm(&self, x: &Rows, scale: &Vec<f32>, eps: f32) -> Result<Rows, PortError> {
-        Ok(Rows { numbers: norm::rms_norm(&x.numbers, scale, eps), width: x.width })
+        Ok(Rows::new(norm::rms_norm(&x.numbers, scale, eps), x.width))
     }
 
     fn gelu(&self, mut x: Rows) -> Result<Rows, PortError> {
-        x.numbers.iter_mut().for_each(|v| *v = norm::gelu(*v));
-        Ok(x)
+        (self.kernels.gelu)(&mut x.numbers);
+        Ok(Rows::new(x.numbers, x.width))
     }
 
     fn gated(&self, mut gate: Rows, up: &Rows) -> Result<Rows, PortError> {
-        gate.numbers.iter_mut().zip(&up.numbers).for_each(|(gate, up)| *gate = norm::silu(*gate) * up);
-        Ok(gate)
+        (self.kernels.gate)(&mut gate.numbers, &up.numbers);
+        Ok(Rows::new(gate.numbers, gate.width))
     }
 
     fn cache(&self, batch: usize, length: usize, heads: Heads) -> Result<BlockCache, PortError> {
@@ -161,8 +176,8 @@ impl Arithmetic for CpuArithmetic {
             cache.write(at / seq, position + at % seq, keys, values);
         }
         let slopes = frame.slopes.as_deref();
-        let numbers = attend(&self.kernels, &queries.numbers, cache, frame.place, heads, slopes);
-        Ok(Rows { numbers, width: queries.width })
+        let numbers = attend((&self.kernels, &self.pool), &queries.numbers, cache, frame.place, heads, slopes);
+        Ok(Rows::new(numbers, queries.width))
     }
 }
 

@@ -26,16 +26,6 @@ pub(super) fn rms_norm(x: &[f32], scale: &[f32], eps: f32) -> Vec<f32> {
     normed
 }
 
-/// `x / (1 + exp(-x))`.
-pub(super) fn silu(x: f32) -> f32 {
-    x / (1.0 + (-x).exp())
-}
-
-/// The tanh form of GELU, with the rounded constant that BLOOM was trained with.
-pub(super) fn gelu(x: f32) -> f32 {
-    0.5 * x * (1.0 + (0.797_884_6 * x * (1.0 + 0.044_715 * x * x)).tanh())
-}
-
 /// Turns every head of `dim` numbers in `x` by `turns`, cosine and sine of each pair: a number of the first half of a head
 /// and the one that stands in its place in the second.
 pub(super) fn turn(x: &mut [f32], dim: usize, turns: &[(f32, f32)]) {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use corolla_candle::Target;
+use corolla_candle::{Activations, Target};
 use corolla_compute::{BlockChoice, LoadConfig};
 use corolla_domain::{fit, ports::PortError};
 use testkit::run::Loaded;
@@ -12,7 +12,12 @@ pub(crate) fn config(path: &Path) -> LoadConfig {
 }
 
 pub(crate) fn cpu(dtype: fit::Dtype) -> Target {
-    Target::Cpu { dtype, kernels: None, threads: Some(2) }
+    Target::Cpu { dtype, kernels: None, activations: Activations::Auto, threads: Some(2) }
+}
+
+/// Weights as the file has them, activations as they are.
+pub(crate) fn exact() -> Target {
+    Target::Cpu { dtype: fit::Dtype::Stored, kernels: None, activations: Activations::F32, threads: Some(2) }
 }
 
 pub(crate) fn tensors(dtype: fit::Dtype) -> Target {

@@ -3,7 +3,12 @@
 
 use std::arch::x86_64::*;
 
-use super::{BlockType, Kernels, bf16, blocks, f16};
+use super::{
+    Kernels, bf16, curves, f16,
+    packed::{Format, Tiles},
+    rounded::{self, Rounded},
+    tiles::{self, Lanes},
+};
 
 /// Numbers of one register.
 const LANES: usize = 16;
@@ -23,7 +28,17 @@ pub(super) fn kernels() -> Option<Kernels> {
         // SAFETY: as above.
         add_scaled: |factor, a, sum| unsafe { add_scaled(factor, a, sum) },
         // SAFETY: as above.
-        widen: |kind, bytes, numbers| unsafe { widen(kind, bytes, numbers) },
+        round: |x, cols| unsafe { round(x, cols) },
+        // SAFETY: as above.
+        tiles: |format, tiles, x, sums| unsafe { product(format, tiles, x, sums) },
+        // SAFETY: as above.
+        exact_tiles: |format, tiles, x| unsafe { exact_product(format, tiles, x) },
+        // SAFETY: as above.
+        soften: |scores, scale, slope| unsafe { soften(scores, scale, slope) },
+        // SAFETY: as above.
+        gate: |gates, up| unsafe { gate(gates, up) },
+        // SAFETY: as above.
+        gelu: |x| unsafe { gelu(x) },
     })
 }
 
@@ -75,9 +90,25 @@ fn add_scaled(factor: f32, a: &[f32], sum: &mut [f32]) {
     }
 }
 
-#[target_feature(enable = "avx512f")]
-fn widen(kind: BlockType, bytes: &[u8], numbers: &mut [f32]) {
-    blocks::widen(kind, bytes, numbers);
+/// Compiles functions of the reference for this instruction set.
+macro_rules! compiled {
+    ($(fn $name:ident($($argument:ident: $kind:ty),*) $(-> $result:ty)? = $function:path;)*) => {
+        $(
+            #[target_feature(enable = "avx512f")]
+            fn $name($($argument: $kind),*) $(-> $result)? {
+                $function($($argument),*)
+            }
+        )*
+    };
+}
+
+compiled! {
+    fn round(x: &[f32], cols: usize) -> Rounded = rounded::round;
+    fn product(format: Format, tiles: Tiles<'_>, x: &Rounded, sums: &mut [Lanes]) = tiles::product;
+    fn exact_product(format: Format, tiles: Tiles<'_>, x: &[f32]) -> Lanes = tiles::exact_product;
+    fn soften(scores: &mut [f32], scale: f32, slope: f32) = curves::soften;
+    fn gate(gates: &mut [f32], up: &[f32]) = curves::gate;
+    fn gelu(x: &mut [f32]) = curves::gelu;
 }
 
 /// The first LANES numbers of `x`.

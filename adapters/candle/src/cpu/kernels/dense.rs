@@ -1,22 +1,20 @@
-//! Matrix products built from the kernels (few rows) and from the `gemm` crate (many rows).
+//! Matrix products of f32 and 16-bit weights, built from the kernels (few rows) and from the `gemm` crate (many rows).
 #![allow(unsafe_code)]
 
 use gemm::Parallelism;
-use rayon::prelude::*;
 
-use super::{BlockType, Kernels, bf16, f16};
+use super::{Kernels, Packed, bf16, f16};
+use crate::cpu::pool::Pool;
 
 /// Up to this many rows of activations, each weight row is multiplied with each of them; above, gemm's blocking pays.
-const FEW: usize = 4;
-/// Weight rows that one task takes.
-const TASK_ROWS: usize = 64;
-/// Products of fewer numbers than this are not worth waking another thread for.
-const ALONE: usize = 1 << 16;
-/// Numbers of half precision widened at a time: they stay in the second-level cache.
-const PANEL: usize = 1 << 18;
+pub(crate) const FEW: usize = 4;
+/// Numbers of weights that one task takes where there are few rows.
+const TASK: usize = 1 << 14;
+/// Numbers of weights that one task widens where there are many rows: they stay in the second-level cache.
+const PANEL: usize = 1 << 17;
 
 /// The weights of a product, row-major.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) enum Operand<'a> {
     /// Single precision.
     F32(&'a [f32]),
@@ -24,72 +22,43 @@ pub(crate) enum Operand<'a> {
     Bf16(&'a [u16]),
     /// f16 bits.
     F16(&'a [u16]),
-    /// Blocks of a ggml type.
-    Blocks(BlockType, &'a [u8]),
+    /// Quantised.
+    Packed(&'a Packed),
 }
 
-/// `x` of shape `[m, cols]` times the transpose of `weight` of shape `[rows, cols]`: `[m, rows]`.
-pub(crate) fn matmul(kernels: &Kernels, x: &[f32], weight: Operand<'_>, cols: usize) -> Vec<f32> {
-    let many = x.len() / cols;
-    if many > FEW {
-        return match weight {
-            Operand::F32(weight) => {
-                gemm_panels(x, weight.len() / cols, cols, |from, to| Panel::Borrowed(&weight[from * cols..to * cols]))
-            }
-            Operand::Bf16(bits) => widened_panels(x, bits, cols, bf16),
-            Operand::F16(bits) => widened_panels(x, bits, cols, f16),
-            Operand::Blocks(kind, bytes) => {
-                let row = kind.bytes(cols);
-                gemm_panels(x, bytes.len() / row, cols, |from, to| {
-                    let mut numbers = vec![0f32; (to - from) * cols];
-                    let rows = bytes[from * row..to * row].par_chunks(TASK_ROWS * row);
-                    rows.zip(numbers.par_chunks_mut(TASK_ROWS * cols))
-                        .for_each(|(bytes, numbers)| (kernels.widen)(kind, bytes, numbers));
-                    Panel::Owned(numbers)
-                })
-            }
-        };
-    }
+/// `x` of shape `[m, cols]` times the transpose of `weight` of shape `[rows, cols]`, activations as they are: `[m, rows]`.
+pub(crate) fn matmul((kernels, pool): (&Kernels, &Pool), x: &[f32], weight: Operand<'_>, cols: usize) -> Vec<f32> {
+    let few = x.len() / cols <= FEW;
     match weight {
-        Operand::F32(weight) => by_rows(x, weight, cols, kernels.dot),
-        Operand::Bf16(bits) => by_rows(x, bits, cols, kernels.dot_bf16),
-        Operand::F16(bits) => by_rows(x, bits, cols, kernels.dot_f16),
-        Operand::Blocks(kind, bytes) => {
-            let row = kind.bytes(cols);
-            by_tasks(x, bytes.len() / row, cols, |from, products| {
-                let mut numbers = vec![0f32; cols];
-                let many = x.len() / cols;
-                for (nth, products) in products.chunks_exact_mut(many).enumerate() {
-                    let bytes = &bytes[(from + nth) * row..][..row];
-                    (kernels.widen)(kind, bytes, &mut numbers);
-                    x.chunks_exact(cols).zip(products).for_each(|(x, product)| *product = (kernels.dot)(&numbers, x));
-                }
-            })
+        Operand::F32(weight) if few => by_rows(pool, x, weight, cols, kernels.dot),
+        Operand::Bf16(bits) if few => by_rows(pool, x, bits, cols, kernels.dot_bf16),
+        Operand::F16(bits) if few => by_rows(pool, x, bits, cols, kernels.dot_f16),
+        Operand::Packed(packed) if few => super::exact_product((kernels, pool), x, packed),
+        Operand::F32(weight) => {
+            let panel = |from: usize, to: usize| Panel::Borrowed(&weight[from * cols..to * cols]);
+            by_panels(pool, x, weight.len() / cols, cols, panel)
         }
+        Operand::Bf16(bits) => widened(pool, x, bits, cols, bf16),
+        Operand::F16(bits) => widened(pool, x, bits, cols, f16),
+        Operand::Packed(packed) => by_panels(pool, x, packed.rows, cols, |from, to| {
+            let mut numbers = vec![0f32; (to - from) * cols];
+            numbers.chunks_exact_mut(cols).enumerate().for_each(|(nth, row)| packed.widen(from + nth, row));
+            Panel::Owned(numbers)
+        }),
     }
 }
 
-/// Few rows: one dot product for each weight row and each row of `x`.
-fn by_rows<T: Sync>(x: &[f32], weight: &[T], cols: usize, dot: fn(&[T], &[f32]) -> f32) -> Vec<f32> {
-    by_tasks(x, weight.len() / cols, cols, |from, products| {
-        let weights = weight[from * cols..].chunks_exact(cols);
-        for (weight, products) in weights.zip(products.chunks_exact_mut(x.len() / cols)) {
+/// Few rows: one dot product for each weight row and each row of `x`. Those of one weight row stand side by side, so
+/// that tasks write to places of their own.
+fn by_rows<T: Sync>(pool: &Pool, x: &[f32], weight: &[T], cols: usize, dot: fn(&[T], &[f32]) -> f32) -> Vec<f32> {
+    let (many, rows, step) = (x.len() / cols, weight.len() / cols, (TASK / cols).max(1));
+    let mut products = vec![0f32; many * rows];
+    pool.each(products.chunks_mut(step * many), |task, products| {
+        let weights = weight[task * step * cols..].chunks_exact(cols);
+        for (weight, products) in weights.zip(products.chunks_exact_mut(many)) {
             x.chunks_exact(cols).zip(products).for_each(|(x, product)| *product = dot(weight, x));
         }
-    })
-}
-
-/// `task(from, products)` fills the products of some weight rows from `from` on, those of one weight row side by side:
-/// so tasks write to places of their own.
-fn by_tasks(x: &[f32], rows: usize, cols: usize, task: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
-    let many = x.len() / cols;
-    let mut products = vec![0f32; many * rows];
-    if rows * cols < ALONE {
-        task(0, &mut products);
-    } else {
-        let tasks = products.par_chunks_mut(TASK_ROWS * many).enumerate();
-        tasks.for_each(|(nth, products)| task(nth * TASK_ROWS, products));
-    }
+    });
     if many == 1 {
         return products;
     }
@@ -101,38 +70,52 @@ enum Panel<'a> {
     Owned(Vec<f32>),
 }
 
-fn widened_panels(x: &[f32], bits: &[u16], cols: usize, widen: fn(u16) -> f32) -> Vec<f32> {
-    gemm_panels(x, bits.len() / cols, cols, |from, to| {
+fn widened(pool: &Pool, x: &[f32], bits: &[u16], cols: usize, widen: fn(u16) -> f32) -> Vec<f32> {
+    by_panels(pool, x, bits.len() / cols, cols, |from, to| {
         Panel::Owned(bits[from * cols..to * cols].iter().map(|b| widen(*b)).collect())
     })
 }
 
-/// Many rows: `panel(from, to)` gives weight rows in f32, and gemm multiplies one panel after the other on all threads.
-fn gemm_panels<'a>(x: &[f32], rows: usize, cols: usize, panel: impl Fn(usize, usize) -> Panel<'a>) -> Vec<f32> {
+/// Many rows: `panel(from, to)` gives weight rows in f32, and gemm multiplies each panel with all activations.
+fn by_panels<'a>(
+    pool: &Pool,
+    x: &[f32],
+    rows: usize,
+    cols: usize,
+    panel: impl Fn(usize, usize) -> Panel<'a> + Sync,
+) -> Vec<f32> {
     let many = x.len() / cols;
-    let mut product = vec![0f32; many * rows];
-    let step = match panel(0, 0) {
-        Panel::Borrowed(_) => rows,
-        Panel::Owned(_) => (PANEL / cols).max(TASK_ROWS),
-    };
-    for from in (0..rows).step_by(step.max(1)) {
-        let to = (from + step).min(rows);
+    // At least a panel for each thread, at most what the cache holds, and no less than pays.
+    let step = (PANEL / cols).min(rows.div_ceil(pool.threads())).max(16);
+    let mut products = vec![0f32; many * rows];
+    // The products of a panel's rows stand side by side, for the reason given above.
+    pool.each(products.chunks_mut(step * many), |task, products| {
+        let (from, to) = (task * step, rows.min((task + 1) * step));
         let panel = panel(from, to);
         let weight = match &panel {
             Panel::Borrowed(weight) => weight,
             Panel::Owned(weight) => &weight[..],
         };
-        let out = Strided { first: from, row: rows, col: 1 };
-        let parallelism = Parallelism::Rayon(rayon::current_num_threads());
         product_into(
             (many, to - from, cols),
             (x, Strided { first: 0, row: cols, col: 1 }),
             (weight, Strided { first: 0, row: 1, col: cols }),
-            (&mut product, out),
-            parallelism,
+            (products, Strided { first: 0, row: to - from, col: 1 }),
         );
+    });
+    if rows <= step {
+        return products;
     }
-    product
+    let mut together = vec![0f32; many * rows];
+    pool.each(together.chunks_mut(32 * rows), |nth, together| {
+        for (i, row) in together.chunks_exact_mut(rows).enumerate() {
+            let at = nth * 32 + i;
+            for (row, panel) in row.chunks_mut(step).zip(products.chunks(step * many)) {
+                row.copy_from_slice(&panel[at * row.len()..][..row.len()]);
+            }
+        }
+    });
+    together
 }
 
 /// Where the numbers of a matrix stand in a slice.
@@ -158,13 +141,12 @@ impl Strided {
     }
 }
 
-/// `out = a * b` for an m x k matrix and a k x n matrix.
+/// `out = a * b`, on the calling thread, for an m x k matrix and a k x n matrix.
 pub(crate) fn product_into(
     (m, n, k): (usize, usize, usize),
     (a, at_a): (&[f32], Strided),
     (b, at_b): (&[f32], Strided),
     (out, at_out): (&mut [f32], Strided),
-    parallelism: Parallelism,
 ) {
     at_a.check(m, k, a.len());
     at_b.check(k, n, b.len());
@@ -192,7 +174,7 @@ pub(crate) fn product_into(
             false,
             false,
             false,
-            parallelism,
+            Parallelism::None,
         );
     }
 }

@@ -1,23 +1,41 @@
-//! Products of f32 activations with f32, bf16 and f16 numbers on the processor. All sums are f32.
+//! Products of f32 activations with f32, bf16 and f16 numbers, and of 8-bit ones with quantised weights, on the processor.
+//! Sums are f32, or exact integers within a block of quantised numbers.
 //!
 //! The scalar file is the reference; the others must agree with it up to the order of the sums. Which one runs is
 //! decided once, when a model is loaded. `unsafe` stays inside this folder.
 
+#[cfg(test)]
+mod agreement;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod blocks;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+mod curves;
 mod dense;
+mod lend;
+mod packed;
+mod product;
+mod rounded;
 mod scalar;
+mod tiles;
 
 use corolla_domain::{
     fit,
     ports::{FaultKind, PortError},
 };
 
-pub(crate) use blocks::BlockType;
 pub(crate) use dense::{Operand, Strided, matmul, product_into};
+pub(crate) use lend::Lent;
+pub(crate) use packed::Packed;
+pub(crate) use product::{RoundedRows, exact_product, rounded_product};
+
+use self::{
+    packed::{Format, Tiles},
+    rounded::Rounded,
+    tiles::Lanes,
+};
 
 /// A set of kernels for one instruction set. Slices given to one call have equal lengths.
 #[derive(Clone, Copy)]
@@ -32,15 +50,25 @@ pub(crate) struct Kernels {
     pub dot_f16: fn(&[u16], &[f32]) -> f32,
     /// Adds a multiple of the second row to the third.
     pub add_scaled: fn(f32, &[f32], &mut [f32]),
-    /// Widens the blocks of the second slice to the numbers of the third.
-    pub widen: fn(BlockType, &[u8], &mut [f32]),
+    /// Rounds rows of that many activations, a multiple of 32, to 8 bits.
+    pub round: fn(&[f32], usize) -> Rounded,
+    /// Products of sixteen packed rows with rounded activations, a result for each row of them.
+    pub tiles: fn(Format, Tiles<'_>, &Rounded, &mut [Lanes]),
+    /// Products of sixteen packed rows with one row of activations.
+    pub exact_tiles: fn(Format, Tiles<'_>, &[f32]) -> Lanes,
+    /// Scores of keys up to the query's own, times a factor and less a slope times distance, to weights that sum to 1.
+    pub soften: fn(&mut [f32], f32, f32),
+    /// `silu` of the first row times the second.
+    pub gate: fn(&mut [f32], &[f32]),
+    /// The tanh form of GELU.
+    pub gelu: fn(&mut [f32]),
 }
 
 /// The sets that this processor can run, the fastest first.
 fn sets() -> Vec<Kernels> {
     let mut sets = Vec::new();
     #[cfg(target_arch = "x86_64")]
-    sets.extend([avx512::kernels(), avx2::kernels()].into_iter().flatten());
+    sets.extend([avx512vnni::kernels(), avx512::kernels(), avx2::kernels()].into_iter().flatten());
     sets.push(scalar::kernels());
     sets
 }
@@ -85,6 +113,7 @@ pub(crate) fn f16(bits: u16) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::pool::Pool;
 
     /// Numbers in -1..1 without a pattern.
     fn noise(len: usize, seed: u64) -> Vec<f32> {
@@ -144,6 +173,7 @@ mod tests {
         let (rows, cols) = (37, 96);
         let weight = noise(rows * cols, 5);
         let bits: Vec<u16> = weight.iter().map(|v| half::bf16::from_f32(*v).to_bits()).collect();
+        let pool = Pool::new(Some(2)).unwrap();
         let widened: Vec<f32> = bits.iter().map(|b| bf16(*b)).collect();
         for many in [1, 2, 5, 40] {
             let x = noise(many * cols, 7);
@@ -151,7 +181,7 @@ mod tests {
                 .map(|i| scalar::dot(&widened[i % rows * cols..][..cols], &x[i / rows * cols..][..cols]))
                 .collect();
             for operand in [Operand::F32(&widened), Operand::Bf16(&bits)] {
-                let product = matmul(&sets()[0], &x, operand, cols);
+                let product = matmul((&sets()[0], &pool), &x, operand, cols);
                 assert_eq!(product.len(), by_hand.len());
                 product.iter().zip(&by_hand).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{a} {b}"));
             }

@@ -1,9 +1,21 @@
 //! The reference kernels: one number after the other.
 
-use super::{Kernels, bf16, blocks, f16};
+use super::{Kernels, bf16, curves, f16, rounded, tiles};
 
 pub(super) fn kernels() -> Kernels {
-    Kernels { name: "scalar", dot, dot_bf16, dot_f16, add_scaled, widen: blocks::widen }
+    Kernels {
+        name: "scalar",
+        dot,
+        dot_bf16,
+        dot_f16,
+        add_scaled,
+        round: rounded::round,
+        tiles: tiles::product,
+        exact_tiles: tiles::exact_product,
+        soften: curves::soften,
+        gate: curves::gate,
+        gelu: curves::gelu,
+    }
 }
 
 pub(super) fn dot(a: &[f32], x: &[f32]) -> f32 {

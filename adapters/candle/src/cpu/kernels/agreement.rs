@@ -1,0 +1,113 @@
+//! Every set of kernels against the reference and against weights widened number by number, over odd shapes.
+
+use corolla_checkpoint::{GgmlType, Stored, widen};
+use proptest::prelude::*;
+
+use super::{Operand, Packed, RoundedRows, matmul, rounded_product, scalar, sets};
+use crate::cpu::pool::Pool;
+
+/// A matrix of some type with arbitrary numbers and reasonable scales, and rows of activations.
+#[derive(Debug)]
+struct Case {
+    kind: GgmlType,
+    stored: Vec<u8>,
+    cols: usize,
+    x: Vec<f32>,
+}
+
+impl Case {
+    fn new((kind, rows, blocks, many, seed): (usize, usize, usize, usize, u64)) -> Self {
+        let kind = GgmlType::ALL[kind];
+        let cols = blocks * kind.block();
+        let mut state = seed | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state >> 32
+        };
+        let mut stored: Vec<u8> = (0..kind.bytes(rows * cols)).map(|_| next() as u8).collect();
+        for block in stored.chunks_exact_mut(kind.bytes(kind.block())) {
+            let halves: &[usize] = match kind {
+                GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
+                GgmlType::Q6K => &[208],
+                _ => &[0, 2],
+            };
+            for at in halves {
+                let scale = half::f16::from_f32((next() % 2000) as f32 / 1000.0 - 1.0);
+                block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
+            }
+        }
+        let x = (0..many * cols).map(|_| (next() % 4001) as f32 / 1000.0 - 2.0).collect();
+        Self { kind, stored, cols, x }
+    }
+
+    fn widened(&self) -> Vec<f32> {
+        let mut numbers = vec![0.0; self.stored.len() / self.kind.bytes(self.kind.block()) * self.kind.block()];
+        widen(Stored::Quantised(self.kind), &self.stored, &mut numbers);
+        numbers
+    }
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let many = prop_oneof![1usize..6, 60usize..70, Just(130), Just(300)];
+    (0..GgmlType::ALL.len(), 1usize..70, 1usize..4, many, any::<u64>()).prop_map(Case::new)
+}
+
+/// For each product, the sum of its terms' magnitudes: errors are a part of it.
+fn magnitudes(weight: &[f32], x: &[f32], cols: usize) -> Vec<(f32, f32)> {
+    let of = |x: &[f32], weight: &[f32]| {
+        let terms = || x.iter().zip(weight).map(|(x, w)| f64::from(*x) * f64::from(*w));
+        (terms().sum::<f64>() as f32, terms().map(f64::abs).sum::<f64>() as f32)
+    };
+    x.chunks_exact(cols).flat_map(|x| weight.chunks_exact(cols).map(move |weight| of(x, weight))).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn packing_keeps_every_number(case in cases()) {
+        let packed = Packed::new(case.kind, &case.stored, case.cols, &Pool::new(Some(2)).unwrap());
+        let mut row = vec![0.0; case.cols];
+        for (nth, wanted) in case.widened().chunks_exact(case.cols).enumerate() {
+            packed.widen(nth, &mut row);
+            for (ours, wanted) in row.iter().zip(wanted) {
+                prop_assert!((ours - wanted).abs() <= wanted.abs() * 1e-6 + 1e-6, "{:?}: {ours} {wanted}", case.kind);
+            }
+        }
+    }
+
+    #[test]
+    fn sets_agree_on_rounded_activations_and_stay_near_the_exact_ones(case in cases()) {
+        let exact = magnitudes(&case.widened(), &case.x, case.cols);
+        let reference = scalar::kernels();
+        for threads in [1, 3] {
+            let pool = Pool::new(Some(threads)).unwrap();
+            let packed = Packed::new(case.kind, &case.stored, case.cols, &pool);
+            let wanted = rounded_product((&reference, &pool), &case.x, &RoundedRows::default(), &packed);
+            for set in sets() {
+                let ours = rounded_product((&set, &pool), &case.x, &RoundedRows::default(), &packed);
+                prop_assert_eq!(ours.len(), exact.len());
+                for ((ours, wanted), (exact, terms)) in ours.iter().zip(&wanted).zip(&exact) {
+                    // Offsets can be as large as the numbers they move, and cancel them.
+                    prop_assert!((ours - wanted).abs() <= 1e-4 * terms + 1e-3, "{}: {ours} {wanted}", set.name);
+                    prop_assert!((ours - exact).abs() <= 0.02 * terms + 0.05, "{}: {ours} {exact}", set.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sets_agree_on_activations_as_they_are(case in cases()) {
+        let exact = magnitudes(&case.widened(), &case.x, case.cols);
+        let pool = Pool::new(Some(2)).unwrap();
+        let packed = Packed::new(case.kind, &case.stored, case.cols, &pool);
+        for set in sets() {
+            let ours = matmul((&set, &pool), &case.x, Operand::Packed(&packed), case.cols);
+            for (ours, (exact, terms)) in ours.iter().zip(&exact) {
+                prop_assert!((ours - exact).abs() <= 1e-5 * terms + 1e-3, "{}: {ours} {exact}", set.name);
+            }
+        }
+    }
+}

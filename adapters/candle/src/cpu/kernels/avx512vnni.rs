@@ -1,0 +1,213 @@
+//! Products of packed tiles with rounded activations, for processors with AVX-512 VNNI: 64 products of bytes in one
+//! instruction, summed up in the lane of their row.
+//!
+//! `vpdpbusd` takes unsigned bytes (weights) and signed ones (activations, the same four for every row), so a symmetric
+//! type's zero is taken away afterwards as a multiple of the activations' sum. Integer sums are exact; what may differ
+//! from the reference is the order and fusing of the f32 sums over the groups.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use super::{
+    Kernels, avx512,
+    packed::{COLS, Format, Line, ROWS, Scales, Tiles},
+    rounded::{Group, Rounded},
+    tiles::{HALVES, Lanes, OFFSET, PLAIN, SUPER, for_format},
+};
+
+/// The set, if this processor has what it needs.
+pub(super) fn kernels() -> Option<Kernels> {
+    let able = is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw");
+    let set = avx512::kernels()?;
+    able.then_some(Kernels {
+        name: "avx512-vnni",
+        // SAFETY: the features of the function were found on this processor just above, and this is the only way to
+        // get at it.
+        tiles: |format, tiles, x, sums| unsafe { product(format, tiles, x, sums) },
+        ..set
+    })
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn product(format: Format, tiles: Tiles<'_>, x: &Rounded, sums: &mut [Lanes]) {
+    for_format!(format, of_format(tiles, x, sums));
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn of_format<const BITS: usize, const SCALES: u8>(tiles: Tiles<'_>, x: &Rounded, sums: &mut [Lanes]) {
+    // One row is a token's: its sums stay in a register.
+    if let [sums] = sums {
+        let mut sum = _mm512_setzero_ps();
+        for (nth, (numbers, group)) in x.numbers.iter().zip(&x.groups).take(tiles.count).enumerate() {
+            let lines = &tiles.lines[nth * Format::lines(BITS)..][..Format::lines(BITS)];
+            for line in lines {
+                fetch(line);
+            }
+            let quads = unpack::<BITS>(lines);
+            let scales = scales::<SCALES>(tiles, nth);
+            sum = add_group::<BITS, SCALES>(&quads, scales, numbers, group, sum);
+        }
+        store(sum, sums);
+        return;
+    }
+    sums.fill([0.0; ROWS]);
+    for nth in 0..tiles.count {
+        let quads = unpack::<BITS>(&tiles.lines[nth * Format::lines(BITS)..][..Format::lines(BITS)]);
+        let scales = scales::<SCALES>(tiles, nth);
+        let here = nth * x.rows..(nth + 1) * x.rows;
+        let groups = x.numbers[here.clone()].iter().zip(&x.groups[here]);
+        for ((numbers, group), sums) in groups.zip(sums.iter_mut()) {
+            store(add_group::<BITS, SCALES>(&quads, scales, numbers, group, load_ps(sums)), sums);
+        }
+    }
+}
+
+/// Adds the products of a tile with a group of activations to `sum`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn add_group<const BITS: usize, const SCALES: u8>(
+    quads: &[__m512i; 8],
+    (first, second): (__m512, __m512),
+    numbers: &[u32; COLS / 4],
+    group: &Group,
+    sum: __m512,
+) -> __m512 {
+    let [less_a, less_b] = group.negated;
+    let start = |negated: i32| _mm512_set1_epi32(negated * Format::zero(BITS) as i32);
+    let (mut a, mut b) = match SCALES {
+        PLAIN => (start(less_a), start(less_b)),
+        HALVES => (start(less_a), start(less_b)),
+        _ => (_mm512_setzero_si512(), _mm512_setzero_si512()),
+    };
+    for j in 0..4 {
+        a = _mm512_dpbusd_epi32(a, quads[j], _mm512_set1_epi32(numbers[j].cast_signed()));
+        b = _mm512_dpbusd_epi32(b, quads[j + 4], _mm512_set1_epi32(numbers[j + 4].cast_signed()));
+    }
+    let scale = _mm512_set1_ps(group.scale);
+    let together = || _mm512_cvtepi32_ps(_mm512_add_epi32(a, b));
+    match SCALES {
+        PLAIN => _mm512_fmadd_ps(together(), _mm512_mul_ps(first, scale), sum),
+        HALVES => {
+            let sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(a), _mm512_mul_ps(first, scale), sum);
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(b), _mm512_mul_ps(second, scale), sum)
+        }
+        _ => {
+            let sum = _mm512_fmadd_ps(second, _mm512_set1_ps(group.sum), sum);
+            _mm512_fmadd_ps(together(), _mm512_mul_ps(first, scale), sum)
+        }
+    }
+}
+
+/// The eight quads of a tile, a byte a number.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn unpack<const BITS: usize>(lines: &[Line]) -> [__m512i; 8] {
+    let line = |at: usize| load(&lines[at]);
+    if BITS == 8 {
+        return [line(0), line(1), line(2), line(3), line(4), line(5), line(6), line(7)];
+    }
+    let nibbles = _mm512_set1_epi8(15);
+    let mut quads = [_mm512_setzero_si512(); 8];
+    for j in 0..4 {
+        quads[j] = _mm512_and_si512(line(j), nibbles);
+        quads[j + 4] = _mm512_and_si512(_mm512_srli_epi16::<4>(line(j)), nibbles);
+    }
+    if BITS == 5 {
+        let (high, bit) = (line(4), _mm512_set1_epi8(16));
+        quads[0] = select_or(_mm512_slli_epi16::<4>(high), bit, quads[0]);
+        quads[1] = select_or(_mm512_slli_epi16::<3>(high), bit, quads[1]);
+        quads[2] = select_or(_mm512_slli_epi16::<2>(high), bit, quads[2]);
+        quads[3] = select_or(_mm512_slli_epi16::<1>(high), bit, quads[3]);
+        quads[4] = select_or(high, bit, quads[4]);
+        quads[5] = select_or(_mm512_srli_epi16::<1>(high), bit, quads[5]);
+        quads[6] = select_or(_mm512_srli_epi16::<2>(high), bit, quads[6]);
+        quads[7] = select_or(_mm512_srli_epi16::<3>(high), bit, quads[7]);
+    }
+    if BITS == 6 {
+        let bits = _mm512_set1_epi8(48);
+        for half in 0..2 {
+            let high = line(4 + half);
+            let quads = &mut quads[4 * half..4 * half + 4];
+            quads[0] = select_or(_mm512_slli_epi16::<4>(high), bits, quads[0]);
+            quads[1] = select_or(_mm512_slli_epi16::<2>(high), bits, quads[1]);
+            quads[2] = select_or(high, bits, quads[2]);
+            quads[3] = select_or(_mm512_srli_epi16::<2>(high), bits, quads[3]);
+        }
+    }
+    quads
+}
+
+/// `a & b | c`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn select_or(a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+    _mm512_ternarylogic_epi32::<0b1110_1010>(a, b, c)
+}
+
+/// As in the reference.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn scales<const SCALES: u8>(tiles: Tiles<'_>, nth: usize) -> (__m512, __m512) {
+    let half = |place: usize| load_f16(&tiles.halves[place]);
+    match SCALES {
+        PLAIN => (half(nth), _mm512_setzero_ps()),
+        OFFSET => (half(2 * nth), half(2 * nth + 1)),
+        SUPER => {
+            let scale = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_bytes(&tiles.bytes[2 * nth])));
+            let offset = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_bytes(&tiles.bytes[2 * nth + 1])));
+            let least = _mm512_sub_ps(_mm512_setzero_ps(), half(nth / 8 * 2 + 1));
+            (_mm512_mul_ps(half(nth / 8 * 2), scale), _mm512_mul_ps(least, offset))
+        }
+        _ => {
+            let first = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_bytes(&tiles.bytes[2 * nth])));
+            let second = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_bytes(&tiles.bytes[2 * nth + 1])));
+            (_mm512_mul_ps(half(nth / 8), first), _mm512_mul_ps(half(nth / 8), second))
+        }
+    }
+}
+
+/// Lines ahead of the one in use that are asked for: the processor's own guesses end with a page of memory.
+const AHEAD: usize = 96;
+
+/// Asks for the line that is [`AHEAD`] of this one.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn fetch(line: &Line) {
+    // A prefetch reads nothing, and an address that is not there is ignored; so it may lie beyond the slice.
+    _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).wrapping_add(AHEAD).cast());
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn load(line: &Line) -> __m512i {
+    // SAFETY: a line is 64 bytes, aligned to 64.
+    unsafe { _mm512_load_si512(std::ptr::from_ref(line).cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn load_ps(lanes: &Lanes) -> __m512 {
+    // SAFETY: there are sixteen numbers of four bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn load_f16(halves: &[u16; ROWS]) -> __m512 {
+    // SAFETY: there are sixteen numbers of two bytes; the load needs no alignment.
+    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(halves.as_ptr().cast()) })
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn load_bytes(bytes: &[u8; ROWS]) -> __m128i {
+    // SAFETY: there are sixteen bytes; the load needs no alignment.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn store(sums: __m512, lanes: &mut Lanes) {
+    // SAFETY: there is room for sixteen numbers of four bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), sums) }
+}

@@ -1,0 +1,114 @@
+//! Products of packed matrices, shared among the threads.
+
+use std::cell::OnceCell;
+
+use super::{
+    Kernels,
+    packed::{Packed, ROWS},
+    rounded::{CHUNK, Rounded},
+    tiles::Lanes,
+};
+use crate::cpu::pool::Pool;
+
+/// Bytes of weights that are worth a task of their own.
+const TASK_BYTES: usize = 24 << 10;
+/// Numbers that are worth a task when rows are rounded.
+const TASK_NUMBERS: usize = 1 << 14;
+
+/// Rows of activations rounded on first use, in chunks of at most [`CHUNK`].
+#[derive(Default)]
+pub(crate) struct RoundedRows(OnceCell<Vec<Rounded>>);
+
+impl RoundedRows {
+    fn of(&self, kernels: &Kernels, pool: &Pool, x: &[f32], cols: usize) -> &[Rounded] {
+        self.0.get_or_init(|| {
+            let rows = x.len() / cols;
+            let chunk = rows.div_ceil(rows.div_ceil(CHUNK).max(1)).max(1);
+            let mut chunks: Vec<Option<Rounded>> = Vec::new();
+            chunks.resize_with(rows.div_ceil(chunk), || None);
+            let round = |_, (to, x): (&mut Option<Rounded>, &[f32])| *to = Some((kernels.round)(x, cols));
+            let both = chunks.iter_mut().zip(x.chunks(chunk * cols));
+            if x.len() < 2 * TASK_NUMBERS {
+                both.enumerate().for_each(|(nth, both)| round(nth, both));
+            } else {
+                pool.each(both, round);
+            }
+            chunks.into_iter().flatten().collect()
+        })
+    }
+}
+
+/// `x` of shape `[m, cols]` times the transpose of `weight`, with activations rounded to 8 bits: `[m, rows]`.
+pub(crate) fn rounded_product(
+    (kernels, pool): (&Kernels, &Pool),
+    x: &[f32],
+    rounded: &RoundedRows,
+    weight: &Packed,
+) -> Vec<f32> {
+    let (many, rows) = (x.len() / weight.cols, weight.rows);
+    let chunks = rounded.of(kernels, pool, x, weight.cols);
+    // Each chunk by itself, where there are enough of them to keep all threads busy: results go where they belong.
+    if chunks.len() >= 2 * pool.threads() {
+        let mut products = vec![0f32; many * rows];
+        let step = chunks.first().map_or(1, |chunk| chunk.rows);
+        pool.each(products.chunks_mut(step * rows), |nth, products| {
+            let mut sums = [[0f32; ROWS]; CHUNK];
+            let sums = &mut sums[..chunks[nth].rows];
+            for block in 0..weight.blocks() {
+                (kernels.tiles)(weight.format, weight.tiles(block), &chunks[nth], sums);
+                scatter(sums, block, products, rows);
+            }
+        });
+        return products;
+    }
+    let mut lanes = vec![[0f32; ROWS]; weight.blocks() * many];
+    by_blocks(pool, weight, &mut lanes, many, |block, lanes| {
+        let mut from = 0;
+        for chunk in chunks {
+            (kernels.tiles)(weight.format, weight.tiles(block), chunk, &mut lanes[from..from + chunk.rows]);
+            from += chunk.rows;
+        }
+    });
+    gather(lanes, many, rows)
+}
+
+/// The same with activations as they are; for few rows.
+pub(crate) fn exact_product((kernels, pool): (&Kernels, &Pool), x: &[f32], weight: &Packed) -> Vec<f32> {
+    let many = x.len() / weight.cols;
+    let mut lanes = vec![[0f32; ROWS]; weight.blocks() * many];
+    by_blocks(pool, weight, &mut lanes, many, |block, lanes| {
+        for (lanes, x) in lanes.iter_mut().zip(x.chunks_exact(weight.cols)) {
+            *lanes = (kernels.exact_tiles)(weight.format, weight.tiles(block), x);
+        }
+    });
+    gather(lanes, many, weight.rows)
+}
+
+/// Calls `one` for each block of rows with its place in `lanes`.
+fn by_blocks(pool: &Pool, weight: &Packed, lanes: &mut [Lanes], many: usize, one: impl Fn(usize, &mut [Lanes]) + Sync) {
+    let step = (TASK_BYTES / (ROWS * weight.cols * weight.format.bits / 8).max(1)).max(1);
+    pool.each(lanes.chunks_mut(step * many), |task, lanes| {
+        for (nth, lanes) in lanes.chunks_exact_mut(many).enumerate() {
+            one(task * step + nth, lanes);
+        }
+    });
+}
+
+/// Writes the sums of row block `block` to their places in rows of `rows` numbers.
+fn scatter(sums: &[Lanes], block: usize, products: &mut [f32], rows: usize) {
+    let here = block * ROWS..rows.min((block + 1) * ROWS);
+    for (sums, products) in sums.iter().zip(products.chunks_exact_mut(rows)) {
+        products[here.clone()].copy_from_slice(&sums[..here.len()]);
+    }
+}
+
+fn gather(lanes: Vec<Lanes>, many: usize, rows: usize) -> Vec<f32> {
+    if many == 1 {
+        let mut products = lanes.into_flattened();
+        products.truncate(rows);
+        return products;
+    }
+    let mut products = vec![0f32; many * rows];
+    lanes.chunks_exact(many).enumerate().for_each(|(block, sums)| scatter(sums, block, &mut products, rows));
+    products
+}

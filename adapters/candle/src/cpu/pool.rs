@@ -1,0 +1,251 @@
+//! Threads that share the blocks of one operation, made for hundreds of operations a token.
+//!
+//! A barrier at every operation waits for every thread, also for one whose core another process has taken. Here the
+//! caller works too, until no block is left, and then waits only for blocks that a worker has begun; a worker that did not
+//! wake up in time has taken none. Where such a wait was long, somebody else wants the core: the caller goes on alone for
+//! a while, so a busy neighbour costs a few per cent instead of a scheduler's slice at every operation.
+
+use std::{
+    hint,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use corolla_domain::ports::PortError;
+
+use super::kernels::Lent;
+
+/// How long a worker looks for the next operation before it sleeps: longer than what lies between two operations.
+const LOOK: Duration = Duration::from_micros(100);
+/// A wait for a begun block that says that the worker has lost its core.
+const LONG: Duration = Duration::from_micros(400);
+/// How many times the length of such a wait the caller goes on alone.
+const ALONE: u32 = 20;
+
+/// A pool of `threads` threads, the caller's included. Workers end when it is dropped.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    threads: usize,
+    /// Until when the caller works alone.
+    alone: Mutex<Option<Instant>>,
+}
+
+struct Shared {
+    work: Mutex<Option<Arc<Lent>>>,
+    /// Grows with every operation that is offered.
+    offers: AtomicU64,
+    asleep: AtomicUsize,
+    wake: Condvar,
+    closed: AtomicBool,
+}
+
+impl Pool {
+    /// `threads` threads, or as many as affinity and control groups leave this process.
+    pub(crate) fn new(threads: Option<usize>) -> Result<Self, PortError> {
+        let able = || thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads.unwrap_or_else(able).max(1);
+        let shared = Arc::new(Shared {
+            work: Mutex::new(None),
+            offers: AtomicU64::new(0),
+            asleep: AtomicUsize::new(0),
+            wake: Condvar::new(),
+            closed: AtomicBool::new(false),
+        });
+        let pool = Self { shared, threads, alone: Mutex::new(None) };
+        for nth in 1..threads {
+            let shared = Arc::clone(&pool.shared);
+            thread::Builder::new()
+                .name(format!("kernels-{nth}"))
+                .spawn(move || shared.serve())
+                .map_err(|e| PortError::internal("threads to compute on could not be started").with_source(e))?;
+        }
+        Ok(pool)
+    }
+
+    /// How many threads there are.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Calls `work` with every number below `blocks`, on whichever threads have time. Panics where a call did.
+    pub(crate) fn run(&self, blocks: usize, work: &(dyn Fn(usize) + Sync)) {
+        if self.threads == 1 || blocks < 2 || self.is_alone() {
+            return (0..blocks).for_each(work);
+        }
+        Lent::lend(work, blocks, |lent| {
+            self.shared.offer(lent);
+            while lent.take() {}
+            self.wait(lent);
+        });
+    }
+
+    /// Calls `work` with each of `items` and its number: how threads get places of their own to write to.
+    pub(crate) fn each<T: Send>(&self, items: impl Iterator<Item = T>, work: impl Fn(usize, T) + Sync) {
+        if self.threads == 1 {
+            return items.enumerate().for_each(|(nth, item)| work(nth, item));
+        }
+        let items: Vec<_> = items.map(|item| Mutex::new(Some(item))).collect();
+        self.run(items.len(), &|nth| {
+            let item = items[nth].lock().unwrap_or_else(PoisonError::into_inner).take();
+            item.into_iter().for_each(|item| work(nth, item));
+        });
+    }
+
+    fn is_alone(&self) -> bool {
+        let mut until = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = until.is_some_and(|until| Instant::now() < until);
+        if !alone {
+            *until = None;
+        }
+        alone
+    }
+
+    /// Waits for blocks that others have begun.
+    fn wait(&self, lent: &Lent) {
+        let mut spins = 0u32;
+        let mut since = None;
+        while !lent.is_done() {
+            hint::spin_loop();
+            spins += 1;
+            if spins.is_multiple_of(64) {
+                let since = *since.get_or_insert_with(Instant::now);
+                if since.elapsed() > LONG {
+                    // Gives the core away, perhaps to the very worker.
+                    thread::park_timeout(LONG / 8);
+                    let until = Instant::now() + since.elapsed() * ALONE;
+                    *self.alone.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        drop(self.shared.work.lock());
+        self.shared.wake.notify_all();
+    }
+}
+
+impl Shared {
+    /// Shows `lent` to the workers. If one of them stands in the way, descheduled perhaps, they miss it.
+    fn offer(&self, lent: &Arc<Lent>) {
+        if let Ok(mut work) = self.work.try_lock() {
+            *work = Some(Arc::clone(lent));
+            self.offers.fetch_add(1, Ordering::SeqCst);
+        }
+        if self.asleep.load(Ordering::SeqCst) > 0 {
+            self.wake.notify_all();
+        }
+    }
+
+    /// A worker's life.
+    fn serve(&self) {
+        let mut seen = 0;
+        while !self.closed.load(Ordering::Relaxed) {
+            let offers = self.look(seen);
+            if offers == seen {
+                self.sleep(seen);
+                continue;
+            }
+            seen = offers;
+            let work = self.work.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(work) = work {
+                while work.take() {}
+            }
+        }
+    }
+
+    /// Looks for a new offer for a while.
+    fn look(&self, seen: u64) -> u64 {
+        let since = Instant::now();
+        loop {
+            for _ in 0..64 {
+                let offers = self.offers.load(Ordering::Acquire);
+                if offers != seen {
+                    return offers;
+                }
+                hint::spin_loop();
+            }
+            if since.elapsed() > LOOK {
+                return seen;
+            }
+        }
+    }
+
+    /// Sleeps until there is a new offer.
+    fn sleep(&self, seen: u64) {
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        self.asleep.fetch_add(1, Ordering::SeqCst);
+        while self.offers.load(Ordering::SeqCst) == seen && !self.closed.load(Ordering::SeqCst) {
+            work = self.wake.wait(work).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.asleep.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic;
+
+    use super::*;
+
+    #[test]
+    fn every_block_is_done_once() {
+        for threads in [1, 2, 5] {
+            let pool = Pool::new(Some(threads)).unwrap();
+            for blocks in [0, 1, 2, 3, 64, 1000] {
+                let counts: Vec<AtomicUsize> = (0..blocks).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(blocks, &|nth| {
+                    counts[nth].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} threads, {blocks}");
+            }
+        }
+    }
+
+    #[test]
+    fn items_are_written_by_whoever_takes_them() {
+        let pool = Pool::new(Some(3)).unwrap();
+        for _ in 0..2000 {
+            let mut numbers = [0usize; 100];
+            pool.each(numbers.chunks_mut(7), |nth, chunk| chunk.fill(nth + 1));
+            assert!(numbers.iter().enumerate().all(|(at, number)| *number == at / 7 + 1));
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_after_all_blocks_have_ended() {
+        let pool = Pool::new(Some(2)).unwrap();
+        let ended = AtomicUsize::new(0);
+        let work = |nth: usize| {
+            ended.fetch_add(1, Ordering::Relaxed);
+            assert!(nth != 3, "a made-up panic");
+        };
+        assert!(panic::catch_unwind(panic::AssertUnwindSafe(|| pool.run(10, &work))).is_err());
+        assert_eq!(ended.load(Ordering::Relaxed), 10);
+        pool.run(10, &|_| {});
+    }
+
+    #[test]
+    fn sleeping_workers_wake_up() {
+        let pool = Pool::new(Some(2)).unwrap();
+        let here = thread::current().id();
+        let helped = AtomicBool::new(false);
+        let since = Instant::now();
+        // A worker that has slept takes a while; the test needs only one that came.
+        while !helped.load(Ordering::Relaxed) && since.elapsed() < Duration::from_secs(20) {
+            pool.run(8, &|_| {
+                helped.fetch_or(thread::current().id() != here, Ordering::Relaxed);
+                let since = Instant::now();
+                while since.elapsed() < Duration::from_micros(300) {}
+            });
+        }
+        assert!(helped.load(Ordering::Relaxed));
+    }
+}
