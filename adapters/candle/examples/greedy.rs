@@ -1,4 +1,5 @@
 //! Greedy decoding of token ids, timed: `cargo run --release -p corolla-candle --example greedy -- MODEL COUNT ID...`
+//! Environment: `THREADS`, `DTYPE` (`f32`, `bf16`), `ACTIVATIONS` (`f32`).
 
 use std::{error::Error, time::Instant};
 
@@ -43,7 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let best = rows.into_iter().flat_map(LogitRow::into_pairs).max_by(|a, b| a.1.total_cmp(&b.1));
         let (token, _) = best.ok_or("no scores")?;
         if nth == 0 {
-            println!("prompt of {} in {:.2?}", prompt.len(), started.elapsed());
+            println!("prompt of {} in {:.6} s", prompt.len(), started.elapsed().as_secs_f64());
             decoding = Instant::now();
         }
         tokens.push(token.0);

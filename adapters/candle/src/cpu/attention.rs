@@ -77,12 +77,10 @@ impl OneHead<'_> {
         for (i, out) in out.chunks_exact_mut(self.dim).enumerate() {
             let query = &self.queries[i * self.stride..][..self.dim];
             let seen = self.position + i + 1;
-            let mut scores: Vec<f32> =
-                self.cache.0.chunks_exact(self.dim).take(seen).map(|key| (kernels.dot)(query, key)).collect();
+            let mut scores = vec![0f32; seen];
+            (kernels.scores)(query, self.cache.0, &mut scores);
             self.soften(&mut scores);
-            for (score, value) in scores.iter().zip(self.cache.1.chunks_exact(self.dim)) {
-                (kernels.add_scaled)(*score, value, out);
-            }
+            (kernels.mix)(&scores, self.cache.1, out);
         }
         out
     }

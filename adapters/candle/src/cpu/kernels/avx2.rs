@@ -13,6 +13,9 @@ use super::{
 /// Numbers of one register.
 const LANES: usize = 8;
 
+/// Bytes ahead of those in use that are asked for.
+const AHEAD: usize = 6 << 10;
+
 /// The set, if this processor has what it needs.
 pub(super) fn kernels() -> Option<Kernels> {
     let able = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
@@ -26,7 +29,9 @@ pub(super) fn kernels() -> Option<Kernels> {
         // SAFETY: as above.
         dot_f16: |a, x| unsafe { dot_f16(a, x) },
         // SAFETY: as above.
-        add_scaled: |factor, a, sum| unsafe { add_scaled(factor, a, sum) },
+        scores: |query, keys, products| unsafe { scores(query, keys, products) },
+        // SAFETY: as above.
+        mix: |weights, values, mixed| unsafe { mix(weights, values, mixed) },
         // SAFETY: as above.
         round: |x, cols| unsafe { round(x, cols) },
         // SAFETY: as above.
@@ -44,6 +49,7 @@ pub(super) fn kernels() -> Option<Kernels> {
 
 macro_rules! dot {
     ($name:ident, $number:ty, $load:ident, $widen:expr) => {
+        #[inline]
         #[target_feature(enable = "avx2,fma,f16c")]
         fn $name(a: &[$number], x: &[f32]) -> f32 {
             let (a, x) = {
@@ -55,6 +61,11 @@ macro_rules! dot {
             let (many_a, rest_a) = a.as_chunks::<{ 4 * LANES }>();
             let (many_x, rest_x) = x.as_chunks::<{ 4 * LANES }>();
             for (a, x) in many_a.iter().zip(many_x) {
+                for line in 0..size_of_val(a) / 64 {
+                    // Of weights, what comes after the processor's own guesses end with a page of memory. A prefetch reads
+                    // nothing, and an address that is not there is ignored.
+                    _mm_prefetch::<_MM_HINT_T0>(a.as_ptr().cast::<i8>().wrapping_add(AHEAD + 64 * line));
+                }
                 for (i, sum) in sums.iter_mut().enumerate() {
                     *sum = _mm256_fmadd_ps($load(&a[i * LANES..]), load(&x[i * LANES..]), *sum);
                 }
@@ -75,18 +86,11 @@ dot!(dot, f32, load, std::convert::identity::<f32>);
 dot!(dot_bf16, u16, load_bf16, bf16);
 dot!(dot_f16, u16, load_f16, f16);
 
+/// In one call for all keys, so that the sums of one need not wait for those of another.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_scaled(factor: f32, a: &[f32], sum: &mut [f32]) {
-    let factors = _mm256_set1_ps(factor);
-    let (many_a, rest_a) = a.as_chunks::<LANES>();
-    let (many_sum, rest_sum) = sum.as_chunks_mut::<LANES>();
-    for (sum, a) in many_sum.iter_mut().zip(many_a) {
-        let added = _mm256_fmadd_ps(factors, load(a), load(sum));
-        // SAFETY: `sum` is an array of LANES numbers.
-        unsafe { _mm256_storeu_ps(sum.as_mut_ptr(), added) };
-    }
-    for (sum, a) in rest_sum.iter_mut().zip(rest_a) {
-        *sum += factor * a;
+fn scores(query: &[f32], keys: &[f32], scores: &mut [f32]) {
+    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(query.len())) {
+        *score = dot(query, key);
     }
 }
 
@@ -106,6 +110,7 @@ compiled! {
     fn round(x: &[f32], cols: usize) -> Rounded = rounded::round;
     fn product(format: Format, tiles: Tiles<'_>, x: &Rounded, sums: &mut [Lanes]) = tiles::product;
     fn exact_product(format: Format, tiles: Tiles<'_>, x: &[f32]) -> Lanes = tiles::exact_product;
+    fn mix(weights: &[f32], values: &[f32], mixed: &mut [f32]) = curves::mix;
     fn soften(scores: &mut [f32], scale: f32, slope: f32) = curves::soften;
     fn gate(gates: &mut [f32], up: &[f32]) = curves::gate;
     fn gelu(x: &mut [f32]) = curves::gelu;

@@ -1,10 +1,33 @@
-//! Exponential functions of many numbers: softmax and the activations between two products.
+//! Softmax, the sums of values that follow it, and the activations between two products.
 //!
 //! Plain Rust without library calls, which compilers turn into vector code; each instruction set's file compiles it once
 //! more for itself. The library's `exp` takes 4 ns a number, this 0.3 ns with AVX-512.
 
 /// Sums kept side by side, so that additions need not wait for each other.
 const SIDE: usize = 32;
+
+/// Sums up `values`, rows as long as `mixed`, each times its weight.
+#[inline(always)]
+pub(super) fn mix(weights: &[f32], values: &[f32], mixed: &mut [f32]) {
+    /// Columns summed up at a time: they stay in registers.
+    const COLS: usize = 64;
+    let width = mixed.len();
+    let (many, rest) = mixed.as_chunks_mut::<COLS>();
+    for (nth, mixed) in many.iter_mut().enumerate() {
+        let mut sums = [0.0; COLS];
+        for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
+            if let Some(values) = values[nth * COLS..].first_chunk::<COLS>() {
+                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
+            }
+        }
+        *mixed = sums;
+    }
+    let done = width - rest.len();
+    rest.fill(0.0);
+    for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
+        rest.iter_mut().zip(&values[done..]).for_each(|(sum, value)| *sum += weight * value);
+    }
+}
 
 /// Turns products of one query with the keys it may see, the last of them its own, into weights that sum to 1.
 #[inline(always)]

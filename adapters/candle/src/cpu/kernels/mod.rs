@@ -48,8 +48,10 @@ pub(crate) struct Kernels {
     pub dot_bf16: fn(&[u16], &[f32]) -> f32,
     /// Sum of products of an f16 and an f32 row.
     pub dot_f16: fn(&[u16], &[f32]) -> f32,
-    /// Adds a multiple of the second row to the third.
-    pub add_scaled: fn(f32, &[f32], &mut [f32]),
+    /// Products of a query with each key.
+    pub scores: fn(&[f32], &[f32], &mut [f32]),
+    /// The sum of values, rows as long as the result, each times its weight.
+    pub mix: fn(&[f32], &[f32], &mut [f32]),
     /// Rounds rows of that many activations, a multiple of 32, to 8 bits.
     pub round: fn(&[f32], usize) -> Rounded,
     /// Products of sixteen packed rows with rounded activations, a result for each row of them.
@@ -139,10 +141,17 @@ mod tests {
                 near((kernels.dot)(&a, &b), (reference.dot)(&a, &b));
                 near((kernels.dot_bf16)(&wide, &b), (reference.dot_bf16)(&wide, &b));
                 near((kernels.dot_f16)(&half, &b), (reference.dot_f16)(&half, &b));
-                let (mut x, mut y) = (b.clone(), b.clone());
-                (kernels.add_scaled)(0.3, &a, &mut x);
-                (reference.add_scaled)(0.3, &a, &mut y);
-                x.iter().zip(&y).for_each(|(x, y)| near(*x, *y));
+                for width in [1, 7, 64, 80, 128] {
+                    let (keys, weights) = (noise(len * width, 3), noise(len, 4));
+                    let by_hand = |at: usize| (0..len).map(|n| weights[n] * keys[n * width + at]).sum::<f32>();
+                    let mut mixed = vec![1.0; width];
+                    (kernels.mix)(&weights, &keys, &mut mixed);
+                    mixed.iter().enumerate().for_each(|(at, x)| near(*x, by_hand(at)));
+                    let (query, mut scores) = (noise(width, 5), vec![0.0; len]);
+                    (kernels.scores)(&query, &keys, &mut scores);
+                    let products = keys.chunks_exact(width).map(|key| (reference.dot)(&query, key));
+                    scores.iter().zip(products).for_each(|(x, y)| near(*x, y));
+                }
             }
         }
     }

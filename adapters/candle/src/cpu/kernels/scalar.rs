@@ -8,7 +8,8 @@ pub(super) fn kernels() -> Kernels {
         dot,
         dot_bf16,
         dot_f16,
-        add_scaled,
+        scores,
+        mix: curves::mix,
         round: rounded::round,
         tiles: tiles::product,
         exact_tiles: tiles::exact_product,
@@ -30,8 +31,8 @@ fn dot_f16(a: &[u16], x: &[f32]) -> f32 {
     a.iter().zip(x).map(|(a, x)| f16(*a) * x).sum()
 }
 
-fn add_scaled(factor: f32, a: &[f32], sum: &mut [f32]) {
-    for (sum, a) in sum.iter_mut().zip(a) {
-        *sum += factor * a;
+fn scores(query: &[f32], keys: &[f32], scores: &mut [f32]) {
+    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(query.len())) {
+        *score = dot(query, key);
     }
 }
