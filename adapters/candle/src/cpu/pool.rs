@@ -60,7 +60,7 @@ impl Pool {
             let shared = Arc::clone(&pool.shared);
             thread::Builder::new()
                 .name(format!("kernels-{nth}"))
-                .spawn(move || shared.serve())
+                .spawn(move || shared.serve(nth))
                 .map_err(|e| PortError::internal("threads to compute on could not be started").with_source(e))?;
         }
         Ok(pool)
@@ -76,9 +76,9 @@ impl Pool {
         if self.threads == 1 || blocks < 2 || self.is_alone() {
             return (0..blocks).for_each(work);
         }
-        Lent::lend(work, blocks, |lent| {
+        Lent::lend(work, (blocks, self.threads), |lent| {
             self.shared.offer(lent);
-            while lent.take() {}
+            while lent.take(0) {}
             self.wait(lent);
         });
     }
@@ -145,7 +145,7 @@ impl Shared {
     }
 
     /// A worker's life.
-    fn serve(&self) {
+    fn serve(&self, seat: usize) {
         let mut seen = 0;
         while !self.closed.load(Ordering::Relaxed) {
             let offers = self.look(seen);
@@ -156,7 +156,7 @@ impl Shared {
             seen = offers;
             let work = self.work.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if let Some(work) = work {
-                while work.take() {}
+                while work.take(seat) {}
             }
         }
     }
