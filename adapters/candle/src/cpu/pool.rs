@@ -25,13 +25,14 @@ const LOOK: Duration = Duration::from_micros(100);
 const LONG: Duration = Duration::from_micros(400);
 /// How many times the length of such a wait the caller goes on alone.
 const ALONE: u32 = 20;
+/// The longest that it does so before it tries again, where it is a while each time.
+const MOST_ALONE: Duration = Duration::from_secs(1);
 
 /// A pool of `threads` threads, the caller's included. Workers end when it is dropped.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     threads: usize,
-    /// Until when the caller works alone.
-    alone: Mutex<Option<Instant>>,
+    alone: Mutex<Alone>,
 }
 
 struct Shared {
@@ -55,7 +56,7 @@ impl Pool {
             wake: Condvar::new(),
             closed: AtomicBool::new(false),
         });
-        let pool = Self { shared, threads, alone: Mutex::new(None) };
+        let pool = Self { shared, threads, alone: Mutex::new(Alone::default()) };
         for nth in 1..threads {
             let shared = Arc::clone(&pool.shared);
             thread::Builder::new()
@@ -96,12 +97,7 @@ impl Pool {
     }
 
     fn is_alone(&self) -> bool {
-        let mut until = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
-        let alone = until.is_some_and(|until| Instant::now() < until);
-        if !alone {
-            *until = None;
-        }
-        alone
+        self.alone.lock().unwrap_or_else(PoisonError::into_inner).until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Waits for blocks that others have begun.
@@ -111,16 +107,31 @@ impl Pool {
         while !lent.is_done() {
             hint::spin_loop();
             spins += 1;
-            if spins.is_multiple_of(64) {
-                let since = *since.get_or_insert_with(Instant::now);
-                if since.elapsed() > LONG {
-                    // Gives the core away, perhaps to the very worker.
-                    thread::park_timeout(LONG / 8);
-                    let until = Instant::now() + since.elapsed() * ALONE;
-                    *self.alone.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
-                }
+            if spins.is_multiple_of(64) && since.get_or_insert_with(Instant::now).elapsed() > LONG {
+                // Gives the core away, perhaps to the very worker.
+                thread::park_timeout(LONG / 8);
             }
         }
+        if let Some(waited) = since.map(|since| since.elapsed()).filter(|waited| *waited > LONG) {
+            self.alone.lock().unwrap_or_else(PoisonError::into_inner).after(waited, Instant::now());
+        }
+    }
+}
+
+/// When the caller works alone.
+#[derive(Default)]
+struct Alone {
+    until: Option<Instant>,
+    length: Duration,
+}
+
+impl Alone {
+    /// The caller has `waited` for a worker: for a multiple of that it goes on alone, for twice the last time where that
+    /// is not long ago.
+    fn after(&mut self, waited: Duration, now: Instant) {
+        let again = self.until.is_some_and(|until| now < until + self.length);
+        self.length = if again { (2 * self.length).min(MOST_ALONE) } else { waited * ALONE };
+        self.until = Some(now + self.length);
     }
 }
 
@@ -230,6 +241,20 @@ mod tests {
         assert!(panic::catch_unwind(panic::AssertUnwindSafe(|| pool.run(10, &work))).is_err());
         assert_eq!(ended.load(Ordering::Relaxed), 10);
         pool.run(10, &|_| {});
+    }
+
+    #[test]
+    fn a_lasting_neighbour_is_asked_ever_more_rarely() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let mut alone = Alone::default();
+        alone.after(ms(3), start);
+        assert_eq!(alone.until, Some(start + ms(60)));
+        alone.after(ms(3), start + ms(63));
+        assert_eq!(alone.until, Some(start + ms(183)));
+        (0..10).for_each(|_| alone.after(ms(3), alone.until.unwrap()));
+        assert_eq!(alone.length, MOST_ALONE);
+        alone.after(ms(1), alone.until.unwrap() + ms(5000));
+        assert_eq!(alone.length, ms(20));
     }
 
     #[test]
