@@ -35,6 +35,7 @@ fn product(format: Format, tiles: Tiles<'_>, x: &Rounded, sums: &mut [Lanes]) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn of_format<const BITS: usize, const SCALES: u8>(tiles: Tiles<'_>, x: &Rounded, sums: &mut [Lanes]) {
+    debug_assert_eq!(sums.len(), x.rows, "a result for each row of activations");
     // One row is a token's: its sums stay in a register.
     if let [sums] = sums {
         let mut sum = _mm512_setzero_ps();
