@@ -2,8 +2,13 @@
 #![allow(unsafe_code)]
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
 };
 
 /// Work in blocks: whoever has a reference takes the next block, until none is left. It never waits.
@@ -11,7 +16,8 @@ use std::{
 /// Each seat has a run of blocks of its own and goes on with those of others when it is done: so a thread reads memory in
 /// one stream as long as it can, which is what prefetchers follow.
 pub(crate) struct Lent {
-    work: &'static (dyn Fn(usize) + Sync),
+    /// Valid until `done` reaches `blocks`.
+    work: *const (dyn Fn(usize) + Sync),
     blocks: usize,
     runs: Box<[Run]>,
     done: AtomicUsize,
@@ -35,20 +41,21 @@ impl Run {
     }
 }
 
+// SAFETY: what `work` points to may be called from any thread, since it is `Sync`; when it may be called at all is said
+// where it is. The rest of `Lent` is made of counters.
+unsafe impl Send for Lent {}
+// SAFETY: as above.
+unsafe impl Sync for Lent {}
+
 impl Lent {
-    /// Makes `work` over `0..blocks` for `seats` threads, hands it to `share`, who must let the calling thread take part in it and return
-    /// when [`Lent::is_done`]; if it returns early, this waits for what others have begun.
-    pub(crate) fn lend(
-        work: &(dyn Fn(usize) + Sync),
-        (blocks, seats): (usize, usize),
-        share: impl FnOnce(&std::sync::Arc<Self>),
-    ) {
-        // SAFETY: only the lifetime changes. `work` is called in `take` alone, for a block number that a run
-        // hands out; the runs part the numbers below `blocks` among them, and each number is handed out once. A call that began is counted in `done` when it has ended, panic or not. This
-        // function leaves neither by returning nor by unwinding before `done` has reached `blocks`: then all numbers
-        // were handed out and all calls have ended, so nobody calls `work` any more, however long they keep the `Arc`.
-        let work = unsafe { std::mem::transmute::<&(dyn Fn(usize) + Sync), &'static (dyn Fn(usize) + Sync)>(work) };
-        let lent = std::sync::Arc::new(Self {
+    /// Makes `work` over `0..blocks` for `seats` threads and hands it to `share`, who must let the calling thread take part
+    /// in it and return when [`Lent::is_done`]; if it returns early, this waits for what others have begun.
+    pub(crate) fn lend(work: &(dyn Fn(usize) + Sync), (blocks, seats): (usize, usize), share: impl FnOnce(&Arc<Self>)) {
+        // SAFETY: only the lifetime changes, which a pointer does not promise anything about.
+        let work = unsafe {
+            mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(work)
+        };
+        let lent = Arc::new(Self {
             work,
             blocks,
             runs: (0..seats)
@@ -57,13 +64,15 @@ impl Lent {
             done: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
         });
+        // From here on, neither returning nor unwinding leaves this function before every block has been done: `take`
+        // relies on it.
         let shared = catch_unwind(AssertUnwindSafe(|| share(&lent)));
         while lent.take(0) {}
         while !lent.is_done() {
-            std::thread::yield_now();
+            thread::yield_now();
         }
         if let Err(panic) = shared {
-            std::panic::resume_unwind(panic);
+            resume_unwind(panic);
         }
         assert!(!lent.panicked.load(Ordering::Relaxed), "a block of shared work panicked; the panic is logged above");
     }
@@ -72,7 +81,11 @@ impl Lent {
     pub(crate) fn take(&self, seat: usize) -> bool {
         let (before, after) = self.runs.split_at(seat.min(self.runs.len()));
         let Some(block) = after.iter().chain(before).find_map(Run::take) else { return false };
-        if catch_unwind(AssertUnwindSafe(|| (self.work)(block))).is_err() {
+        // SAFETY: the runs part the numbers below `blocks` among them and hand out each once, and a call is counted in
+        // `done` only when it has ended, panic or not. This one is not counted yet, so `done` is below `blocks`, and
+        // `lend`, whose caller lends what `work` points to, has not returned.
+        let work = unsafe { &*self.work };
+        if catch_unwind(AssertUnwindSafe(|| work(block))).is_err() {
             self.panicked.store(true, Ordering::Relaxed);
         }
         // Releases what the call wrote to whoever sees the count.
