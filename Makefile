@@ -4,7 +4,7 @@ BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
 .PHONY: help run model test check tools unit browser libtorch cuda test-libtorch check-cuda cuda-selftest interop soak spec bench \
-        bench-swarm bench-hop bench-backends pictures
+        bench-swarm bench-hop bench-backends bench-llama pictures
 
 help:            ## what there is to do
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -78,6 +78,13 @@ spec:            ## write openapi.yaml
 bench: model     ## prefill and decode speed of the small chat model on this machine
 	cargo build --release --locked
 	python3 scripts/bench.py $(BIN)
+
+bench-llama: model ## decoding and prefill beside llama.cpp, same files, one run (builds llama.cpp, makes 7 GB of models)
+	cargo build --release --locked -p corolla-candle --example greedy
+	venv=$$(sh scripts/bench/llama_install.sh) && models=$$(dirname "$$venv")/shapes && \
+	"$$venv/bin/python" scripts/bench/llama_shapes.py "$$models" models/SmolLM2-135M-Instruct.Q4_1.gguf && \
+	"$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" && \
+	"$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --contended --models smollm2.Q4_1
 
 bench-swarm:     ## speed on a swarm of this machine, beside the stock Python client
 	sh scripts/interop/install.sh

@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""Decoding and prefill beside llama.cpp, on the same files: kernels.py GREEDY FOLDER [--models NAME...] [--threads N...] [--pairs 5] [--contended]
+
+GREEDY is the example of corolla-candle, FOLDER what llama_shapes.py filled. The two run in turns, A B A B, as whole processes; each ratio
+is of one pair, and the medians of ratios are printed. `--contended` measures Corolla alone: two threads with a busy process on one core
+against one thread with the same company.
+"""
+import argparse
+import json
+import pathlib
+import random
+import re
+import statistics
+import subprocess
+import sys
+
+PROMPT, TOKENS = 512, 48
+PEER = pathlib.Path(__file__).with_name("llama_peer.py")
+
+
+def ours(greedy, model, threads, ids):
+    out = subprocess.run([greedy, model, str(TOKENS), *ids], check=True, capture_output=True, text=True,
+                         env={"THREADS": str(threads)}).stdout
+    prompt = float(re.search(r"prompt of \d+ in ([\d.]+) s", out)[1])
+    *_, tokens, speed = out.strip().splitlines()
+    return {"prompt_s": prompt, "tokens_per_s": float(speed.split()[0]), "tokens": json.loads(tokens)}
+
+
+def peer(model, threads, ids):
+    command = [sys.executable, str(PEER), model, str(TOKENS), str(threads), *ids]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def same(a, b):
+    """Tokens before the first that differs."""
+    return next((nth for nth, (x, y) in enumerate(zip(a, b)) if x != y), len(a))
+
+
+def compare(args):
+    print("| model | threads | decode, tokens/s | llama.cpp | ratio | prefill, tokens/s | llama.cpp | ratio | same tokens |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name in args.models:
+        model = str(args.folder / f"{name}.gguf")
+        rng = random.Random(7)
+        ids = [str(rng.randrange(3, 30000)) for _ in range(PROMPT)]
+        for threads in args.threads:
+            pairs = [(ours(args.greedy, model, threads, ids), peer(model, threads, ids)) for _ in range(args.pairs)]
+            median = lambda of: statistics.median(of(*pair) for pair in pairs)  # noqa: E731
+            print(f"| {name} | {threads} | {median(lambda a, b: a['tokens_per_s']):.1f} | {median(lambda a, b: b['tokens_per_s']):.1f} "
+                  f"| **{median(lambda a, b: a['tokens_per_s'] / b['tokens_per_s']):.2f}** "
+                  f"| {PROMPT / median(lambda a, b: a['prompt_s']):.0f} | {PROMPT / median(lambda a, b: b['prompt_s']):.0f} "
+                  f"| **{median(lambda a, b: b['prompt_s'] / a['prompt_s']):.2f}** "
+                  f"| {median(lambda a, b: same(a['tokens'], b['tokens'])):.0f} of {TOKENS} |", flush=True)
+
+
+def contended(args):
+    busy = subprocess.Popen(["taskset", "-c", "0", sys.executable, "-c", "while True: pass"])
+    try:
+        for name in args.models:
+            model, ids = str(args.folder / f"{name}.gguf"), [str(id) for id in range(5, 12)]
+            pairs = [[ours(args.greedy, model, threads, ids)["tokens_per_s"] for threads in (1, 2)] for _ in range(args.pairs)]
+            ratio = statistics.median(two / one for one, two in pairs)
+            print(f"{name} beside a busy process: 1 thread {statistics.median(p[0] for p in pairs):.1f} tokens/s, "
+                  f"2 threads {statistics.median(p[1] for p in pairs):.1f}, ratio {ratio:.2f}", flush=True)
+    finally:
+        busy.kill()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("greedy")
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--models", nargs="+")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--contended", action="store_true")
+    args = parser.parse_args()
+    args.models = args.models or sorted(path.stem for path in args.folder.glob("*.gguf"))
+    (contended if args.contended else compare)(args)
+
+
+if __name__ == "__main__":
+    main()
