@@ -6,7 +6,8 @@ use corolla_domain::fit::{Dtype, Kernels};
 /// What activations are multiplied as. Sums are f32 in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activations {
-    /// Rounded to 8 bits, 32 with a scale of their own, where weights are quantised; else as they are.
+    /// Where weights are quantised, rounded to 8 bits, 32 with a scale of their own. Where weights are bf16 and the
+    /// processor multiplies such numbers, rounded to bf16. Else as they are.
     #[default]
     Auto,
     /// As they are, for the same tokens as with weights widened to f32.

@@ -48,7 +48,10 @@ impl Matrix {
     ) -> Vec<f32> {
         match &self.data {
             Data::F32(numbers) => kernels::matmul(with, x, Operand::F32(numbers), self.cols),
-            Data::Bf16(bits) => kernels::matmul(with, x, Operand::Bf16(bits), self.cols),
+            Data::Bf16(bits) if activations == Activations::F32 => {
+                kernels::matmul(with, x, Operand::Bf16(bits), self.cols)
+            }
+            Data::Bf16(bits) => kernels::narrow_product(with, x, bits, self.cols),
             Data::F16(bits) => kernels::matmul(with, x, Operand::F16(bits), self.cols),
             Data::Quantised(packed) if activations == Activations::F32 => {
                 kernels::matmul(with, x, Operand::Packed(packed), self.cols)

@@ -20,7 +20,7 @@ use testkit::{
 
 use crate::{
     gguf::write_gguf,
-    run::{config, cpu, load, load_as, tensors},
+    run::{config, cpu, exact, load, load_as, tensors},
 };
 
 pub(crate) const SIZE: Size = Size { hidden: 48, inner: 80, heads: 6, kv: 2, blocks: 3 };
@@ -41,11 +41,14 @@ pub(crate) async fn in_folder(tiny: &Tiny, dtype: Dtype, target: Target, toleran
     both_contracts(folder.path(), target, tolerance).await;
 }
 
+/// With weights in bf16 activations may be rounded to bf16, and a difference in the last bit of an f32 may become one of a
+/// step of that rounding.
 #[tokio::test]
 async fn llama_on_the_processor() {
     let tiny = Tiny::llama(SIZE);
     in_folder(&tiny, Dtype::F32, cpu(fit::Dtype::Stored), 1e-5).await;
-    in_folder(&tiny, Dtype::F32, cpu(fit::Dtype::Bf16), 1e-5).await;
+    in_folder(&tiny, Dtype::F32, exact(fit::Dtype::Bf16), 1e-5).await;
+    in_folder(&tiny, Dtype::F32, cpu(fit::Dtype::Bf16), 0.02).await;
     in_folder(&tiny, Dtype::F16, cpu(fit::Dtype::Stored), 1e-5).await;
     in_folder(&tiny, Dtype::BF16, cpu(fit::Dtype::F16), 1e-5).await;
 }
@@ -54,7 +57,8 @@ async fn llama_on_the_processor() {
 async fn bloom_on_the_processor() {
     let tiny = Tiny::bloom(48, 6, 3);
     in_folder(&tiny, Dtype::F32, cpu(fit::Dtype::Stored), 1e-5).await;
-    in_folder(&tiny, Dtype::BF16, cpu(fit::Dtype::Stored), 1e-5).await;
+    in_folder(&tiny, Dtype::BF16, exact(fit::Dtype::Stored), 1e-5).await;
+    in_folder(&tiny, Dtype::BF16, cpu(fit::Dtype::Stored), 0.02).await;
 }
 
 /// Where activations are rounded to 16 bits before a product, a difference in the last bit of an f32 may become one of a
@@ -109,7 +113,7 @@ async fn bloom_in_the_blocks_of_a_gguf_file() {
 #[tokio::test]
 async fn the_small_chat_model() {
     let path = fixtures::smollm2();
-    let model = load(&path, fit::Dtype::Bf16).await;
+    let model = load_as(config(&path), exact(fit::Dtype::Bf16)).await;
     let width = model.local.spec().hidden;
     let subject = block_engine::Subject { engine: model.engine.clone(), width, tolerance: 1e-4 };
     block_engine::any_chunking_gives_the_same(&subject).await;

@@ -4,6 +4,7 @@ use candle_core::{
     Device, Tensor,
     quantized::{GgmlDType, QTensor},
 };
+use corolla_candle::Target;
 use corolla_checkpoint::{GgmlType, Stored, widen};
 use corolla_domain::fit;
 use tempfile::TempDir;
@@ -14,12 +15,19 @@ use testkit::{
     tiny::{Dtype, Size, Tiny},
 };
 
-use crate::{gguf::write_gguf, run::load};
+use crate::{
+    gguf::write_gguf,
+    run::{config, cpu, exact, load, load_as},
+};
 
 const PROMPT: [u32; 9] = [1, 5, 9, 80, 33, 2, 95, 0, 41];
 
 async fn logits(path: &std::path::Path, dtype: fit::Dtype) -> Vec<f32> {
-    let model = load(path, dtype).await;
+    logits_as(path, cpu(dtype)).await
+}
+
+async fn logits_as(path: &std::path::Path, target: Target) -> Vec<f32> {
+    let model = load_as(config(path), target).await;
     let mut session = session(&model, 16).await;
     feed(&model, &mut *session, &PROMPT).await
 }
@@ -81,7 +89,7 @@ async fn half_precision_checkpoints_lose_nothing_in_auto() {
             tiny.write_folder(folder.path(), dtype, 1);
             let wanted = logits(folder.path(), fit::Dtype::F32).await;
             assert_near(
-                &logits(folder.path(), fit::Dtype::Stored).await,
+                &logits_as(folder.path(), exact(fit::Dtype::Stored)).await,
                 &wanted,
                 1e-5,
                 &format!("{name} in {dtype:?}"),

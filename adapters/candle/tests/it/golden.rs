@@ -26,7 +26,7 @@ pub(crate) async fn transformers_agree(name: &str, target: Target) {
 
 /// In f32 on both arithmetics, and as the files store it: products of the same numbers.
 async fn all_agree(name: &str) {
-    for target in [cpu(fit::Dtype::F32), cpu(fit::Dtype::Stored), tensors(fit::Dtype::F32)] {
+    for target in [cpu(fit::Dtype::F32), exact(fit::Dtype::Stored), tensors(fit::Dtype::F32)] {
         transformers_agree(name, target).await;
     }
 }
@@ -52,7 +52,7 @@ async fn gguf_files_of_both_families() {
     assert!(golden.files.len() >= 2);
     for file in golden.files {
         let path = fixtures::path("models").join(&file.file);
-        for target in [cpu(fit::Dtype::F32), cpu(fit::Dtype::Stored), tensors(fit::Dtype::F32)] {
+        for target in [cpu(fit::Dtype::F32), exact(fit::Dtype::Stored), tensors(fit::Dtype::F32)] {
             cases_agree(&load_as(config(&path), target).await, &path, &file.cases).await;
         }
     }
@@ -72,7 +72,7 @@ async fn the_small_chat_model_widened_to_f32() {
 async fn the_small_chat_model_in_the_blocks_of_its_file() {
     let golden: Golden = read("smollm2-f32.json");
     let path = fixtures::smollm2();
-    let model = load_as(config(&path), exact()).await;
+    let model = load_as(config(&path), exact(fit::Dtype::Stored)).await;
     assert_eq!(model.local.spec().dtype, "q4_1");
     cases_agree(&model, &path, &golden.cases[..SOME]).await;
 }
@@ -99,7 +99,7 @@ async fn rounded_activations_move_logits_as_far_as_in_llama_cpp() {
     let golden: Paths = read("smollm2.json");
     let path = fixtures::smollm2();
     let rounded = load(&path, fit::Dtype::Stored).await;
-    let exact = load_as(config(&path), exact()).await;
+    let exact = load_as(config(&path), exact(fit::Dtype::Stored)).await;
     let (mut ours, mut theirs, mut steps, mut other) = (0.0, 0.0, 0, 0);
     for case in &golden.cases {
         let mut sessions = [session(&rounded, 512).await, session(&exact, 512).await];

@@ -15,9 +15,9 @@ pub(crate) fn cpu(dtype: fit::Dtype) -> Target {
     Target::Cpu { dtype, kernels: None, activations: Activations::Auto, threads: Some(2) }
 }
 
-/// Weights as the file has them, activations as they are.
-pub(crate) fn exact() -> Target {
-    Target::Cpu { dtype: fit::Dtype::Stored, kernels: None, activations: Activations::F32, threads: Some(2) }
+/// The same with activations as they are.
+pub(crate) fn exact(dtype: fit::Dtype) -> Target {
+    Target::Cpu { dtype, kernels: None, activations: Activations::F32, threads: Some(2) }
 }
 
 pub(crate) fn tensors(dtype: fit::Dtype) -> Target {

@@ -3,7 +3,7 @@
 use corolla_checkpoint::{GgmlType, Stored, widen};
 use proptest::prelude::*;
 
-use super::{Kernels, Operand, Packed, RoundedRows, matmul, rounded_product, scalar, sets};
+use super::{Kernels, Operand, Packed, RoundedRows, bf16, matmul, narrow_product, rounded_product, scalar, sets};
 use crate::cpu::pool::Pool;
 
 /// A matrix of some type with arbitrary numbers and reasonable scales, and rows of activations.
@@ -150,6 +150,28 @@ proptest! {
                 prop_assert_eq!(&ours.numbers, &wanted.numbers);
                 for (ours, wanted) in ours.groups.iter().zip(&wanted.groups) {
                     prop_assert_eq!((ours.scale, ours.sum, ours.negated), (wanted.scale, wanted.sum, wanted.negated));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn narrow_products_are_those_of_rounded_numbers(
+        (rows, pairs, many) in (1usize..100, 1usize..70, 1usize..40), seed in any::<u64>()
+    ) {
+        let cols = 2 * pairs;
+        let case = Case::new(GgmlType::Q4_0, [1, (rows * cols).div_ceil(32), many.div_ceil(rows) + 1], seed);
+        let rounded = |x: &f32| half::bf16::from_f32(*x);
+        let bits: Vec<u16> = case.x[..rows * cols].iter().map(|x| rounded(x).to_bits()).collect();
+        let x = &case.x[case.x.len() - many * cols..];
+        let widened: Vec<f32> = bits.iter().map(|bits| bf16(*bits)).collect();
+        let exact = magnitudes(&widened, &x.iter().map(|x| rounded(x).to_f32()).collect::<Vec<_>>(), cols);
+        for set in sets().iter().filter(|set| set.narrow.is_some()) {
+            for threads in [1, 3] {
+                let ours = narrow_product((set, &Pool::new(Some(threads)).unwrap()), x, &bits, cols);
+                prop_assert_eq!(ours.len(), exact.len());
+                for (ours, (exact, terms)) in ours.iter().zip(&exact) {
+                    prop_assert!((ours - exact).abs() <= 1e-5 * terms, "{ours} {exact}");
                 }
             }
         }

@@ -44,6 +44,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         gate: |gates, up| unsafe { gate(gates, up) },
         // SAFETY: as above.
         gelu: |x| unsafe { gelu(x) },
+        narrow: None,
     })
 }
 

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::{
-    Kernels, bf16, curves, f16,
+    Kernels, avx512bf16, bf16, curves, f16,
     packed::{Format, Tiles},
     rounded::{self, Rounded},
     tiles::{self, Lanes},
@@ -44,6 +44,7 @@ pub(super) fn kernels() -> Option<Kernels> {
         gate: |gates, up| unsafe { gate(gates, up) },
         // SAFETY: as above.
         gelu: |x| unsafe { gelu(x) },
+        narrow: avx512bf16::kernels(),
     })
 }
 

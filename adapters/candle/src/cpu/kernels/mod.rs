@@ -11,10 +11,13 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod avx512bf16;
+#[cfg(target_arch = "x86_64")]
 mod avx512vnni;
 mod curves;
 mod dense;
 mod lend;
+mod narrow;
 mod packed;
 mod product;
 mod rounded;
@@ -28,11 +31,13 @@ use corolla_domain::{
 
 pub(crate) use dense::{Operand, Strided, matmul, product_into};
 pub(crate) use lend::Lent;
+pub(crate) use narrow::narrow_product;
 pub(crate) use packed::Packed;
 pub(crate) use product::{RoundedRows, exact_product, rounded_product};
 
 use self::{
-    packed::{Format, Tiles},
+    narrow::{Group, PackedRows, Sums},
+    packed::{Format, Line, Tiles},
     rounded::Rounded,
     tiles::Lanes,
 };
@@ -64,6 +69,19 @@ pub(crate) struct Kernels {
     pub gate: fn(&mut [f32], &[f32]),
     /// The tanh form of GELU.
     pub gelu: fn(&mut [f32]),
+    /// Products of bf16 numbers, where the processor has instructions for them.
+    pub narrow: Option<Narrow>,
+}
+
+/// Kernels for products of bf16 weights with activations that are rounded to bf16.
+#[derive(Clone, Copy)]
+pub(crate) struct Narrow {
+    /// Rounds activations, which stay f32 numbers.
+    round: fn(&[f32]) -> Vec<f32>,
+    /// Packs up to 32 rows of an even number of columns.
+    pack: fn(&[u16], usize) -> PackedRows,
+    /// Products of packed rows with a group of rows.
+    product: fn(&[[Line; 2]], &[Group], &mut Sums),
 }
 
 /// The sets that this processor can run, the fastest first.

@@ -16,6 +16,7 @@ pub(super) fn kernels() -> Kernels {
         soften: curves::soften,
         gate: curves::gate,
         gelu: curves::gelu,
+        narrow: None,
     }
 }
 

@@ -1,0 +1,104 @@
+//! Products of bf16 weights with activations that are rounded to bf16 as well, shared among the threads.
+//!
+//! Few rows are rounded too, though nothing is won by it: so what a row becomes does not depend, but for the order of sums,
+//! on how many others are multiplied beside it.
+
+use super::{
+    Kernels, Operand, bf16,
+    dense::{FEW, matmul},
+    packed::Line,
+};
+use crate::cpu::pool::Pool;
+
+/// Weight rows that are packed together.
+pub(super) const ROWS: usize = 32;
+/// Rows of activations that are multiplied together.
+pub(super) const LANES: usize = 12;
+/// Rows of results that one task puts together.
+const TASK: usize = 32;
+
+/// Two neighbouring columns of each of [`LANES`] rows of activations, the first in the lower bits.
+pub(super) type Group = [u32; LANES];
+/// Sums of [`ROWS`] weight rows with each of [`LANES`] rows of activations.
+pub(super) type Sums = [[f32; ROWS]; LANES];
+/// Two neighbouring columns of [`ROWS`] weight rows each.
+pub(super) type PackedRows = Vec<[Line; 2]>;
+
+/// `x` of shape `[m, cols]` times the transpose of `bits` of shape `[rows, cols]`: `[m, rows]`. Activations stay as they
+/// are where the processor multiplies no bf16 numbers, or not an odd number of them.
+pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits: &[u16], cols: usize) -> Vec<f32> {
+    let Some(narrow) = kernels.narrow.filter(|_| cols.is_multiple_of(2)) else {
+        return matmul((kernels, pool), x, Operand::Bf16(bits), cols);
+    };
+    let (many, rows) = (x.len() / cols, bits.len() / cols);
+    if many <= FEW {
+        return matmul((kernels, pool), &(narrow.round)(x), Operand::Bf16(bits), cols);
+    }
+    let mut groups = vec![[0; LANES]; many.div_ceil(LANES) * (cols / 2)];
+    pool.each(groups.chunks_mut(cols / 2).zip(x.chunks(LANES * cols)), |_, (group, x)| group_up(x, cols, group));
+    // What is multiplied with one pack of weights stands together, so that tasks write to places of their own.
+    let mut products = vec![0f32; many * rows];
+    pool.each(products.chunks_mut(ROWS * many).zip(bits.chunks(ROWS * cols)), |_, (products, bits)| {
+        let (weight, width) = ((narrow.pack)(bits, cols), bits.len() / cols);
+        let mut sums = [[0f32; ROWS]; LANES];
+        for (products, x) in products.chunks_mut(LANES * width).zip(groups.chunks_exact(cols / 2)) {
+            (narrow.product)(&weight, x, &mut sums);
+            for (products, sums) in products.chunks_exact_mut(width).zip(&sums) {
+                products.copy_from_slice(&sums[..width]);
+            }
+        }
+    });
+    if rows <= ROWS {
+        return products;
+    }
+    let mut together = vec![0f32; many * rows];
+    pool.each(together.chunks_mut(TASK * rows), |task, together| {
+        for (nth, row) in together.chunks_exact_mut(rows).enumerate() {
+            let at = task * TASK + nth;
+            for (row, products) in row.chunks_mut(ROWS).zip(products.chunks(ROWS * many)) {
+                row.copy_from_slice(&products[at * row.len()..][..row.len()]);
+            }
+        }
+    });
+    together
+}
+
+/// Rounds numbers and widens them again.
+#[inline(always)]
+pub(super) fn round(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|x| bf16(to_bf16(*x))).collect()
+}
+
+/// Rounds up to [`LANES`] rows.
+fn group_up(x: &[f32], cols: usize, group: &mut [Group]) {
+    for (lane, row) in x.chunks_exact(cols).enumerate() {
+        for (pairs, [first, second]) in group.iter_mut().zip(row.as_chunks::<2>().0) {
+            pairs[lane] = u32::from(to_bf16(*first)) | u32::from(to_bf16(*second)) << 16;
+        }
+    }
+}
+
+/// The nearest bf16, of two the even one.
+#[inline(always)]
+fn to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    // What is no number stays none, whichever of its bits are cut off.
+    (if x.is_nan() { bits >> 16 | 0x40 } else { rounded }) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_rounded_to_the_nearest() {
+        for i in 0..200_000u32 {
+            let x = f32::from_bits(i.wrapping_mul(0x9e37_79b9));
+            let (ours, theirs) = (to_bf16(x), half::bf16::from_f32(x));
+            assert!(ours == theirs.to_bits() || x.is_nan() && half::bf16::from_bits(ours).is_nan(), "{x}");
+        }
+        assert_eq!(to_bf16(f32::INFINITY), half::bf16::INFINITY.to_bits());
+        assert!(half::bf16::from_bits(to_bf16(f32::from_bits(0x7fff_ffff))).is_nan());
+    }
+}
