@@ -4,6 +4,7 @@ use corolla_checkpoint::Heads;
 use corolla_compute::Place;
 
 use super::{
+    buffers,
     kernels::{Kernels, Strided, product_into},
     kv_cache::BlockCache,
     pool::Pool,
@@ -27,7 +28,7 @@ pub(super) fn attend(
     slopes: Option<&[f32]>,
 ) -> Vec<f32> {
     let Place { batch, seq, position } = place;
-    let one = |task: usize| {
+    let one = |task: usize, out: &mut Vec<f32>| {
         let (row, head) = (task / heads.query, task % heads.query);
         let work = OneHead {
             kernels,
@@ -38,21 +39,25 @@ pub(super) fn attend(
             position,
             slope: slopes.map_or(0.0, |slopes| slopes[head]),
         };
-        if seq <= FEW { work.one_by_one(seq) } else { work.in_chunks(seq) }
+        if seq <= FEW { work.one_by_one(out) } else { work.in_chunks(seq, out) }
     };
     let tasks = batch * heads.query;
-    let mut results: Vec<Vec<f32>> = vec![Vec::new(); tasks];
+    let mut results: Vec<Vec<f32>> = Vec::new();
+    results.resize_with(tasks, || buffers::place(seq * heads.dim));
     if tasks * seq * (position + seq) * heads.dim < ALONE {
-        results.iter_mut().enumerate().for_each(|(task, result)| *result = one(task));
+        results.iter_mut().enumerate().for_each(|(task, result)| one(task, result));
     } else {
-        pool.each(results.iter_mut(), |task, result| *result = one(task));
+        pool.each(results.iter_mut(), one);
     }
-    let mut together = Vec::with_capacity(batch * seq * heads.query * heads.dim);
+    let mut together = buffers::place(batch * seq * heads.query * heads.dim);
+    let mut places = together.chunks_exact_mut(heads.dim);
     for row in results.chunks_exact(heads.query) {
         for at in 0..seq {
-            row.iter().for_each(|head| together.extend_from_slice(&head[at * heads.dim..(at + 1) * heads.dim]));
+            let all = row.iter().map(|head| &head[at * heads.dim..(at + 1) * heads.dim]);
+            all.zip(&mut places).for_each(|(head, place)| place.copy_from_slice(head));
         }
     }
+    results.into_iter().for_each(buffers::free);
     together
 }
 
@@ -71,9 +76,8 @@ struct OneHead<'a> {
 }
 
 impl OneHead<'_> {
-    fn one_by_one(&self, seq: usize) -> Vec<f32> {
+    fn one_by_one(&self, out: &mut [f32]) {
         let kernels = self.kernels;
-        let mut out = vec![0f32; seq * self.dim];
         for (i, out) in out.chunks_exact_mut(self.dim).enumerate() {
             let query = &self.queries[i * self.stride..][..self.dim];
             let seen = self.position + i + 1;
@@ -82,12 +86,10 @@ impl OneHead<'_> {
             self.soften(&mut scores);
             (kernels.mix)(&scores, self.cache.1, out);
         }
-        out
     }
 
-    fn in_chunks(&self, seq: usize) -> Vec<f32> {
+    fn in_chunks(&self, seq: usize, out: &mut [f32]) {
         let rows = |first| Strided { first, row: self.dim, col: 1 };
-        let mut out = vec![0f32; seq * self.dim];
         for from in (0..seq).step_by(CHUNK) {
             let many = CHUNK.min(seq - from);
             let seen = self.position + from + many;
@@ -107,10 +109,9 @@ impl OneHead<'_> {
                 (many, self.dim, seen),
                 (&scores, Strided { first: 0, row: seen, col: 1 }),
                 (self.cache.1, rows(0)),
-                (&mut out, rows(from * self.dim)),
+                (out, rows(from * self.dim)),
             );
         }
-        out
     }
 
     /// Turns products of one query with the keys it may see, the last of them its own, into weights that sum to 1.

@@ -2,11 +2,14 @@
 //! quantised.
 
 mod attention;
+pub(crate) mod buffers;
 mod kernels;
 mod kv_cache;
 mod matrix;
 mod norm;
 mod pool;
+
+use std::mem;
 
 use corolla_checkpoint::{Heads, Stored, View};
 use corolla_compute::{Arithmetic, Place, Use};
@@ -46,6 +49,17 @@ pub(crate) struct Rows {
 impl Rows {
     fn new(numbers: Vec<f32>, width: usize) -> Self {
         Self { numbers, width, rounded: RoundedRows::default() }
+    }
+
+    /// The numbers, to become other rows.
+    fn into_numbers(mut self) -> Vec<f32> {
+        mem::take(&mut self.numbers)
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        buffers::free(mem::take(&mut self.numbers));
     }
 }
 
@@ -96,7 +110,7 @@ impl Arithmetic for CpuArithmetic {
     }
 
     fn numbers(&self, rows: Rows) -> Result<Vec<f32>, PortError> {
-        Ok(rows.numbers)
+        Ok(rows.into_numbers())
     }
 
     fn select(&self, matrix: &Matrix, ids: &[u32]) -> Result<Rows, PortError> {
@@ -116,12 +130,16 @@ impl Arithmetic for CpuArithmetic {
 
     fn add(&self, mut x: Rows, y: &Rows) -> Result<Rows, PortError> {
         add(&mut x.numbers, &y.numbers);
-        Ok(Rows::new(x.numbers, x.width))
+        let width = x.width;
+        Ok(Rows::new(x.into_numbers(), width))
     }
 
     fn columns(&self, x: &Rows, start: usize, end: usize) -> Result<Rows, PortError> {
-        let numbers = x.numbers.chunks_exact(x.width).flat_map(|row| &row[start..end]).copied().collect();
-        Ok(Rows::new(numbers, end - start))
+        let width = end - start;
+        let mut numbers = buffers::place(x.numbers.len() / x.width * width);
+        let rows = x.numbers.chunks_exact(x.width).zip(numbers.chunks_exact_mut(width));
+        rows.for_each(|(row, part)| part.copy_from_slice(&row[start..end]));
+        Ok(Rows::new(numbers, width))
     }
 
     fn layer_norm(&self, x: &Rows, scale: &Vec<f32>, shift: &Vec<f32>, eps: f32) -> Result<Rows, PortError> {
@@ -134,12 +152,14 @@ impl Arithmetic for CpuArithmetic {
 
     fn gelu(&self, mut x: Rows) -> Result<Rows, PortError> {
         (self.kernels.gelu)(&mut x.numbers);
-        Ok(Rows::new(x.numbers, x.width))
+        let width = x.width;
+        Ok(Rows::new(x.into_numbers(), width))
     }
 
     fn gated(&self, mut gate: Rows, up: &Rows) -> Result<Rows, PortError> {
         (self.kernels.gate)(&mut gate.numbers, &up.numbers);
-        Ok(Rows::new(gate.numbers, gate.width))
+        let width = gate.width;
+        Ok(Rows::new(gate.into_numbers(), width))
     }
 
     fn cache(&self, batch: usize, length: usize, heads: Heads) -> Result<BlockCache, PortError> {

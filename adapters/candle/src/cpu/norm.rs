@@ -1,15 +1,17 @@
 //! What happens to activation rows between two products.
 
+use super::buffers;
+
 /// Each row of `x`: mean 0, variance 1, scaled and shifted.
 pub(super) fn layer_norm(x: &[f32], scale: &[f32], shift: &[f32], eps: f32) -> Vec<f32> {
     let width = scale.len();
-    let mut normed = Vec::with_capacity(x.len());
-    for row in x.chunks_exact(width) {
+    let mut normed = buffers::place(x.len());
+    for (row, normed) in x.chunks_exact(width).zip(normed.chunks_exact_mut(width)) {
         let mean = (row.iter().map(|v| f64::from(*v)).sum::<f64>() / width as f64) as f32;
         let variance = row.iter().map(|v| f64::from(v - mean).powi(2)).sum::<f64>() / width as f64;
         let root = 1.0 / (variance as f32 + eps).sqrt();
         let numbers = row.iter().zip(scale).zip(shift);
-        normed.extend(numbers.map(|((v, w), b)| (v - mean) * root * w + b));
+        normed.iter_mut().zip(numbers).for_each(|(n, ((v, w), b))| *n = (v - mean) * root * w + b);
     }
     normed
 }
@@ -17,11 +19,11 @@ pub(super) fn layer_norm(x: &[f32], scale: &[f32], shift: &[f32], eps: f32) -> V
 /// Each row of `x` divided by its root mean square, and scaled.
 pub(super) fn rms_norm(x: &[f32], scale: &[f32], eps: f32) -> Vec<f32> {
     let width = scale.len();
-    let mut normed = Vec::with_capacity(x.len());
-    for row in x.chunks_exact(width) {
+    let mut normed = buffers::place(x.len());
+    for (row, normed) in x.chunks_exact(width).zip(normed.chunks_exact_mut(width)) {
         let square = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / width as f64;
         let root = 1.0 / (square as f32 + eps).sqrt();
-        normed.extend(row.iter().zip(scale).map(|(v, w)| v * root * w));
+        normed.iter_mut().zip(row.iter().zip(scale)).for_each(|(n, (v, w))| *n = v * root * w);
     }
     normed
 }

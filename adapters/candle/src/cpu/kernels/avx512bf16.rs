@@ -35,7 +35,7 @@ fn product(weight: &[[Line; 2]], x: &[Group], sums: &mut Sums) {
     for ([a, b], x) in weight.iter().zip(x) {
         let (a, b) = (pairs(load(a)), pairs(load(b)));
         for (lanes, x) in lanes.iter_mut().zip(x) {
-            let x = pairs(_mm512_set1_epi32(x.cast_signed()));
+            let x = pairs(_mm512_castps_si512(_mm512_set1_ps(*x)));
             lanes[0] = _mm512_dpbf16_ps(lanes[0], a, x);
             lanes[1] = _mm512_dpbf16_ps(lanes[1], b, x);
         }

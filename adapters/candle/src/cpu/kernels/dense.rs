@@ -4,7 +4,7 @@
 use gemm::Parallelism;
 
 use super::{Kernels, Packed, bf16, f16};
-use crate::cpu::pool::Pool;
+use crate::cpu::{buffers, pool::Pool};
 
 /// Up to this many rows of activations, each weight row is multiplied with each of them; above, gemm's blocking pays.
 pub(crate) const FEW: usize = 4;
@@ -87,7 +87,7 @@ fn by_panels<'a>(
     let many = x.len() / cols;
     // At least a panel for each thread, at most what the cache holds, and no less than pays.
     let step = (PANEL / cols).min(rows.div_ceil(pool.threads())).max(16);
-    let mut products = vec![0f32; many * rows];
+    let mut products = buffers::place(many * rows);
     // The products of a panel's rows stand side by side, for the reason given above.
     pool.each(products.chunks_mut(step * many), |task, products| {
         let (from, to) = (task * step, rows.min((task + 1) * step));
@@ -106,7 +106,7 @@ fn by_panels<'a>(
     if rows <= step {
         return products;
     }
-    let mut together = vec![0f32; many * rows];
+    let mut together = buffers::place(many * rows);
     pool.each(together.chunks_mut(32 * rows), |nth, together| {
         for (i, row) in together.chunks_exact_mut(rows).enumerate() {
             let at = nth * 32 + i;
@@ -115,6 +115,7 @@ fn by_panels<'a>(
             }
         }
     });
+    buffers::free(products);
     together
 }
 

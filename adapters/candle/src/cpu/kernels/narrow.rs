@@ -8,7 +8,7 @@ use super::{
     dense::{FEW, matmul},
     packed::Line,
 };
-use crate::cpu::pool::Pool;
+use crate::cpu::{buffers, pool::Pool};
 
 /// Weight rows that are packed together.
 pub(super) const ROWS: usize = 32;
@@ -17,8 +17,8 @@ pub(super) const LANES: usize = 12;
 /// Rows of results that one task puts together.
 const TASK: usize = 32;
 
-/// Two neighbouring columns of each of [`LANES`] rows of activations, the first in the lower bits.
-pub(super) type Group = [u32; LANES];
+/// Two neighbouring columns of each of [`LANES`] rows of activations, in the bits of an f32, the first in the lower ones.
+pub(super) type Group = [f32; LANES];
 /// Sums of [`ROWS`] weight rows with each of [`LANES`] rows of activations.
 pub(super) type Sums = [[f32; ROWS]; LANES];
 /// Two neighbouring columns of [`ROWS`] weight rows each.
@@ -34,10 +34,11 @@ pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits
     if many <= FEW {
         return matmul((kernels, pool), &(narrow.round)(x), Operand::Bf16(bits), cols);
     }
-    let mut groups = vec![[0; LANES]; many.div_ceil(LANES) * (cols / 2)];
+    let mut rounded = buffers::place(many.div_ceil(LANES) * LANES * (cols / 2));
+    let groups = rounded.as_chunks_mut::<LANES>().0;
     pool.each(groups.chunks_mut(cols / 2).zip(x.chunks(LANES * cols)), |_, (group, x)| group_up(x, cols, group));
     // What is multiplied with one pack of weights stands together, so that tasks write to places of their own.
-    let mut products = vec![0f32; many * rows];
+    let mut products = buffers::place(many * rows);
     pool.each(products.chunks_mut(ROWS * many).zip(bits.chunks(ROWS * cols)), |_, (products, bits)| {
         let (weight, width) = ((narrow.pack)(bits, cols), bits.len() / cols);
         let mut sums = [[0f32; ROWS]; LANES];
@@ -48,10 +49,11 @@ pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits
             }
         }
     });
+    buffers::free(rounded);
     if rows <= ROWS {
         return products;
     }
-    let mut together = vec![0f32; many * rows];
+    let mut together = buffers::place(many * rows);
     pool.each(together.chunks_mut(TASK * rows), |task, together| {
         for (nth, row) in together.chunks_exact_mut(rows).enumerate() {
             let at = task * TASK + nth;
@@ -60,6 +62,7 @@ pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits
             }
         }
     });
+    buffers::free(products);
     together
 }
 
@@ -73,7 +76,7 @@ pub(super) fn round(x: &[f32]) -> Vec<f32> {
 fn group_up(x: &[f32], cols: usize, group: &mut [Group]) {
     for (lane, row) in x.chunks_exact(cols).enumerate() {
         for (pairs, [first, second]) in group.iter_mut().zip(row.as_chunks::<2>().0) {
-            pairs[lane] = u32::from(to_bf16(*first)) | u32::from(to_bf16(*second)) << 16;
+            pairs[lane] = f32::from_bits(u32::from(to_bf16(*first)) | u32::from(to_bf16(*second)) << 16);
         }
     }
 }

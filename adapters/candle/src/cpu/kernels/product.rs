@@ -8,7 +8,7 @@ use super::{
     rounded::{CHUNK, Rounded},
     tiles::Lanes,
 };
-use crate::cpu::pool::Pool;
+use crate::cpu::{buffers, pool::Pool};
 
 /// Bytes of weights that are worth a task of their own.
 const TASK_BYTES: usize = 24 << 10;
@@ -49,7 +49,7 @@ pub(crate) fn rounded_product(
     let chunks = rounded.of(kernels, pool, x, weight.cols);
     // Each chunk by itself, where there are enough of them to keep all threads busy: results go where they belong.
     if chunks.len() >= 2 * pool.threads() {
-        let mut products = vec![0f32; many * rows];
+        let mut products = buffers::place(many * rows);
         let step = chunks.first().map_or(1, |chunk| chunk.rows);
         pool.each(products.chunks_mut(step * rows), |nth, products| {
             let mut sums = [[0f32; ROWS]; CHUNK];
@@ -108,7 +108,7 @@ fn gather(lanes: Vec<Lanes>, many: usize, rows: usize) -> Vec<f32> {
         products.truncate(rows);
         return products;
     }
-    let mut products = vec![0f32; many * rows];
+    let mut products = buffers::place(many * rows);
     lanes.chunks_exact(many).enumerate().for_each(|(block, sums)| scatter(sums, block, &mut products, rows));
     products
 }
