@@ -79,7 +79,7 @@ bench: model     ## prefill and decode speed of the small chat model on this mac
 	cargo build --release --locked
 	python3 scripts/bench.py $(BIN)
 
-bench-llama: model ## decoding and prefill beside llama.cpp, same files, one run (builds llama.cpp, makes 7 GB of models)
+bench-llama: model ## decoding and prefill beside llama.cpp, same files, one run (builds llama.cpp, makes 0.6 GB of models)
 	cargo build --release --locked -p corolla-candle --example greedy
 	venv=$$(sh scripts/bench/llama_install.sh) && models=$$(dirname "$$venv")/shapes && \
 	"$$venv/bin/python" scripts/bench/llama_shapes.py "$$models" models/SmolLM2-135M-Instruct.Q4_1.gguf && \

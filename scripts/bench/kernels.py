@@ -2,12 +2,15 @@
 """Decoding and prefill beside llama.cpp, on the same files: kernels.py GREEDY FOLDER [--models NAME...] [--threads N...] [--pairs 5] [--contended]
 
 GREEDY is the example of corolla-candle, FOLDER what llama_shapes.py filled. The two run in turns, A B A B, as whole processes; each ratio
-is of one pair, and the medians of ratios are printed. `--contended` measures Corolla alone: two threads with a busy process on one core
-against one thread with the same company.
+is of one pair, and the medians of ratios are printed. Tokens that are the same are counted up to the first that differs. `--contended`
+measures Corolla alone: two threads with a busy process on one core against one thread with the same company.
 """
 import argparse
+import datetime
 import json
+import os
 import pathlib
+import platform
 import random
 import re
 import statistics
@@ -37,6 +40,7 @@ def same(a, b):
 
 
 def compare(args):
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {datetime.date.today()}; load {os.getloadavg()[0]:.0f} before; medians of {args.pairs} pairs\n")
     print("| model | threads | decode, tokens/s | llama.cpp | ratio | prefill, tokens/s | llama.cpp | ratio | same tokens |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in args.models:

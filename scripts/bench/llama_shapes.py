@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """GGUF files to measure with: llama_shapes.py FOLDER SMALL_CHAT_MODEL [--large]. Nothing is written that is there already.
 
-The small chat model in other types (rounded again from its Q4_1 file: good for speed, not for quality), 0.8 GB; with --large, models of
+The small chat model in other types (rounded again from its Q4_1 file: good for speed, not for quality), 0.6 GB; with --large, models of
 seeded random numbers in the shapes of TinyLlama-1.1B and BLOOM-560m as well, 7 GB. Rounding is llama.cpp's own.
 """
 import pathlib
