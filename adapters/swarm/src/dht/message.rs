@@ -9,10 +9,14 @@ use libp2p::PeerId;
 use crate::wire::{
     WireError,
     key::DhtId,
-    proto::{self, FindRequest, FindResponse, FindResult, NodeInfo, PingRequest, PingResponse, ResultType},
+    msgpack::Value,
+    proto::{
+        self, FindRequest, FindResponse, FindResult, NodeInfo, PingRequest, PingResponse, ResultType, StoreRequest,
+    },
 };
 
 pub(super) const PING: &str = "DHTProtocol.rpc_ping";
+pub(super) const STORE: &str = "DHTProtocol.rpc_store";
 pub(super) const FIND: &str = "DHTProtocol.rpc_find";
 
 /// Neighbours taken from one result: a bucket of hivemind's.
@@ -28,9 +32,14 @@ pub(super) struct Answer {
     pub(super) neighbours: Vec<(PeerId, DhtId)>,
 }
 
-/// "Who are you, and what time is it?"
-pub(super) fn ping_request() -> Bytes {
-    proto::encode(&PingRequest { peer: Some(NodeInfo { node_id: Bytes::new() }), validate: true })
+/// Who is speaking: a node at its place, or one that only asks.
+pub(super) fn node_info(place: Option<DhtId>) -> NodeInfo {
+    NodeInfo { node_id: place.map_or_else(Bytes::new, |place| Bytes::copy_from_slice(&place.0)) }
+}
+
+/// "Who are you, and what time is it?"; with `validate`, "and can you reach me?"
+pub(super) fn ping_request(from: Option<DhtId>, validate: bool) -> Bytes {
+    proto::encode(&PingRequest { peer: Some(node_info(from)), validate })
 }
 
 /// The node's place and its clock.
@@ -41,9 +50,26 @@ pub(super) fn ping_reply(bytes: Bytes) -> Result<(DhtId, f64), PortError> {
 }
 
 /// "Who has these keys?"
-pub(super) fn find_request(keys: &[DhtId]) -> Bytes {
+pub(super) fn find_request(keys: &[DhtId], from: Option<DhtId>) -> Bytes {
     let keys = keys.iter().map(|id| Bytes::copy_from_slice(&id.0)).collect();
-    proto::encode(&FindRequest { keys, peer: Some(NodeInfo { node_id: Bytes::new() }) })
+    proto::encode(&FindRequest { keys, peer: Some(node_info(from)) })
+}
+
+/// "Keep these": entries of dictionaries, each with its key and subkey.
+pub(super) fn store_request<'a>(
+    entries: impl Iterator<Item = (DhtId, &'a String, &'a Bytes)>,
+    expiration: f64,
+    from: DhtId,
+) -> Bytes {
+    let mut request = StoreRequest { peer: Some(node_info(Some(from))), ..StoreRequest::default() };
+    for (key, subkey, value) in entries {
+        request.keys.push(Bytes::copy_from_slice(&key.0));
+        request.subkeys.push(Value::from(subkey.as_str()).encode().into());
+        request.values.push(value.clone());
+        request.expiration_time.push(expiration);
+        request.in_cache.push(false);
+    }
+    proto::encode(&request)
 }
 
 /// Reads the reply to a question for `keys` keys. A neighbour that cannot be read costs that neighbour.
@@ -75,10 +101,18 @@ mod tests {
 
     #[test]
     fn requests_are_those_of_the_specification() {
-        assert_eq!(ping_request(), Bytes::from_static(&[0x12, 0, 0x18, 1]));
-        let request = find_request(&[DhtId::of_key("bloom-560m-petals.0")]);
-        let hex: String = request.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "1214ca10260960ae8a0303fcb5c7c18079f5223ae2a71a00");
+        assert_eq!(ping_request(None, true), Bytes::from_static(&[0x12, 0, 0x18, 1]));
+        let hex = |request: Bytes| request.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let key = DhtId::of_key("bloom-560m-petals.0");
+        assert_eq!(hex(find_request(&[key], None)), "1214ca10260960ae8a0303fcb5c7c18079f5223ae2a71a00");
+        let place = DhtId(std::array::from_fn(|i| i as u8));
+        let value = Bytes::from_static(&[0xc7, 0x0b, 0x40, 0x92, 0x02, 0xcb, 0x3f, 0xf8, 0, 0, 0, 0, 0, 0]);
+        let entry = (key, &"QmPeerA".to_owned(), &value);
+        assert_eq!(
+            hex(store_request([entry].into_iter(), 1_700_000_100.0, place)),
+            "1214ca10260960ae8a0303fcb5c7c18079f5223ae2a71a08a7516d5065657241220ec70b409202cb3ff80000000000002a080000\
+             0059fc54d9413201003a160a14000102030405060708090a0b0c0d0e0f10111213"
+        );
     }
 
     #[test]

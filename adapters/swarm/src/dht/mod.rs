@@ -1,4 +1,5 @@
-//! The hivemind DHT as a client sees it (wire protocol §3): looks keys up, stores nothing, serves nobody.
+//! The hivemind DHT (wire protocol §3): [`Dht`] is a client, which looks keys up and serves nobody; [`DhtNode`] a member,
+//! which also answers, keeps records for others and publishes its own.
 //!
 //! Everything a peer says is bounded before it is kept: nodes and calls of a search by `search`, records by
 //! `merge`, time by deadlines. A record that cannot be read costs that record; a reply that cannot be read costs
@@ -7,6 +8,7 @@
 mod blacklist;
 mod merge;
 mod message;
+mod node;
 mod search;
 
 use std::{
@@ -22,6 +24,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use libp2p::PeerId;
 use tokio::time::{Instant, timeout_at};
 
+pub use self::node::{DhtNode, Record};
 use self::{
     blacklist::Blacklist,
     merge::Merged,
@@ -37,6 +40,8 @@ use crate::{
 const MOST_KEYS: usize = 1024;
 /// Nodes that answered and are asked first next time.
 const MOST_KNOWN: usize = 256;
+/// Nodes near a key that a search names.
+const NEAREST: usize = 20;
 
 /// Limits of a [`Dht`].
 #[derive(Debug, Clone, Copy)]
@@ -81,12 +86,28 @@ struct State {
     known: HashMap<PeerId, DhtId>,
 }
 
-/// A read-only member of a hivemind DHT.
+/// Who a full member of the DHT is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Member {
+    peer: PeerId,
+    place: DhtId,
+}
+
+/// What a search came to.
+struct Outcome<'a> {
+    found: Merged<'a>,
+    /// For each key the nodes near it that answered, nearest first.
+    nearest: Vec<Vec<PeerId>>,
+}
+
+/// Looks things up in a hivemind DHT.
 pub struct Dht {
     network: Arc<dyn Unary>,
     initial: Vec<PeerId>,
     limits: DhtLimits,
     clock: fn() -> f64,
+    /// Who is asking; `None` for who only asks.
+    me: Option<Member>,
     state: Mutex<State>,
 }
 
@@ -98,7 +119,17 @@ impl Dht {
     }
 
     pub(crate) fn over(network: Arc<dyn Unary>, initial: Vec<PeerId>, limits: DhtLimits, clock: fn() -> f64) -> Self {
-        Self { network, initial, limits, clock, state: Mutex::default() }
+        Self::over_as(network, initial, limits, clock, None)
+    }
+
+    fn over_as(
+        network: Arc<dyn Unary>,
+        initial: Vec<PeerId>,
+        limits: DhtLimits,
+        clock: fn() -> f64,
+        me: Option<Member>,
+    ) -> Self {
+        Self { network, initial, limits, clock, me, state: Mutex::default() }
     }
 
     /// The dictionaries stored under `keys`, merged over the nodes nearest to each: of two records with the same
@@ -121,9 +152,9 @@ impl Dht {
             seeds = self.join().await?;
         }
         let found = match self.search(&ids, seeds, sound).await {
-            Some(found) => found,
+            Some(outcome) => outcome.found,
             None => match self.search(&ids, self.join().await?, sound).await {
-                Some(found) => found,
+                Some(outcome) => outcome.found,
                 None => return Err(PortError::new(FaultKind::TimedOut, "no peer of the DHT answers a lookup")),
             },
         };
@@ -167,7 +198,8 @@ impl Dht {
 
     async fn ping(&self, peer: PeerId) -> (PeerId, Result<DhtId, PortError>) {
         let begun = (self.clock)();
-        let reply = self.network.unary(peer, message::PING, message::ping_request(), self.limits.join).await;
+        let reply =
+            self.network.unary(peer, message::PING, message::ping_request(self.place(), true), self.limits.join).await;
         let ended = (self.clock)();
         (peer, reply.and_then(|reply| self.check_ping(reply, begun, ended)))
     }
@@ -188,7 +220,7 @@ impl Dht {
         ids: &[DhtId],
         seeds: Vec<(PeerId, DhtId)>,
         sound: &'a (dyn Fn(&[u8]) -> bool + Sync),
-    ) -> Option<Merged<'a>> {
+    ) -> Option<Outcome<'a>> {
         let deadline = Instant::now() + self.limits.lookup;
         let mut search = Search::new(Bounds::default(), ids, seeds);
         let mut merged = Merged::new(ids.len(), (self.clock)(), sound);
@@ -206,10 +238,12 @@ impl Dht {
                     answers += 1;
                     let node = answer.node;
                     let now = Instant::now();
+                    let me = self.me.map(|me| me.peer);
                     let neighbours: Vec<_> = {
                         let mut state = self.state();
                         state.blacklist.clear(&call.peer);
-                        answer.neighbours.into_iter().filter(|(p, _)| !state.blacklist.holds(p, now)).collect()
+                        let asked = |p: &PeerId| Some(*p) != me && !state.blacklist.holds(p, now);
+                        answer.neighbours.into_iter().filter(|(p, _)| asked(p)).collect()
                     };
                     if let Some(id) = node {
                         self.keep(call.peer, id);
@@ -233,12 +267,12 @@ impl Dht {
                 }
             }
         }
-        (answers > 0).then_some(merged)
+        (answers > 0).then(|| Outcome { found: merged, nearest: search.nearest(NEAREST) })
     }
 
     async fn find(&self, call: Call, ids: &[DhtId]) -> (Call, Result<Answer, PortError>) {
         let keys: Vec<DhtId> = call.keys.iter().map(|k| ids[*k]).collect();
-        let request = message::find_request(&keys);
+        let request = message::find_request(&keys, self.place());
         let wait = self.limits.wait;
         let reply = match tokio::time::timeout(wait, self.network.unary(call.peer, message::FIND, request, wait)).await
         {
@@ -247,6 +281,10 @@ impl Dht {
         };
         let answer = reply.and_then(|reply| message::find_reply(reply, keys.len()));
         (call, answer)
+    }
+
+    fn place(&self) -> Option<DhtId> {
+        self.me.map(|me| me.place)
     }
 
     /// Remembers a node that answered.

@@ -129,6 +129,15 @@ impl Search {
         }
     }
 
+    /// For each key the nodes nearest to it that were asked and have not failed, nearest first, `most` at most.
+    pub(super) fn nearest(&self, most: usize) -> Vec<Vec<PeerId>> {
+        let of = |key: &Key| {
+            let asked = key.near.iter().filter(|(_, node)| key.asked.contains(node));
+            asked.take(most).map(|(_, node)| self.nodes[*node].peer).collect()
+        };
+        self.keys.iter().map(of).collect()
+    }
+
     fn finish(&mut self, call: &Call) {
         for k in &call.keys {
             self.keys[*k].active -= 1;

@@ -2,8 +2,10 @@
 
 mod call;
 mod limits;
+mod serve;
 mod stream;
 
 pub use call::Rpc;
 pub use limits::{RemoteFault, RpcLimits};
+pub use serve::{Outcome, ServeLimits, Service, serve_unary};
 pub use stream::RpcStream;

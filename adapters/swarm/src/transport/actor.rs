@@ -1,14 +1,16 @@
 //! The task that owns the swarm: it takes commands, drives connections, and says what is connected.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     future::poll_fn,
 };
 
 use corolla_domain::ports::{FaultKind, PortError};
 use futures_util::StreamExt as _;
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, ping, relay,
+    Multiaddr, PeerId, StreamProtocol, Swarm, identify,
+    kad::KBucketKey,
+    ping, relay,
     swarm::{
         DialError, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
@@ -19,11 +21,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     address_book::AddressBook,
     behaviour::{Behaviour, BehaviourEvent},
+    find_node::PROTOCOL,
     streams::{Open, Reply},
 };
 
 /// Callers that may wait for connections.
 const MAX_WAITING: usize = 4096;
+/// Addresses taken from what a peer says of itself.
+const MAX_INTRODUCED: usize = 16;
+/// Peers named in an answer: a bucket of the daemons'.
+const NEAREST: usize = 20;
 
 /// What a host asks of its actor.
 #[derive(Debug)]
@@ -36,6 +43,8 @@ pub(super) enum Command {
     Keep { peer: PeerId, address: Multiaddr },
     /// Note addresses that other peers named.
     Learn { peer: PeerId, addresses: Vec<Multiaddr> },
+    /// Name peers that know others, the nearest to a key first, and the very peer whose id it is.
+    Nearest { key: Vec<u8>, reply: oneshot::Sender<Vec<(PeerId, Vec<Multiaddr>)>> },
     /// Forget nothing, but end all connections to a peer.
     Disconnect { peer: PeerId },
 }
@@ -53,13 +62,15 @@ pub(super) struct Status {
 pub(super) struct Actor {
     swarm: Swarm<Behaviour>,
     book: AddressBook,
+    /// Connected peers that tell others where peers live.
+    guides: HashSet<PeerId>,
     dialling: HashMap<PeerId, Vec<oneshot::Sender<Result<(), PortError>>>>,
     status: watch::Sender<Status>,
 }
 
 impl Actor {
     pub(super) fn new(swarm: Swarm<Behaviour>, status: watch::Sender<Status>) -> Self {
-        Self { swarm, book: AddressBook::default(), dialling: HashMap::new(), status }
+        Self { swarm, book: AddressBook::default(), guides: HashSet::new(), dialling: HashMap::new(), status }
     }
 
     /// Runs until the last sender of commands is gone; then everything is closed.
@@ -86,6 +97,10 @@ impl Actor {
             Command::Learn { peer, addresses } => {
                 // The book puts the newest first; the giver's order stays.
                 addresses.into_iter().rev().for_each(|address| self.book.add(peer, address));
+            }
+            Command::Nearest { key, reply } => {
+                // Who asked may have gone.
+                let _ = reply.send(self.nearest(key));
             }
             // An error says that there was no connection.
             Command::Disconnect { peer } => drop(self.swarm.disconnect_peer_id(peer)),
@@ -126,6 +141,9 @@ impl Actor {
             }
             SwarmEvent::ConnectionClosed { peer_id, cause, .. } => {
                 tracing::debug!(peer = %peer_id, ?cause, "connection closed");
+                if !self.swarm.is_connected(&peer_id) {
+                    self.guides.remove(&peer_id);
+                }
                 self.announce();
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. }
@@ -136,6 +154,9 @@ impl Actor {
             SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
                 let listening = self.swarm.listeners().cloned().collect();
                 self.status.send_modify(|status| status.listening = listening);
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
+                self.introduced(peer_id, info);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event {
                 peer,
@@ -151,6 +172,33 @@ impl Actor {
             })) => tracing::debug!(relay = %relay_peer_id, ?limit, "a relay leads to a peer"),
             _ => {}
         }
+    }
+
+    /// Notes where a connected peer says that it listens, and whether it can be asked for others.
+    fn introduced(&mut self, peer: PeerId, info: identify::Info) {
+        for address in info.listen_addrs.into_iter().take(MAX_INTRODUCED).collect::<Vec<_>>().into_iter().rev() {
+            self.book.add(peer, address);
+        }
+        if info.protocols.iter().any(|protocol| protocol.as_ref() == PROTOCOL) {
+            self.guides.insert(peer);
+        } else {
+            self.guides.remove(&peer);
+        }
+    }
+
+    fn nearest(&self, key: Vec<u8>) -> Vec<(PeerId, Vec<Multiaddr>)> {
+        let own = *self.swarm.local_peer_id();
+        let target = PeerId::from_bytes(&key).ok();
+        let key = KBucketKey::new(key);
+        let mut guides: Vec<PeerId> = self.guides.iter().copied().filter(|peer| Some(*peer) != target).collect();
+        guides.sort_by_cached_key(|peer| KBucketKey::from(*peer).distance(&key));
+        guides.truncate(NEAREST);
+        let place = |peer: PeerId| {
+            let addresses = if peer == own { self.swarm.listeners().cloned().collect() } else { self.book.bare(&peer) };
+            (peer, addresses)
+        };
+        let named = target.into_iter().chain(guides).map(place);
+        named.filter(|(_, addresses): &(_, Vec<_>)| !addresses.is_empty()).collect()
     }
 
     fn announce(&mut self) {

@@ -53,9 +53,14 @@ impl AddressBook {
     /// What is known of `peer`: what was given, then the rest, newest first; each with a closing `/p2p/` of the peer, as
     /// `identify` remembers them too, so that no address is dialled twice.
     pub(super) fn of(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        self.bare(peer).into_iter().map(|address| address.with(Protocol::P2p(*peer))).collect()
+    }
+
+    /// As [`of`](Self::of), without the closing `/p2p/`, as peers tell each other.
+    pub(super) fn bare(&self, peer: &PeerId) -> Vec<Multiaddr> {
         let given = self.given.get(peer).map_or(&[][..], Vec::as_slice);
         let named = self.addresses.get(peer).into_iter().flatten().filter(|address| !given.contains(address));
-        given.iter().chain(named).map(|address| address.clone().with(Protocol::P2p(*peer))).collect()
+        given.iter().chain(named).cloned().collect()
     }
 }
 

@@ -14,6 +14,9 @@ pub struct HostConfig {
     pub listen: Vec<Multiaddr>,
     /// Peers that know others, each with `/p2p/` and its id.
     pub initial_peers: Vec<Multiaddr>,
+    /// Whether to tell others where the peers live that this host knows (`/ipfs/kad/1.0.0`), as members of a swarm that
+    /// others enter through do.
+    pub guides: bool,
     /// How long `connect` may take, finding the address included.
     pub dial_timeout: Duration,
     /// How long the negotiation of one stream may take.
@@ -32,6 +35,7 @@ impl Default for HostConfig {
             identity: None,
             listen: Vec::new(),
             initial_peers: Vec::new(),
+            guides: false,
             dial_timeout: Duration::from_secs(15),
             open_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(6 * 3600),

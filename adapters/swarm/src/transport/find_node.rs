@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::host::Host;
 use crate::wire::proto::{self, KadMessage, KadPeer};
 
-const PROTOCOL: &str = "/ipfs/kad/1.0.0";
+pub(super) const PROTOCOL: &str = "/ipfs/kad/1.0.0";
 /// Peers asked at a time, and altogether.
 const PARALLEL: usize = 3;
 const MAX_ASKED: usize = 32;
@@ -73,13 +73,17 @@ async fn ask(host: &Host, peer: PeerId, target: PeerId) -> Result<Vec<(PeerId, V
     let answer = async {
         stream.write_all(&request.encode_length_delimited_to_vec()).await?;
         stream.flush().await?;
-        read_message(&mut stream).await
+        read_message(&mut stream, MAX_ANSWER).await
     };
     let answer = answer.await.map_err(|e| PortError::invalid(format!("FIND_NODE answer of {peer}: {e}")))?;
     Ok(answer.closer.into_iter().take(MAX_PEERS).filter_map(parse).collect())
 }
 
-async fn read_message(stream: &mut (impl futures_util::AsyncRead + Unpin)) -> io::Result<KadMessage> {
+/// One message of Kademlia, of at most `most` bytes.
+pub(super) async fn read_message(
+    stream: &mut (impl futures_util::AsyncRead + Unpin),
+    most: usize,
+) -> io::Result<KadMessage> {
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
     let (mut length, mut shift) = (0usize, 0);
     loop {
@@ -94,7 +98,7 @@ async fn read_message(stream: &mut (impl futures_util::AsyncRead + Unpin)) -> io
             return Err(invalid("a length without an end"));
         }
     }
-    if length > MAX_ANSWER {
+    if length > most {
         return Err(invalid("too long"));
     }
     let mut body = Vec::new();

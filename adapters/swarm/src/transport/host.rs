@@ -15,7 +15,7 @@ use super::{
     address_book::peer_of,
     behaviour,
     config::HostConfig,
-    find_node, identity,
+    find_node, identity, kademlia,
     multistream::local_name,
     streams::Acceptors,
 };
@@ -80,6 +80,10 @@ impl Host {
         let mut initial: Vec<PeerId> = known.iter().map(|(peer, _)| *peer).collect();
         initial.dedup();
         let (wanted, open_timeout) = (config.listen.len(), config.open_timeout);
+        if config.guides {
+            let questions = acceptors.register(stream_protocol(find_node::PROTOCOL)?, INCOMING)?;
+            tokio::spawn(kademlia::serve(questions, Directory(commands.downgrade())));
+        }
         let shared =
             Shared { peer, config, initial, acceptors, status: watched.clone(), searches: Semaphore::new(SEARCHES) };
         let host = Self { commands, shared: Arc::new(shared) };
@@ -252,6 +256,20 @@ impl Host {
             return Err(PortError::new(FaultKind::Unavailable, format!("nobody knows an address of {peer}")));
         }
         Err(first)
+    }
+}
+
+/// Looks peers up in what a host knows. Does not keep the host alive.
+#[derive(Debug, Clone)]
+pub(super) struct Directory(mpsc::WeakSender<Command>);
+
+impl Directory {
+    /// Peers that know others, the nearest to `key` first, and the very peer whose id `key` is.
+    pub(super) async fn nearest(&self, key: Vec<u8>) -> Vec<(PeerId, Vec<Multiaddr>)> {
+        let Some(commands) = self.0.upgrade() else { return Vec::new() };
+        let (reply, answer) = oneshot::channel();
+        let _ = commands.send(Command::Nearest { key, reply }).await;
+        answer.await.unwrap_or_default()
     }
 }
 

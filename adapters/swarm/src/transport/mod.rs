@@ -7,6 +7,7 @@ mod config;
 mod find_node;
 mod host;
 mod identity;
+mod kademlia;
 mod multistream;
 mod shim;
 mod shim_stream;

@@ -1,4 +1,4 @@
-//! FIND_NODE of libp2p's Kademlia (§1.6), question and answer.
+//! Questions and answers of libp2p's Kademlia (§1.6), as far as they tell where peers are.
 
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ const ADDRESSES: usize = 512;
 /// A message of Kademlia, as far as FIND_NODE needs it.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct KadMessage {
-    /// What is asked: [`KadMessage::FIND_NODE`].
+    /// What is asked: one of the kinds below.
     #[prost(int32, tag = "1")]
     pub kind: i32,
     /// The peer looked for, as bytes.
@@ -38,8 +38,14 @@ pub struct KadPeer {
 }
 
 impl KadMessage {
-    /// Number of the one kind that is used.
+    /// A value, or peers nearer to its key.
+    pub const GET_VALUE: i32 = 1;
+    /// Who has something, or peers nearer to its key.
+    pub const GET_PROVIDERS: i32 = 3;
+    /// Peers nearer to a key: the one kind that is asked here.
     pub const FIND_NODE: i32 = 4;
+    /// Whether anybody is there.
+    pub const PING: i32 = 5;
 
     /// "Where is this peer?"
     #[must_use]
