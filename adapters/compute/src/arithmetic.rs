@@ -1,7 +1,7 @@
 //! What a library must be able to do so that the families run on it.
 
 use corolla_checkpoint::{Heads, Stored, View};
-use corolla_domain::ports::PortError;
+use corolla_domain::ports::{FaultKind, PortError};
 
 /// Which positions a step adds to which session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +138,17 @@ pub trait Arithmetic: Send + Sync + 'static {
     /// # Errors
     /// `Capacity` where it does not fit the device.
     fn cache(&self, batch: usize, length: usize, heads: Heads) -> Result<Self::Cache, PortError>;
+
+    /// Puts the rows of a cache in another order: row `i` becomes what row `rows[i]` was, as far as `length` positions.
+    /// Each of `rows` is one that the cache has, and there are as many.
+    ///
+    /// # Errors
+    /// `Unsupported` where the library cannot do it, and see [`Arithmetic::rows`].
+    fn reorder(&self, cache: &mut Self::Cache, rows: &[usize], length: usize) -> Result<(), PortError> {
+        let _ = (cache, rows, length);
+        let text = "rows of a cache cannot be put in another order with this backend";
+        Err(PortError::new(FaultKind::Unsupported, text))
+    }
 
     /// What the blocks of a step at `place` share. `turns` are cosine and sine of each rotary pair, `[seq, dim / 2]`;
     /// `slopes` those of ALiBi, one a head that asks. A model has one of both.

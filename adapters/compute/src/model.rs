@@ -128,6 +128,12 @@ impl<B: Arithmetic> Loaded<B> {
         self.blocks.as_ref().ok_or_else(|| PortError::internal("no blocks were loaded"))
     }
 
+    /// Puts the rows of caches in another order, see [`Arithmetic::reorder`].
+    pub(crate) fn reorder(&self, caches: &mut [B::Cache], rows: &[usize], length: usize) -> Result<(), PortError> {
+        let b = &self.arithmetic;
+        within(b, || caches.iter_mut().try_for_each(|cache| b.reorder(cache, rows, length)))
+    }
+
     /// Runs numbers of shape `[batch * seq, hidden]` through the blocks from number `first` on, one for each cache.
     pub(crate) fn run(
         &self,

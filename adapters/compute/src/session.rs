@@ -68,6 +68,19 @@ impl<B: Arithmetic> BlockSession for Session<B> {
         Ok(hidden)
     }
 
+    async fn reorder(&mut self, rows: &[usize]) -> Result<(), PortError> {
+        let batch = self.need.batch;
+        if rows.len() != batch || rows.iter().any(|row| *row >= batch) {
+            return Err(PortError::invalid(format!("{rows:?} is no order of {batch} rows")));
+        }
+        let (caches, rows, length) = (Arc::clone(&self.caches), rows.to_vec(), self.position);
+        let work = move |model: &Loaded<B>, _: Waiting<'_>| {
+            let mut caches = caches.lock().unwrap_or_else(PoisonError::into_inner);
+            model.reorder(&mut caches, &rows, length)
+        };
+        self.worker.run("reordering rows", work).await
+    }
+
     async fn rewind(&mut self, to: usize) -> Result<(), PortError> {
         if to > self.position {
             return Err(PortError::invalid(format!("cannot rewind to {to}, the session is at {}", self.position)));

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::PortError;
+use super::{FaultKind, PortError};
 use crate::model::{BlockRange, Hidden, PeerId, RouteReport};
 
 /// What a session will need; memory for it is set aside when it opens.
@@ -86,6 +86,15 @@ pub trait BlockSession: Send + Sync {
     /// Forgets all positions from `to` on. Rewinding and stepping again equals never having gone. `InvalidInput` where
     /// `to` is beyond the position.
     async fn rewind(&mut self, to: usize) -> Result<(), PortError>;
+
+    /// Puts the rows of the cache in another order before the next step: row `i` continues what was row `rows[i]`, as beam
+    /// search wants it. Rows may be named several times. `InvalidInput` where there are not as many as the session has, or
+    /// one names none; `Unsupported` where the cache cannot do it. A session whose `reorder` failed or was dropped may be
+    /// in either order.
+    async fn reorder(&mut self, rows: &[usize]) -> Result<(), PortError> {
+        let text = format!("the rows of this session cannot be put in another order ({} were given)", rows.len());
+        Err(PortError::new(FaultKind::Unsupported, text))
+    }
 
     /// Where servers that push can reach this session; `None` where its server neither pushes nor takes pushes.
     fn inbox(&self) -> Option<Inbox> {

@@ -74,6 +74,7 @@ pub async fn all<F: Future<Output = Subject>>(make: impl Fn() -> F) {
     rows_of_a_batch_equal_lone_sessions(&make().await).await;
     sessions_do_not_see_each_other(&make().await).await;
     a_dropped_step_was_never_called(&make().await).await;
+    reordered_rows_go_on_as_those_they_were(&make().await).await;
     opening_sets_cache_aside_and_dropping_gives_it_back(&make().await).await;
     a_full_cache_is_capacity_and_sets_nothing_aside(&make().await).await;
     impossible_needs_are_refused(&make().await).await;
@@ -237,6 +238,30 @@ pub async fn a_dropped_step_was_never_called(subject: &Subject) {
         pieces.push(step(&mut *session, &hidden.positions(at, at + 4).expect("positions")).await);
     }
     subject.near(&Hidden::concat(&pieces).expect("pieces"), &whole, "steps between dropped ones");
+}
+
+/// Rows that were put in another order go on as those they were; a backend that cannot do it says so.
+pub async fn reordered_rows_go_on_as_those_they_were(subject: &Subject) {
+    let all = subject.engine.hosted();
+    let (begin, rest) = (subject.states(3, 5, 21), subject.states(1, 2, 22));
+    let mut session = subject.session(all, 3).await;
+    step(&mut *session, &begin).await;
+    match session.reorder(&[2, 0, 2]).await {
+        Err(error) if error.kind() == FaultKind::Unsupported => return,
+        outcome => outcome.expect("reordering"),
+    }
+    let rest = Hidden::stack(&[rest.clone(), rest.clone(), rest]).expect("rows of one length");
+    let found = step(&mut *session, &rest).await;
+    for (row, was) in [2, 0, 2].into_iter().enumerate() {
+        let mut alone = subject.lone().await;
+        step(&mut *alone, &begin.rows(was, was + 1).expect("a row")).await;
+        let wanted = step(&mut *alone, &rest.rows(row, row + 1).expect("a row")).await;
+        subject.near(&found.rows(row, row + 1).expect("a row"), &wanted, "a row that was put elsewhere");
+    }
+    for wrong in [&[0, 1][..], &[0, 1, 3]] {
+        let error = session.reorder(wrong).await.expect_err("an order of other rows");
+        assert_eq!(error.kind(), FaultKind::InvalidInput, "{error}");
+    }
 }
 
 /// A session takes `max_length * batch` of `free_tokens`, over a part of the blocks that part of it; its drop gives it

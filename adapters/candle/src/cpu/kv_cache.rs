@@ -34,6 +34,20 @@ impl BlockCache {
         (&self.keys[place.clone()], &self.values[place])
     }
 
+    /// Row `i` becomes what row `rows[i]` was, as far as `length` positions.
+    pub(super) fn reorder(&mut self, rows: &[usize], length: usize) {
+        let used = length * self.dim;
+        for head in 0..self.heads {
+            let starts: Vec<usize> = (0..rows.len()).map(|row| self.start(row, head)).collect();
+            for numbers in [&mut self.keys, &mut self.values] {
+                let old: Vec<Vec<f32>> = starts.iter().map(|at| numbers[*at..at + used].to_vec()).collect();
+                for (to, from) in starts.iter().zip(rows) {
+                    numbers[*to..to + used].copy_from_slice(&old[*from]);
+                }
+            }
+        }
+    }
+
     fn start(&self, row: usize, head: usize) -> usize {
         (row * self.heads + head) * self.length * self.dim
     }

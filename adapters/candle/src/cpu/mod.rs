@@ -166,6 +166,11 @@ impl Arithmetic for CpuArithmetic {
         Ok(BlockCache::new(batch, length, heads.kv, heads.dim))
     }
 
+    fn reorder(&self, cache: &mut BlockCache, rows: &[usize], length: usize) -> Result<(), PortError> {
+        cache.reorder(rows, length);
+        Ok(())
+    }
+
     fn frame(
         &self,
         place: Place,

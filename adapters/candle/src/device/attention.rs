@@ -14,6 +14,14 @@ impl Cache {
     pub(super) fn new(shape: (usize, usize, usize, usize), dtype: DType, device: &Device) -> Result<Self> {
         Ok(Self { keys: Tensor::zeros(shape, dtype, device)?, values: Tensor::zeros(shape, dtype, device)? })
     }
+
+    /// Row `i` becomes what row `rows[i]` was.
+    pub(super) fn reorder(&mut self, rows: &[usize], device: &Device) -> Result<()> {
+        let rows: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
+        let rows = Tensor::from_vec(rows.clone(), rows.len(), device)?;
+        (self.keys, self.values) = (self.keys.index_select(&rows, 0)?, self.values.index_select(&rows, 0)?);
+        Ok(())
+    }
 }
 
 /// What all blocks of a step share.

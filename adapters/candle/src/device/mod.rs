@@ -114,6 +114,10 @@ impl Arithmetic for TensorArithmetic {
         Cache::new((batch, heads.kv, length, heads.dim), self.cached(), &self.device).map_err(library)
     }
 
+    fn reorder(&self, cache: &mut Cache, rows: &[usize], _: usize) -> Result<(), PortError> {
+        cache.reorder(rows, &self.device).map_err(library)
+    }
+
     fn frame(&self, place: Place, turns: Option<Vec<(f32, f32)>>, slopes: Option<&Tensor>) -> Result<Frame, PortError> {
         Frame::new(place, turns, slopes, &self.device).map_err(library)
     }
