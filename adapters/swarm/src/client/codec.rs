@@ -1,11 +1,9 @@
 //! In which form hidden states travel to a server: its own type, in the compression it asks for (wire protocol §5.3).
 
-use bytes::Bytes;
 use corolla_domain::{
     model::{ElementType, Hidden},
     ports::PortError,
 };
-use half::{bf16, f16};
 
 use crate::wire::{
     inference::RpcInfo,
@@ -22,7 +20,8 @@ pub(super) struct Codec {
 }
 
 impl Codec {
-    /// The codec for a server that says this of itself. What we cannot write it gets uncompressed: a server reads any.
+    /// The codec for a server that says this of itself. It gets uncompressed what would lose more than half
+    /// precision does: a server reads any.
     pub(super) fn of(info: &RpcInfo) -> Self {
         let dtype = match info.dtype() {
             Some(Dtype::F16) => ElementType::F16,
@@ -35,27 +34,13 @@ impl Codec {
 
     /// Hidden states in this form.
     pub(super) fn encode(self, hidden: &Hidden) -> Result<Tensor, PortError> {
-        Ok(tensor::encode(&cast(hidden, self.dtype)?, self.compression)?)
+        Ok(tensor::encode(&tensor::cast(hidden, self.dtype)?, self.compression)?)
     }
 
     /// Hidden states of no positions at all: a step with them computes nothing.
     pub(super) fn nothing(self, batch: u32, width: u32) -> Tensor {
         Tensor { size: vec![batch, 0, width], ..tensor::dummy(self.dtype.into()) }
     }
-}
-
-/// Hidden states in another type; to the nearest number, ties to even.
-pub(super) fn cast(hidden: &Hidden, dtype: ElementType) -> Result<Hidden, PortError> {
-    if hidden.dtype() == dtype {
-        return Ok(hidden.clone());
-    }
-    let numbers = hidden.to_f32();
-    let data: Vec<u8> = match dtype {
-        ElementType::F32 => numbers.into_iter().flat_map(f32::to_le_bytes).collect(),
-        ElementType::F16 => numbers.into_iter().flat_map(|n| f16::from_f32(n).to_le_bytes()).collect(),
-        ElementType::Bf16 => numbers.into_iter().flat_map(|n| bf16::from_f32(n).to_le_bytes()).collect(),
-    };
-    Hidden::new((hidden.batch(), hidden.seq(), hidden.width()), dtype, Bytes::from(data))
 }
 
 #[cfg(test)]
@@ -85,9 +70,9 @@ mod tests {
     #[test]
     fn numbers_are_rounded_to_nearest_even() {
         let hidden = Hidden::from_f32((1, 1, 2), &[1.0 + 1.0 / 256.0, -3.5]).unwrap();
-        assert_eq!(cast(&hidden, ElementType::Bf16).unwrap().to_f32(), [1.0, -3.5]);
-        let half = cast(&hidden, ElementType::F16).unwrap();
-        assert_eq!(cast(&half, ElementType::F32).unwrap(), hidden);
+        assert_eq!(tensor::cast(&hidden, ElementType::Bf16).unwrap().to_f32(), [1.0, -3.5]);
+        let half = tensor::cast(&hidden, ElementType::F16).unwrap();
+        assert_eq!(tensor::cast(&half, ElementType::F32).unwrap(), hidden);
     }
 
     #[test]

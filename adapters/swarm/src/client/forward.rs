@@ -7,7 +7,6 @@ use corolla_domain::{
 use tokio::time::timeout;
 
 use super::{
-    codec::cast,
     dialer::Dialer,
     link::{of_peer, remote_text},
 };
@@ -19,7 +18,7 @@ use crate::{
         inference::{RPC_FORWARD, RPC_FORWARD_STREAM, forward_pieces, forward_request, hidden_of, parse_hidden},
         proto::{self, ExpertRequest, ExpertResponse},
         server::block_uids,
-        tensor::{CHUNK, Joiner},
+        tensor::{CHUNK, Joiner, cast},
     },
 };
 

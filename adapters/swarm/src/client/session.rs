@@ -12,11 +12,10 @@ use corolla_domain::{
 };
 
 use super::{
-    codec::cast,
     dialer::Dialer,
     link::{Link, is_lost},
 };
-use crate::transport::PeerId;
+use crate::{transport::PeerId, wire::tensor::cast};
 
 /// A stream that was silent for longer may have been lost without anybody noticing: worth a second try.
 const FORGOTTEN: Duration = Duration::from_secs(20);

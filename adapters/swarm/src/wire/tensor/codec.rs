@@ -8,7 +8,7 @@ use super::{Dtype, WHAT};
 use crate::wire::WireError;
 
 /// Elements that share a scale in BLOCKWISE_8BIT.
-const BLOCK: usize = 4096;
+pub(super) const BLOCK: usize = 4096;
 
 /// NONE. bfloat16 may come as float32, which older servers sent.
 pub(super) fn raw(buffer: &Bytes, dtype: Dtype, count: usize) -> Result<Bytes, WireError> {

@@ -1,11 +1,15 @@
-//! Tensors on the wire (§5): every codec is read; raw elements and half precision are written.
+//! Tensors on the wire (§5), in every codec.
 
 mod codec;
+mod pack;
 mod split;
 
 use bytes::Bytes;
-use corolla_domain::model::{ElementType, Hidden};
-use half::f16;
+use corolla_domain::{
+    model::{ElementType, Hidden},
+    ports::PortError,
+};
+use half::{bf16, f16};
 
 use super::{
     WireError,
@@ -190,16 +194,19 @@ pub fn decode(tensor: &Tensor, limits: Limits) -> Result<DecodedTensor, WireErro
 /// Hidden states as a tensor, in their own type. Raw ones keep sharing memory.
 ///
 /// # Errors
-/// For a codec that is not written here, and for half precision of bfloat16, which no server reads.
+/// For bfloat16 in any codec but raw elements: Python reads it in none.
 pub fn encode(hidden: &Hidden, compression: Compression) -> Result<Tensor, WireError> {
     let dtype = Dtype::from(hidden.dtype());
     let buffer = match (compression, hidden.dtype()) {
         (Compression::None, _) => hidden.data().clone(),
         (Compression::Float16, ElementType::F32 | ElementType::F16) => halves(hidden),
-        (Compression::Float16, ElementType::Bf16) => {
-            return Err(WireError::malformed(WHAT, "bfloat16 does not travel in half precision"));
+        (_, ElementType::Bf16) => {
+            return Err(WireError::malformed(WHAT, "bfloat16 does not travel compressed"));
         }
-        (other, _) => return Err(WireError::malformed(WHAT, format!("compression {other:?} is only read"))),
+        (Compression::MeanStd16, _) => pack::mean_std(&hidden.to_f32(), hidden.width()),
+        (Compression::Quantile8, _) => pack::quantile(&hidden.to_f32()),
+        (Compression::Uniform8, _) => pack::uniform(&hidden.to_f32()),
+        (Compression::Blockwise8, _) => pack::blockwise(&hidden.to_f32()),
     };
     let sides = [hidden.batch(), hidden.seq(), hidden.width()];
     let size: Result<Vec<u32>, _> = sides.into_iter().map(u32::try_from).collect();
@@ -217,6 +224,23 @@ fn halves(hidden: &Hidden) -> Bytes {
     let largest = f16::MAX.to_f32();
     let clamped = hidden.to_f32().into_iter().map(|v| f16::from_f32(v.clamp(-largest, largest)));
     clamped.flat_map(f16::to_le_bytes).collect::<Vec<u8>>().into()
+}
+
+/// Hidden states in another type; to the nearest number, ties to even.
+///
+/// # Errors
+/// Never for hidden states, which have been checked; the result type is that of [`Hidden::new`].
+pub fn cast(hidden: &Hidden, dtype: ElementType) -> Result<Hidden, PortError> {
+    if hidden.dtype() == dtype {
+        return Ok(hidden.clone());
+    }
+    let numbers = hidden.to_f32();
+    let data: Vec<u8> = match dtype {
+        ElementType::F32 => numbers.into_iter().flat_map(f32::to_le_bytes).collect(),
+        ElementType::F16 => numbers.into_iter().flat_map(|n| f16::from_f32(n).to_le_bytes()).collect(),
+        ElementType::Bf16 => numbers.into_iter().flat_map(|n| bf16::from_f32(n).to_le_bytes()).collect(),
+    };
+    Hidden::new((hidden.batch(), hidden.seq(), hidden.width()), dtype, Bytes::from(data))
 }
 
 /// A tensor that stands for "none": no elements.
