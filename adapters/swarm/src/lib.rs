@@ -1,8 +1,10 @@
-//! A client of Petals swarms: `RemoteSwarm` over libp2p, wire-compatible with the Python servers.
+//! Petals swarms over libp2p, wire-compatible with the Python ones: `RemoteSwarm` for clients, and a server of blocks over
+//! any `BlockEngine`.
 
 mod client;
 pub mod dht;
 pub mod rpc;
+pub mod server;
 pub mod transport;
 pub mod wire;
 

@@ -166,6 +166,12 @@ impl<F: Framing> Decoder<F> {
         self.buffer.len()
     }
 
+    /// The bytes that are pending.
+    #[must_use]
+    pub fn begun(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// The next frame; `None` until all its bytes are there.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ pub mod msgpack;
 pub mod proto;
 pub mod record;
 pub mod server;
+pub mod serving;
 pub mod tensor;
 
 use std::borrow::Cow;

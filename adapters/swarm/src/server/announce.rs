@@ -1,0 +1,145 @@
+//! What a server tells the swarm about itself, again and again before it expires (wire protocol §4).
+
+use std::{sync::Arc, time::Duration};
+
+use corolla_domain::{model::ElementType, ports::PortError};
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
+
+use super::{VERSION, config::ServerConfig};
+use crate::{
+    dht::{DhtNode, Record, unix_time},
+    wire::{
+        server::{MODELS_KEY, ModelRecord, ServerRecord, ServerState, block_key},
+        tensor::Dtype,
+    },
+};
+
+/// Time to the next attempt where nobody could be told.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// How fast a server is, measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Speed {
+    /// Steps of one position, one block, a second.
+    pub inference: f64,
+    /// Positions of a long pass, one block, a second.
+    pub forward: f64,
+    /// Positions that its network carries in a second.
+    pub network: f64,
+}
+
+impl Speed {
+    /// Positions a second as routes for whole passes are weighed (§8.3).
+    fn throughput(&self, blocks: usize) -> f64 {
+        (self.forward / ((blocks as f64 + 1.0) / 2.0)).min(self.network)
+    }
+}
+
+/// What changes in the course of a server's life.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Condition {
+    pub(super) state: ServerState,
+    pub(super) speed: Option<Speed>,
+}
+
+/// Tells the swarm.
+pub(super) struct Announcer {
+    pub(super) node: Arc<DhtNode>,
+    pub(super) config: ServerConfig,
+    pub(super) peer: String,
+}
+
+impl Announcer {
+    /// Announces until the condition's sender is gone: at once where it changes, and again and again before what was
+    /// said expires. `free` says how many positions the cache can take over all blocks.
+    pub(super) async fn run(
+        self,
+        mut conditions: watch::Receiver<Condition>,
+        free: impl Fn() -> Option<usize> + Send,
+        first: oneshot::Sender<Result<(), PortError>>,
+    ) {
+        let mut first = Some(first);
+        loop {
+            let condition = *conditions.borrow_and_update();
+            let told = self.tell(condition, free()).await;
+            if let Err(error) = &told {
+                tracing::warn!(%error, "the swarm could not be told about this server");
+            }
+            let wait = if told.is_ok() { self.config.update_period } else { AGAIN.min(self.config.update_period) };
+            if let Some(first) = first.take() {
+                let _ = first.send(told); // whoever started this may no longer wait
+            }
+            if let Ok(Err(_)) = timeout(wait, conditions.changed()).await {
+                return;
+            }
+        }
+    }
+
+    /// Says goodbye.
+    pub(super) async fn offline(&self) {
+        let condition = Condition { state: ServerState::Offline, speed: None };
+        match timeout(GOODBYE, self.tell(condition, None)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the swarm could not be told that this server goes"),
+            Err(_) => tracing::warn!("the swarm could not be told in time that this server goes"),
+        }
+    }
+
+    async fn tell(&self, condition: Condition, free: Option<usize>) -> Result<(), PortError> {
+        let record = Record {
+            key: String::new(),
+            subkey: self.peer.clone(),
+            value: self.record(condition, free).encode().into(),
+        };
+        let prefix = &self.config.dht_prefix;
+        let blocks = self.config.blocks;
+        let mut records: Vec<Record> = (blocks.start()..blocks.end())
+            .map(|block| Record { key: block_key(prefix, block), ..record.clone() })
+            .collect();
+        if !prefix.starts_with('_') {
+            let model = ModelRecord { num_blocks: self.config.model_blocks, repository: None };
+            records.push(Record { key: MODELS_KEY.to_owned(), subkey: prefix.clone(), value: model.encode().into() });
+        }
+        let life = (2 * self.config.update_period).max(Duration::from_secs(3));
+        self.node.publish(&records, unix_time() + life.as_secs_f64()).await
+    }
+
+    fn record(&self, condition: Condition, free: Option<usize>) -> ServerRecord {
+        let blocks = self.config.blocks;
+        let throughput = condition.speed.map_or(0.0, |speed| speed.throughput(blocks.len()));
+        let dtype = if self.config.dtype == ElementType::F32 { Dtype::F32 } else { Dtype::Bf16 };
+        // K and V of each block are counted apart.
+        let left = free.map(|tokens| tokens.saturating_mul(2 * blocks.len()) as u64);
+        ServerRecord {
+            start_block: Some(blocks.start()),
+            end_block: Some(blocks.end()),
+            public_name: self.config.public_name.clone(),
+            version: Some(VERSION.to_owned()),
+            network_rps: condition.speed.map(|speed| speed.network),
+            forward_rps: condition.speed.map(|speed| speed.forward),
+            inference_rps: condition.speed.map(|speed| speed.inference),
+            torch_dtype: Some(dtype.name().to_owned()),
+            quant_type: Some("none".to_owned()),
+            using_relay: Some(false),
+            cache_tokens_left: left,
+            ..ServerRecord::new(condition.state, throughput)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn throughput_is_what_the_slower_of_blocks_and_network_does() {
+        let speed = Speed { inference: 100.0, forward: 300.0, network: 1000.0 };
+        assert!((speed.throughput(5) - 100.0).abs() < 1e-9);
+        assert!((Speed { network: 50.0, ..speed }.throughput(5) - 50.0).abs() < 1e-9);
+    }
+}

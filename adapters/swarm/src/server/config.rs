@@ -1,0 +1,120 @@
+//! Which blocks, for which swarm, and what callers may ask.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use corolla_domain::{
+    model::{BlockRange, ElementType},
+    ports::PortError,
+};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
+
+use crate::wire::server::check_prefix;
+
+/// What a [`BlockServer`](super::BlockServer) is told when it starts.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// What the swarm publishes the model's blocks under.
+    pub dht_prefix: String,
+    /// Blocks of the whole model.
+    pub model_blocks: usize,
+    /// The blocks this server has.
+    pub blocks: BlockRange,
+    /// Numbers of a hidden state.
+    pub hidden: usize,
+    /// The type that hidden states leave in: single precision, or bfloat16.
+    pub dtype: ElementType,
+    /// Where the swarm is entered: addresses that end in `/p2p/` and a peer id.
+    pub initial_peers: Vec<String>,
+    /// Where to listen.
+    pub listen: Vec<String>,
+    /// The file of this server's key; `None`: a fresh one each time.
+    pub identity: Option<PathBuf>,
+    /// The operator's name for it.
+    pub public_name: Option<String>,
+    /// How often it announces itself.
+    pub update_period: Duration,
+    /// What callers may ask.
+    pub limits: ServerLimits,
+}
+
+/// What callers may ask (wire protocol §8.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Rows times positions of one step or forward pass.
+    pub max_batch: usize,
+    /// Positions of one session.
+    pub max_length: usize,
+    /// How long a forward pass may take, its way here included.
+    pub request: Duration,
+    /// How long a session may last.
+    pub session: Duration,
+    /// How long a session may say nothing.
+    pub step: Duration,
+    /// How long a session may wait for room in the cache, whatever it asks for.
+    pub waiting: Duration,
+    /// Sessions at a time, and those of one peer.
+    pub sessions: usize,
+    /// Sessions of one peer at a time.
+    pub sessions_of_peer: usize,
+}
+
+impl ServerLimits {
+    /// The reference's for a model whose heads share keys and values, and for one whose heads do not.
+    #[must_use]
+    pub fn stock(grouped: bool) -> Self {
+        let s = Duration::from_secs;
+        let tokens = if grouped { 8192 } else { 2048 };
+        Self {
+            max_batch: tokens,
+            max_length: tokens,
+            request: s(180),
+            session: s(1800),
+            step: s(300),
+            waiting: s(600),
+            sessions: 1024,
+            sessions_of_peer: 256,
+        }
+    }
+}
+
+impl ServerConfig {
+    /// Refuses what cannot work.
+    pub(super) fn check(&self) -> Result<(), PortError> {
+        check_prefix(&self.dht_prefix)?;
+        if self.blocks.end() > self.model_blocks {
+            let text = format!("blocks {} of a model with {} blocks", self.blocks, self.model_blocks);
+            return Err(PortError::invalid(text));
+        }
+        if self.hidden == 0 || self.update_period.is_zero() {
+            return Err(PortError::invalid("hidden and the update period of a server must be above 0"));
+        }
+        if self.dtype == ElementType::F16 {
+            return Err(PortError::invalid("hidden states leave a server in f32 or bf16"));
+        }
+        Ok(())
+    }
+}
+
+/// Addresses to listen on.
+pub(super) fn listen_addresses(texts: &[String]) -> Result<Vec<Multiaddr>, PortError> {
+    if texts.is_empty() {
+        return Err(PortError::invalid("there is no address to listen on"));
+    }
+    texts.iter().map(|text| address(text, "address to listen on")).collect()
+}
+
+/// Initial peers and where they are.
+pub(super) fn peers(texts: &[String]) -> Result<Vec<(PeerId, Multiaddr)>, PortError> {
+    let read = |text: &String| {
+        let address = address(text, "initial peer")?;
+        match address.iter().last() {
+            Some(Protocol::P2p(peer)) => Ok((peer, address)),
+            _ => Err(PortError::invalid(format!("initial peer {text:?} must end in /p2p/ and a peer id"))),
+        }
+    };
+    texts.iter().map(read).collect()
+}
+
+fn address(text: &str, what: &str) -> Result<Multiaddr, PortError> {
+    Multiaddr::from_str(text).map_err(|error| PortError::invalid(format!("{what} {text:?}: {error}")))
+}

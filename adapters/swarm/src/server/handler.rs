@@ -1,0 +1,281 @@
+//! What all methods share, and the unary ones: `rpc_info`, `rpc_forward`, `rpc_push` (wire protocol §6).
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use corolla_domain::model::Hidden;
+use libp2p::PeerId;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
+
+use super::{
+    VERSION,
+    blocks::Blocks,
+    config::ServerConfig,
+    input,
+    refusal::Refusal,
+    session::{Inboxes, refuse_adapter},
+};
+use crate::{
+    rpc::{Caller, Outcome, Rpc},
+    wire::{
+        frame::MAX_UNARY,
+        inference::{RpcInfo, StepMetadata},
+        proto::{self, Compression, ExpertRequest, ExpertResponse, ExpertUid, Tensor},
+        server::block_uids,
+        serving::{CallMetadata, RPC_PUSH, info_reply},
+        tensor::{CHUNK, Joiner, split},
+    },
+};
+
+/// Pushes under way; more are left out, since callers send every server a copy of their own.
+const PUSHING: usize = 64;
+/// How long a push may take.
+const PUSH: Duration = Duration::from_secs(10);
+/// Tensors of a pass in pieces.
+const TENSORS: usize = 4;
+/// Most bytes of a pass in pieces, all tensors together.
+const MOST_PIECES: usize = 256 << 20;
+
+/// The state of a server.
+pub(super) struct Handler {
+    pub(super) config: ServerConfig,
+    pub(super) blocks: Arc<Blocks>,
+    pub(super) inboxes: Inboxes,
+    rpc: Rpc,
+    pushing: Arc<Semaphore>,
+    draining: AtomicBool,
+    sessions: Arc<Sessions>,
+}
+
+/// How many sessions live.
+#[derive(Debug, Default)]
+struct Sessions {
+    open: AtomicUsize,
+    /// Told when one ends.
+    ended: Notify,
+}
+
+/// A session that lives.
+pub(super) struct Counted(Arc<Sessions>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, SeqCst);
+        self.0.ended.notify_waiters();
+    }
+}
+
+impl Handler {
+    pub(super) fn new(config: ServerConfig, blocks: Blocks, rpc: Rpc) -> Self {
+        Self {
+            config,
+            blocks: Arc::new(blocks),
+            inboxes: Inboxes::default(),
+            rpc,
+            pushing: Arc::new(Semaphore::new(PUSHING)),
+            draining: AtomicBool::new(false),
+            sessions: Arc::default(),
+        }
+    }
+
+    /// Counts a session, unless the server is about to end.
+    pub(super) fn enter(&self) -> Result<Counted, Refusal> {
+        if self.draining.load(SeqCst) {
+            return Err(Refusal::new("RuntimeError", "the server is shutting down and takes no new sessions"));
+        }
+        self.sessions.open.fetch_add(1, SeqCst);
+        Ok(Counted(self.sessions.clone()))
+    }
+
+    /// How many sessions live.
+    pub(super) fn open_sessions(&self) -> usize {
+        self.sessions.open.load(SeqCst)
+    }
+
+    /// Takes no new sessions, and waits until the last has ended.
+    pub(super) async fn drain(&self) {
+        self.draining.store(true, SeqCst);
+        loop {
+            let ended = self.sessions.ended.notified();
+            let mut ended = std::pin::pin!(ended);
+            ended.as_mut().enable();
+            if self.open_sessions() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// `rpc_info`: of the server, and with a uid of its tensors.
+    pub(super) fn info(&self, request: Bytes) -> Outcome {
+        let answer = || -> Result<Bytes, Refusal> {
+            let asked: ExpertUid = proto::decode(request)?;
+            let tensors = (self.config.hidden, self.config.dtype.into(), Compression::None);
+            let block = match asked.uid.as_str() {
+                "" => None,
+                uid => input::blocks(&self.config, uid).map(|_| Some(tensors))?,
+            };
+            let free = self.blocks.free_tokens().saturating_mul(self.config.blocks.len());
+            let info = RpcInfo {
+                version: Some(VERSION.to_owned()),
+                dht_client_mode: Some(false),
+                cache_tokens_available: Some(free as u64),
+                ..RpcInfo::default()
+            };
+            Ok(info_reply(&info, block))
+        };
+        answer().map_err(|refusal| refusal.repr())
+    }
+
+    /// `rpc_forward`.
+    pub(super) async fn forward(&self, request: Bytes) -> Outcome {
+        let pass = async {
+            let request: ExpertRequest = proto::decode(request)?;
+            let tensor = self.pass(request).await?;
+            Ok(proto::encode(&ExpertResponse { tensors: vec![tensor], ..ExpertResponse::default() }))
+        };
+        let outcome: Result<Bytes, Refusal> =
+            timeout(self.config.limits.request, pass).await.unwrap_or_else(|_| Err(Refusal::new("TimeoutError", "")));
+        outcome.map_err(|refusal| refusal.repr())
+    }
+
+    /// `rpc_forward_stream`.
+    pub(super) async fn forward_stream(&self, mut caller: Caller) {
+        let pass = async {
+            let request = match pieces(&mut caller).await {
+                Ok(request) => request?,
+                Err(error) => {
+                    tracing::debug!(peer = %caller.peer(), %error, "a caller has gone");
+                    return Ok(None);
+                }
+            };
+            tokio::select! {
+                biased;
+                tensor = self.pass(request) => tensor.map(Some),
+                () = caller.stirs() => Ok(None),
+            }
+        };
+        let outcome: Result<Option<Tensor>, Refusal> =
+            timeout(self.config.limits.request, pass).await.unwrap_or_else(|_| Err(Refusal::new("TimeoutError", "")));
+        match outcome {
+            Ok(Some(tensor)) => {
+                for piece in split(&tensor, CHUNK) {
+                    let reply = ExpertResponse { tensors: vec![piece], ..ExpertResponse::default() };
+                    if caller.send(&proto::encode(&reply)).await.is_err() {
+                        return;
+                    }
+                }
+                caller.close().await;
+            }
+            Ok(None) => {}
+            Err(refusal) => caller.fail(&refusal.to_string()).await,
+        }
+    }
+
+    /// Runs a request through its blocks, without a cache.
+    async fn pass(&self, request: ExpertRequest) -> Result<Tensor, Refusal> {
+        let range = input::blocks(&self.config, &request.uid)?;
+        let metadata = CallMetadata::decode(&request.metadata)?;
+        refuse_adapter(&metadata)?;
+        let compression = match metadata.output_compression.as_deref() {
+            None => Compression::None,
+            Some([one]) => *one,
+            Some(_) => return Err(Refusal::assertion("output_compression tuple should have 1 element")),
+        };
+        let _turn = self.blocks.turn().await?;
+        let input = input::input(&self.config, range, request, &metadata)?;
+        let shape = input.shape;
+        match self.blocks.pass(range, input, self.config.limits.request).await? {
+            Some(hidden) => input::output(&hidden, self.config.dtype, compression),
+            None => Ok(input::nothing(shape, self.config.dtype)),
+        }
+    }
+
+    /// `rpc_push`: hands the output of another server to the session that it is for.
+    pub(super) fn take_push(&self, peer: PeerId, request: Bytes) -> Outcome {
+        let take = || -> Result<(), Refusal> {
+            let request: ExpertRequest = proto::decode(request)?;
+            let metadata = CallMetadata::decode(&request.metadata)?;
+            match metadata.session_id {
+                Some(session) => self.inboxes.deliver(&session, request),
+                None => tracing::debug!(%peer, "a push without a session"),
+            }
+            Ok(())
+        };
+        take().map(|()| proto::encode(&ExpertResponse::default())).map_err(|refusal| refusal.repr())
+    }
+
+    /// Sends the output of a step to the next server, where the caller asks for it.
+    pub(super) fn push(&self, metadata: &CallMetadata, output: &Tensor, others: &[Tensor]) {
+        let Some((next, rest)) = metadata.next_servers.split_first() else { return };
+        let Ok(peer) = next.peer.parse::<PeerId>() else { return };
+        let Ok(place) = self.pushing.clone().try_acquire_owned() else { return };
+        let pushed = StepMetadata {
+            session_id: &next.session_id,
+            step_id: metadata.step_id.as_deref().unwrap_or_default(),
+            start_from_position: metadata.start_from_position.and_then(|start| usize::try_from(start).ok()),
+            next_servers: Some(rest),
+            pushed: true,
+            ..StepMetadata::default()
+        };
+        let uid = block_uids(&self.config.dht_prefix, next.start..next.end);
+        let tensors = std::iter::once(output.clone()).chain(others.iter().cloned()).collect();
+        let request = proto::encode(&ExpertRequest { uid, tensors, metadata: pushed.encode() });
+        if request.len() >= MAX_UNARY || peer == self.rpc.host().peer_id() {
+            return;
+        }
+        let rpc = self.rpc.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            if let Err(error) = rpc.unary(peer, RPC_PUSH, request, PUSH).await {
+                tracing::debug!(%peer, %error, "a push did not arrive");
+            }
+        });
+    }
+
+    /// Runs one row of `seq` positions through all blocks, as a first session would.
+    pub(super) async fn try_out(&self, seq: usize) -> Result<Hidden, Refusal> {
+        let width = self.config.hidden;
+        let numbers = vec![0.01; seq * width];
+        let hidden = Hidden::from_f32((1, seq, width), &numbers)?;
+        let input = input::Input { hidden: Some(hidden), shape: (1, seq, width), prompts: None, rows: None };
+        let passed = self.blocks.pass(self.config.blocks, input, Duration::ZERO).await?;
+        passed.ok_or_else(|| Refusal::new("RuntimeError", "nothing came out of the blocks"))
+    }
+}
+
+/// A request put together from its pieces: the outer fault is the caller's end.
+async fn pieces(caller: &mut Caller) -> std::io::Result<Result<ExpertRequest, Refusal>> {
+    let mut joiner = Joiner::new(TENSORS, MOST_PIECES);
+    let mut whole: Option<ExpertRequest> = None;
+    while let Some(message) = caller.next().await? {
+        let mut piece: ExpertRequest = match proto::decode(message) {
+            Ok(piece) => piece,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        for tensor in std::mem::take(&mut piece.tensors) {
+            if let Err(error) = joiner.push(tensor) {
+                return Ok(Err(error.into()));
+            }
+        }
+        match &whole {
+            None => whole = Some(piece),
+            Some(first) if first.uid != piece.uid => {
+                return Ok(Err(Refusal::value("Block uids differ in one request")));
+            }
+            Some(_) => {}
+        }
+    }
+    let Some(mut request) = whole else { return Ok(Err(Refusal::value("a request without a message"))) };
+    request.tensors = joiner.finish();
+    Ok(Ok(request))
+}

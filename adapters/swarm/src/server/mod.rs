@@ -1,0 +1,280 @@
+//! A server of blocks for Petals clients (wire protocol §6, §8), and the first node of a swarm.
+//!
+//! Callers are strangers: what each may hold, ask and leave unread is bounded, by what stands in [`ServerLimits`] and
+//! beside each queue. A caller that goes takes its cache and its computation with it.
+
+mod announce;
+mod blocks;
+mod config;
+mod handler;
+mod input;
+mod refusal;
+mod session;
+
+use std::{sync::Arc, time::Duration};
+
+use corolla_domain::ports::{BlockEngine, PortError};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+pub use self::{
+    announce::Speed,
+    config::{ServerConfig, ServerLimits},
+};
+use self::{
+    announce::{Announcer, Condition},
+    blocks::Blocks,
+    handler::Handler,
+};
+use crate::{
+    dht::DhtNode,
+    rpc::{Caller, Inbox, Rpc, RpcLimits, ServeLimits, Service, serve, serve_unary},
+    transport::{Host, HostConfig, Multiaddr, PeerId},
+    wire::{
+        frame::{MAX_RECORD, MAX_UNARY},
+        inference::{RPC_FORWARD, RPC_FORWARD_STREAM, RPC_INFERENCE, RPC_INFO},
+        server::ServerState,
+        serving::{RPC_BACKWARD, RPC_PUSH},
+    },
+};
+
+/// What a server says that it runs: the release of Petals whose protocol it speaks, and what it is.
+pub const VERSION: &str = concat!("2.3.0.dev2+corolla.", env!("CARGO_PKG_VERSION"));
+
+/// Room for long messages that are being received, all callers together.
+const INBOX: usize = 512 << 20;
+/// Passes of one peer at a time, and of all.
+const PASSES_OF_PEER: usize = 16;
+const PASSES: usize = 256;
+/// How long it is tried out how fast the blocks are.
+const TRYING: Duration = Duration::from_millis(300);
+/// Positions of the long pass that is tried.
+const TRIED: usize = 128;
+/// Bits a second that a network is taken to carry where nobody measured it (§8.3).
+const NETWORK_BITS: f64 = 100e6;
+
+/// A member of a swarm that hosts nothing: others enter through it.
+#[derive(Debug)]
+pub struct Bootstrap {
+    host: Host,
+    node: Arc<DhtNode>,
+}
+
+impl Bootstrap {
+    /// Starts a member that listens on `listen`, with the key in the file `identity`, in the swarm of `initial_peers`,
+    /// or where there are none in one of its own.
+    ///
+    /// # Errors
+    /// `InvalidInput` for addresses and files that cannot be used, `Unavailable` where no initial peer answers.
+    pub async fn start(
+        listen: &[String],
+        identity: Option<std::path::PathBuf>,
+        initial_peers: &[String],
+    ) -> Result<Self, PortError> {
+        let peers = config::peers(initial_peers)?;
+        let host = Host::start(HostConfig {
+            identity,
+            listen: config::listen_addresses(listen)?,
+            initial_peers: peers.iter().map(|(_, address)| address.clone()).collect(),
+            guides: true,
+            max_connections: 4096,
+            ..HostConfig::default()
+        })
+        .await?;
+        let mut initial: Vec<PeerId> = peers.into_iter().map(|(peer, _)| peer).collect();
+        initial.dedup();
+        let alone = initial.is_empty();
+        let node = Arc::new(DhtNode::start(Rpc::new(host.clone(), RpcLimits::default()), initial).await?);
+        if !alone {
+            node.join().await?;
+        }
+        Ok(Self { host, node })
+    }
+
+    /// Where others enter: addresses that end in `/p2p/` and its peer id.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        entrances(&self.host)
+    }
+
+    /// Its place in the DHT, for those who look.
+    #[must_use]
+    pub fn node(&self) -> &DhtNode {
+        &self.node
+    }
+}
+
+fn entrances(host: &Host) -> Vec<String> {
+    let entrance = |address: &Multiaddr| format!("{address}/p2p/{}", host.peer_id());
+    host.listen_addresses().iter().map(entrance).collect()
+}
+
+/// A server of blocks. Dropping it ends it without a word; [`shut_down`](Self::shut_down) says goodbye.
+pub struct BlockServer {
+    bootstrap: Bootstrap,
+    config: ServerConfig,
+    conditions: watch::Sender<Condition>,
+    handler: watch::Sender<Option<Arc<Handler>>>,
+    announcing: JoinHandle<()>,
+    services: Vec<Service>,
+}
+
+impl BlockServer {
+    /// Enters the swarm and announces that blocks are about to be served. They are once [`serve`](Self::serve) was
+    /// called, which may take its time: models are large.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a configuration that cannot work, `Unavailable` where the swarm cannot be entered or told.
+    pub async fn join(config: ServerConfig) -> Result<Self, PortError> {
+        config.check()?;
+        let bootstrap = Bootstrap::start(&config.listen, config.identity.clone(), &config.initial_peers).await?;
+        let (conditions, watched) = watch::channel(Condition { state: ServerState::Joining, speed: None });
+        let (handler, handlers) = watch::channel(None::<Arc<Handler>>);
+        let peer = bootstrap.host.peer_id().to_base58();
+        let announcer = Announcer { node: bootstrap.node.clone(), config: config.clone(), peer };
+        let (first, told) = oneshot::channel();
+        let free = move || handlers.borrow().as_ref().map(|handler| handler.blocks.free_tokens());
+        let announcing = tokio::spawn(announcer.run(watched, free, first));
+        told.await.map_err(|_| PortError::internal("the announcements have ended"))??;
+        Ok(Self { bootstrap, config, conditions, handler, announcing, services: Vec::new() })
+    }
+
+    /// Its name in the swarm.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.bootstrap.host.peer_id()
+    }
+
+    /// Where it can be reached.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.bootstrap.addresses()
+    }
+
+    /// Sessions that are open now.
+    #[must_use]
+    pub fn open_sessions(&self) -> usize {
+        self.handler.borrow().as_ref().map_or(0, |handler| handler.open_sessions())
+    }
+
+    /// Measures how fast the engine is, serves it, and announces that.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an engine of other blocks, and what the engine says.
+    pub async fn serve(&mut self, engine: Arc<dyn BlockEngine>) -> Result<Speed, PortError> {
+        let (hosted, promised) = (engine.hosted(), self.config.blocks);
+        if hosted != promised {
+            return Err(PortError::invalid(format!("blocks {promised} were announced, the engine has {hosted}")));
+        }
+        let host = self.bootstrap.host.clone();
+        let rpc = Rpc::new(host.clone(), RpcLimits::default());
+        let handler = Arc::new(Handler::new(self.config.clone(), Blocks::new(engine), rpc));
+        let speed = measure(&handler).await?;
+        self.services = methods(&host, &handler).await?;
+        self.handler.send_replace(Some(handler));
+        self.conditions.send_replace(Condition { state: ServerState::Online, speed: Some(speed) });
+        Ok(speed)
+    }
+
+    /// Announces that it goes, takes no new sessions, lets those that are open go on for up to `grace`, and ends.
+    pub async fn shut_down(mut self, grace: Duration) {
+        self.announcing.abort();
+        let peer = self.bootstrap.host.peer_id().to_base58();
+        let announcer = Announcer { node: self.bootstrap.node.clone(), config: self.config.clone(), peer };
+        announcer.offline().await;
+        let handler = self.handler.borrow().clone();
+        if let Some(handler) = handler
+            && timeout(grace, handler.drain()).await.is_err()
+        {
+            tracing::warn!(sessions = handler.open_sessions(), "sessions are broken off");
+        }
+        self.services.clear();
+    }
+}
+
+impl Drop for BlockServer {
+    fn drop(&mut self) {
+        self.announcing.abort();
+    }
+}
+
+/// Serves all methods.
+async fn methods(host: &Host, handler: &Arc<Handler>) -> Result<Vec<Service>, PortError> {
+    let inbox = Inbox::new(INBOX);
+    let limits = ServeLimits::default();
+    let large = ServeLimits {
+        request: MAX_UNARY,
+        calls: PASSES,
+        calls_of_peer: PASSES_OF_PEER,
+        arrival: Duration::from_secs(30),
+        ..limits
+    };
+    let server = handler.config.limits;
+    let sessions = ServeLimits { calls: server.sessions, calls_of_peer: server.sessions_of_peer, ..limits };
+    let most = MAX_RECORD.min(longest_message(handler));
+    let of = |handler: &Arc<Handler>| handler.clone();
+    let (info, forward, push) = (of(handler), of(handler), of(handler));
+    let (session, stream) = (of(handler), of(handler));
+    let stream_inbox = inbox.clone();
+    Ok(vec![
+        serve_unary(host, RPC_INFO, limits, move |_, request| {
+            let handler = info.clone();
+            Box::pin(async move { handler.info(request) })
+        })
+        .await?,
+        serve_unary(host, RPC_FORWARD, large, move |_, request| {
+            let handler = forward.clone();
+            Box::pin(async move { handler.forward(request).await })
+        })
+        .await?,
+        serve_unary(host, RPC_PUSH, large, move |peer, request| {
+            let handler = push.clone();
+            Box::pin(async move { handler.take_push(peer, request) })
+        })
+        .await?,
+        serve_unary(host, RPC_BACKWARD, limits, |_, _| {
+            Box::pin(async { Err("NotImplementedError('this server computes no gradients')".to_owned()) })
+        })
+        .await?,
+        serve(host, RPC_FORWARD_STREAM, large, move |peer, stream_| {
+            let caller = Caller::new(peer, stream_, most, limits.write, stream_inbox.clone());
+            let handler = stream.clone();
+            Box::pin(async move { handler.forward_stream(caller).await })
+        })
+        .await?,
+        serve(host, RPC_INFERENCE, sessions, move |peer, stream| {
+            let caller = Caller::new(peer, stream, most, limits.write, inbox.clone());
+            let handler = session.clone();
+            Box::pin(async move { session::serve(handler, caller).await })
+        })
+        .await?,
+    ])
+}
+
+/// Bytes of the longest message that may be of use: hidden states in single precision, and as much for the prompts of each
+/// block.
+fn longest_message(handler: &Handler) -> usize {
+    let states = handler.config.limits.max_batch.saturating_mul(handler.config.hidden).saturating_mul(4);
+    states.saturating_mul(1 + handler.config.blocks.len()).saturating_add(64 << 10)
+}
+
+/// How fast the blocks are, on this machine as busy as it is.
+async fn measure(handler: &Handler) -> Result<Speed, PortError> {
+    let fault = |refusal: refusal::Refusal| PortError::internal(format!("the blocks were tried out: {refusal}"));
+    let blocks = handler.config.blocks.len() as f64;
+    handler.try_out(1).await.map_err(fault)?; // what happens only once is not counted
+    let (begun, mut steps) = (Instant::now(), 0.0);
+    while begun.elapsed() < TRYING {
+        handler.try_out(1).await.map_err(fault)?;
+        steps += 1.0;
+    }
+    let inference = steps * blocks / begun.elapsed().as_secs_f64();
+    let begun = Instant::now();
+    let positions = TRIED.min(handler.blocks.free_tokens().max(1)).min(handler.config.limits.max_batch);
+    handler.try_out(positions).await.map_err(fault)?;
+    let forward = positions as f64 * blocks / begun.elapsed().as_secs_f64().max(1e-6);
+    Ok(Speed { inference, forward, network: NETWORK_BITS / (handler.config.hidden as f64 * 16.0) })
+}

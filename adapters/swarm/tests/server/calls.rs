@@ -1,0 +1,206 @@
+//! What the methods answer, call by call, where our own client does not ask for it: prompts, reordered rows, rollbacks,
+//! codecs, and the texts of refusals.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use corolla_domain::{
+    model::{BlockRange, Hidden},
+    ports::PortError,
+};
+use corolla_swarm::{
+    rpc::{Rpc, RpcStream},
+    transport::PeerId,
+    wire::{
+        inference::{
+            RPC_FORWARD, RPC_FORWARD_STREAM, RPC_INFERENCE, RPC_INFO, forward_pieces, forward_request, info_request,
+            parse_hidden, parse_info, step_request,
+        },
+        msgpack::Value,
+        proto::{self, Compression, ExpertRequest, ExpertResponse, Tensor},
+        server::block_uids,
+        serving::RPC_BACKWARD,
+        tensor::{self, Dtype, Joiner},
+    },
+};
+
+use crate::{BLOCKS, CACHE, House, PREFIX, WIDTH, blocks::Blocks, states};
+
+pub(crate) const WAIT: Duration = Duration::from_secs(10);
+
+pub(crate) fn raw(hidden: &Hidden) -> Tensor {
+    tensor::encode(hidden, Compression::None).unwrap()
+}
+
+pub(crate) fn metadata(extra: &[(&str, Value)]) -> Bytes {
+    let entries = extra.iter().map(|(key, value)| (*key, value.clone()));
+    Value::map(entries).encode().into()
+}
+
+pub(crate) fn opening(max_length: i64) -> (&'static str, Value) {
+    ("max_length", Value::Int(max_length))
+}
+
+pub(crate) fn uids(start: usize, end: usize) -> String {
+    block_uids(PREFIX, start..end)
+}
+
+/// One step; the answer's tensor.
+pub(crate) async fn ask(stream: &mut RpcStream, request: ExpertRequest) -> Result<Tensor, PortError> {
+    let reply = stream.ask(proto::encode(&request), 1 << 20, WAIT).await?.expect("an answer");
+    let mut response: ExpertResponse = proto::decode(reply).unwrap();
+    assert_eq!(response.tensors.len(), 1);
+    Ok(response.tensors.remove(0))
+}
+
+fn plain(tensor: &Tensor) -> Hidden {
+    tensor::decode(tensor, tensor::Limits::default()).unwrap().to_hidden().unwrap()
+}
+
+/// The text of a refused first message.
+pub(crate) async fn refused(rpc: &Rpc, peer: PeerId, request: ExpertRequest) -> String {
+    let mut stream = rpc.stream(peer, RPC_INFERENCE).await.unwrap();
+    ask(&mut stream, request).await.expect_err("a refusal").context().to_owned()
+}
+
+fn prompts(blocks: usize, positions: usize) -> Tensor {
+    let numbers: Vec<u8> = (0..blocks * positions * WIDTH).flat_map(|i| ((i % 5) as f32).to_le_bytes()).collect();
+    let size = [blocks, 1, positions, WIDTH].map(|side| side as u32).to_vec();
+    Tensor { buffer: numbers.into(), size, ..tensor::dummy(Dtype::F32) }
+}
+
+/// What blocks with prompts between them should give.
+fn prompted(hidden: &Hidden, prompts: &Tensor) -> Hidden {
+    let all = tensor::decode(prompts, tensor::Limits::default()).unwrap().to_f64();
+    let positions = prompts.size[2] as usize;
+    let mut hidden = hidden.clone();
+    for (block, prompt) in all.chunks(positions * WIDTH).enumerate() {
+        let mut numbers = hidden.to_f32();
+        let row = hidden.seq() * WIDTH;
+        for states in numbers.chunks_mut(row) {
+            states.iter_mut().zip(prompt).for_each(|(state, add)| *state += *add as f32);
+        }
+        let shape = (hidden.batch(), hidden.seq(), WIDTH);
+        let range = BlockRange::new(block, block + 1).unwrap();
+        hidden = Blocks::new(range).step(&Hidden::from_f32(shape, &numbers).unwrap());
+    }
+    hidden
+}
+
+#[tokio::test]
+async fn a_server_says_what_it_is() {
+    let house = House::new(&[(1, 3)]).await;
+    let (rpc, peer) = house.stranger(0).await;
+    let info = parse_info(rpc.unary(peer, RPC_INFO, info_request(""), WAIT).await.unwrap()).unwrap();
+    assert_eq!(info.cache_tokens_available, Some(2 * CACHE as u64));
+    assert!(info.inference_schema.is_empty());
+    let block = info_request(&uids(2, 3));
+    let info = parse_info(rpc.unary(peer, RPC_INFO, block, WAIT).await.unwrap()).unwrap();
+    assert_eq!((info.width(), info.dtype(), info.compression()), (Some(8), Some(Dtype::F32), Compression::None));
+    assert_eq!((info.inference_schema.len(), info.forward_schema.len(), info.outputs_schema.len()), (3, 1, 1));
+    for stranger in ["toy-petals.0", "toy-petals.3", "other.1", "toy-petals.x", "toy-petals"] {
+        let fault = rpc.unary(peer, RPC_INFO, info_request(stranger), WAIT).await.unwrap_err();
+        assert!(fault.context().contains(&format!("Remote peer does not serve {stranger}")), "{fault}");
+    }
+    let fault = rpc.unary(peer, RPC_BACKWARD, Bytes::new(), WAIT).await.unwrap_err();
+    assert!(fault.context().contains("NotImplementedError"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_session_may_go_back_and_reorder_its_rows() {
+    let house = House::new(&[(0, 4)]).await;
+    let (rpc, peer) = house.stranger(0).await;
+    let mut stream = rpc.stream(peer, RPC_INFERENCE).await.unwrap();
+    let (begin, rest) = (states(2, 3, 1), states(2, 2, 2));
+    let first = step_request(&uids(0, 4), raw(&begin), None, metadata(&[opening(20)]));
+    let all = BlockRange::first(BLOCKS);
+    let mut local = Blocks::new(all);
+    assert_eq!(plain(&ask(&mut stream, first).await.unwrap()), local.step(&begin));
+    // nothing is computed for no positions
+    let empty = Tensor { size: vec![2, 0, WIDTH as u32], ..tensor::dummy(Dtype::F32) };
+    let nothing = ask(&mut stream, step_request(&uids(0, 4), empty, None, Bytes::new())).await.unwrap();
+    assert_eq!(nothing.size, [2, 0, 8]);
+
+    let astray = step_request(&uids(0, 4), raw(&states(2, 4, 3)), None, Bytes::new());
+    ask(&mut stream, astray).await.unwrap();
+    let back = metadata(&[("start_from_position", Value::Int(3))]);
+    let swapped = step_request(&uids(0, 4), raw(&rest), Some(&[1, 1]), back);
+    let answer = plain(&ask(&mut stream, swapped).await.unwrap());
+    let row = |hidden: &Hidden, row| hidden.rows(row, row + 1).unwrap();
+    for nth in 0..2 {
+        let mut local = Blocks::new(all);
+        local.step(&row(&begin, 1));
+        assert_eq!(row(&answer, nth), local.step(&row(&rest, nth)), "row {nth}");
+    }
+    let ahead = metadata(&[("start_from_position", Value::Int(9))]);
+    let fault = ask(&mut stream, step_request(&uids(0, 4), raw(&rest), None, ahead)).await.unwrap_err();
+    assert!(fault.context().contains("start_from_position=9"), "{fault}");
+}
+
+#[tokio::test]
+async fn prompts_go_between_the_blocks() {
+    let house = House::new(&[(0, 4)]).await;
+    let (rpc, peer) = house.stranger(0).await;
+    let (hidden, prompt) = (states(2, 4, 1), prompts(4, 2));
+    let wanted = prompted(&hidden, &prompt);
+    let mut request = forward_request(&uids(0, 4), raw(&hidden), None);
+    request.tensors[1] = prompt.clone();
+    let reply = rpc.unary(peer, RPC_FORWARD, proto::encode(&request), WAIT).await.unwrap();
+    assert_eq!(parse_hidden(reply, &hidden).unwrap(), wanted);
+
+    let mut stream = rpc.stream(peer, RPC_INFERENCE).await.unwrap();
+    let mut step = step_request(&uids(0, 4), raw(&hidden), None, metadata(&[opening(9)]));
+    step.tensors[1] = prompt.clone();
+    assert_eq!(plain(&ask(&mut stream, step).await.unwrap()), wanted);
+
+    for (wrong, words) in [(prompts(3, 2), "Received 3 prompts for 4"), (prompts(4, 5), "deep prompts of shape")] {
+        request.tensors[1] = wrong;
+        let fault = rpc.unary(peer, RPC_FORWARD, proto::encode(&request), WAIT).await.unwrap_err();
+        assert!(fault.context().contains(words), "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn a_pass_in_pieces_equals_one_in_one_piece() {
+    let house = House::new(&[(0, 4)]).await;
+    let (rpc, peer) = house.stranger(0).await;
+    let hidden = states(3, 16, 1);
+    let wanted = Blocks::new(BlockRange::first(BLOCKS)).step(&hidden);
+    let half = tensor::encode(&hidden, Compression::Float16).unwrap();
+    let request = forward_request(&uids(0, 4), half, None);
+    let reply = rpc.unary(peer, RPC_FORWARD, proto::encode(&request), WAIT).await.unwrap();
+    assert_eq!(parse_hidden(reply, &hidden).unwrap(), wanted, "small whole numbers are exact in half precision");
+
+    let request = forward_request(&uids(0, 4), raw(&hidden), None);
+    let mut stream = rpc.stream(peer, RPC_FORWARD_STREAM).await.unwrap();
+    for piece in forward_pieces(&request, 100) {
+        stream.send(proto::encode(&piece)).await.unwrap();
+    }
+    stream.finish().await.unwrap();
+    let mut joiner = Joiner::new(1, 1 << 20);
+    while let Some(reply) = stream.next(WAIT).await.unwrap() {
+        let response: ExpertResponse = proto::decode(reply).unwrap();
+        response.tensors.into_iter().for_each(|piece| joiner.push(piece).unwrap());
+    }
+    assert_eq!(plain(&joiner.finish()[0]), wanted);
+}
+
+#[tokio::test]
+async fn the_caller_chooses_the_codec_of_a_pass() {
+    let house = House::new(&[(0, 4)]).await;
+    let (rpc, peer) = house.stranger(0).await;
+    let hidden = states(1, 5, 1);
+    let wanted = Blocks::new(BlockRange::first(BLOCKS)).step(&hidden).to_f32();
+    let largest = wanted.iter().fold(0.0f32, |most, v| most.max(v.abs()));
+    for (code, tolerance) in [(0, 0.0), (1, 2e-3), (2, 1e-3), (3, 0.1), (4, 0.1), (5, 0.02)] {
+        let mut request = forward_request(&uids(0, 4), raw(&hidden), None);
+        let codecs = Value::Tuple(vec![Value::Int(code)]);
+        request.metadata = metadata(&[("output_compression", codecs)]);
+        let reply = rpc.unary(peer, RPC_FORWARD, proto::encode(&request), WAIT).await.unwrap();
+        let response: ExpertResponse = proto::decode(reply).unwrap();
+        assert_eq!(i64::from(response.tensors[0].compression), code);
+        let found = plain(&response.tensors[0]).to_f32();
+        let apart = found.iter().zip(&wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(apart <= tolerance * largest, "codec {code}: {apart} of {largest}");
+    }
+}

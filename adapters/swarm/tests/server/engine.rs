@@ -1,0 +1,135 @@
+//! Blocks that compute as those of the client's tests do, with a budget, and steps that can be made to hang.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+};
+
+use async_trait::async_trait;
+use corolla_domain::{
+    model::{BlockRange, Hidden},
+    ports::{BlockEngine, BlockSession, FaultKind, PortError, SessionNeed, StepInput},
+};
+
+use crate::blocks::Blocks;
+
+/// What an engine's sessions did and shall do.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    /// Sessions that live.
+    pub(crate) open: AtomicUsize,
+    /// Steps under way.
+    pub(crate) running: AtomicUsize,
+    /// Steps do not end.
+    pub(crate) hang: AtomicBool,
+}
+
+/// An engine of some blocks.
+pub(crate) struct Toy {
+    pub(crate) range: BlockRange,
+    pub(crate) ledger: Arc<Ledger>,
+    free: Arc<AtomicUsize>,
+}
+
+impl Toy {
+    /// With a cache for `tokens` positions over all blocks.
+    pub(crate) fn new(range: BlockRange, tokens: usize) -> Self {
+        Self { range, ledger: Arc::default(), free: Arc::new(AtomicUsize::new(tokens * range.len())) }
+    }
+}
+
+#[async_trait]
+impl BlockEngine for Toy {
+    fn hosted(&self) -> BlockRange {
+        self.range
+    }
+
+    fn free_tokens(&self) -> usize {
+        self.free.load(SeqCst) / self.range.len()
+    }
+
+    async fn open(&self, range: BlockRange, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
+        assert!(self.range.contains(range), "the server checks what it asks for");
+        let taken = need.max_length.saturating_mul(need.batch).saturating_mul(range.len());
+        let reserved = self.free.fetch_update(SeqCst, SeqCst, |free| free.checked_sub(taken));
+        reserved.map_err(|free| PortError::new(FaultKind::Capacity, format!("{taken} of {free}")))?;
+        self.ledger.open.fetch_add(1, SeqCst);
+        let (free, ledger) = (self.free.clone(), self.ledger.clone());
+        Ok(Box::new(Session { range, need, blocks: Blocks::new(range), fed: Vec::new(), taken, free, ledger }))
+    }
+}
+
+struct Session {
+    range: BlockRange,
+    need: SessionNeed,
+    blocks: Blocks,
+    fed: Vec<Hidden>,
+    taken: usize,
+    free: Arc<AtomicUsize>,
+    ledger: Arc<Ledger>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.free.fetch_add(self.taken, SeqCst);
+        self.ledger.open.fetch_sub(1, SeqCst);
+    }
+}
+
+/// A step under way.
+struct Running(Arc<Ledger>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Session {
+    fn replay(&mut self) {
+        self.blocks = Blocks::new(self.range);
+        for hidden in &self.fed {
+            self.blocks.step(hidden);
+        }
+    }
+}
+
+#[async_trait]
+impl BlockSession for Session {
+    fn blocks(&self) -> BlockRange {
+        self.range
+    }
+
+    fn position(&self) -> usize {
+        self.blocks.positions()
+    }
+
+    async fn step(&mut self, input: StepInput) -> Result<Hidden, PortError> {
+        let hidden = input.hidden;
+        assert_eq!(hidden.batch(), self.need.batch, "the server checks what it is given");
+        assert!(self.position() + hidden.seq() <= self.need.max_length, "the server checks what it is given");
+        self.ledger.running.fetch_add(1, SeqCst);
+        let _running = Running(self.ledger.clone());
+        if self.ledger.hang.load(SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        tokio::task::yield_now().await;
+        self.fed.push(hidden.clone());
+        Ok(self.blocks.step(&hidden))
+    }
+
+    async fn rewind(&mut self, to: usize) -> Result<(), PortError> {
+        Hidden::truncate(&mut self.fed, to)?;
+        self.replay();
+        Ok(())
+    }
+
+    async fn reorder(&mut self, rows: &[usize]) -> Result<(), PortError> {
+        for hidden in &mut self.fed {
+            let parts: Result<Vec<Hidden>, PortError> = rows.iter().map(|row| hidden.rows(*row, row + 1)).collect();
+            *hidden = Hidden::stack(&parts?)?;
+        }
+        self.replay();
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+//! Servers of ours over toy engines, real hosts and a real DHT on loopback: what they promise our own client, and what
+//! strangers cannot do to them.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should fail")]
+
+#[path = "../client/blocks.rs"]
+mod blocks;
+mod calls;
+mod contract;
+mod engine;
+mod node;
+mod strangers;
+
+use std::{sync::Arc, time::Duration};
+
+use corolla_domain::model::{BlockRange, ElementType, Hidden, ModelSpec};
+use corolla_swarm::{
+    PetalsConfig,
+    rpc::{Rpc, RpcLimits},
+    server::{BlockServer, Bootstrap, ServerConfig, ServerLimits},
+    transport::{Host, HostConfig, PeerId},
+};
+use engine::{Ledger, Toy};
+
+const PREFIX: &str = "toy-petals";
+const BLOCKS: usize = 4;
+const WIDTH: usize = 8;
+/// Positions that a server's cache takes.
+const CACHE: usize = 256;
+
+/// A swarm of ours.
+struct House {
+    bootstrap: Bootstrap,
+    servers: Vec<BlockServer>,
+    ledgers: Vec<Arc<Ledger>>,
+}
+
+fn here() -> Vec<String> {
+    vec!["/ip4/127.0.0.1/tcp/0".to_owned()]
+}
+
+fn server(range: (usize, usize), initial_peers: Vec<String>) -> ServerConfig {
+    ServerConfig {
+        dht_prefix: PREFIX.to_owned(),
+        model_blocks: BLOCKS,
+        blocks: BlockRange::new(range.0, range.1).unwrap(),
+        hidden: WIDTH,
+        dtype: ElementType::F32,
+        initial_peers,
+        listen: here(),
+        identity: None,
+        public_name: None,
+        update_period: Duration::from_secs(60),
+        limits: ServerLimits { step: Duration::from_secs(2), ..ServerLimits::stock(false) },
+    }
+}
+
+impl House {
+    /// Servers of these blocks, and their bootstrap node.
+    async fn new(ranges: &[(usize, usize)]) -> Self {
+        Self::with(ranges, |config| config).await
+    }
+
+    async fn with(ranges: &[(usize, usize)], change: impl Fn(ServerConfig) -> ServerConfig) -> Self {
+        let bootstrap = Bootstrap::start(&here(), None, &[]).await.unwrap();
+        let (mut servers, mut ledgers) = (Vec::new(), Vec::new());
+        for range in ranges {
+            let config = change(server(*range, bootstrap.addresses()));
+            let engine = Toy::new(config.blocks, CACHE);
+            ledgers.push(engine.ledger.clone());
+            let mut server = BlockServer::join(config).await.unwrap();
+            server.serve(Arc::new(engine)).await.unwrap();
+            servers.push(server);
+        }
+        Self { bootstrap, servers, ledgers }
+    }
+
+    fn client(&self) -> PetalsConfig {
+        let spec = ModelSpec {
+            id: "toy".into(),
+            family: "bloom".into(),
+            hidden: WIDTH,
+            vocab: 1,
+            blocks: BLOCKS,
+            max_positions: None,
+            eos: vec![],
+            bos: None,
+            dtype: "f32".into(),
+        };
+        PetalsConfig { initial_peers: self.bootstrap.addresses(), ..PetalsConfig::new(&spec, PREFIX) }
+    }
+
+    /// A stranger who knows where the server of that number is.
+    async fn stranger(&self, nth: usize) -> (Rpc, PeerId) {
+        let host = Host::start(HostConfig::default()).await.unwrap();
+        let peer = self.servers[nth].peer_id();
+        host.add_address(peer, self.servers[nth].addresses()[0].parse().unwrap()).await;
+        (Rpc::new(host, RpcLimits::default()), peer)
+    }
+}
+
+/// Small whole numbers, exact in every type.
+fn states(batch: usize, seq: usize, seed: usize) -> Hidden {
+    let numbers: Vec<f32> = (0..batch * seq * WIDTH).map(|i| ((i * 7 + seed) % 3) as f32).collect();
+    Hidden::from_f32((batch, seq, WIDTH), &numbers).unwrap()
+}
+
+/// Waits until `so`.
+async fn until(what: &str, so: impl Fn() -> bool) {
+    let waited = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waited)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain until {what}"));
+}
