@@ -7,6 +7,7 @@ mod machine;
 mod plan;
 mod plugin;
 mod wiring;
+mod wiring_host;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,10 @@ enum Command {
     Score(commands::score::Options),
     /// Print the OpenAPI description of the HTTP API.
     Openapi,
+    /// Serve transformer blocks of a model to a Petals swarm.
+    Host(Box<commands::host::Options>),
+    /// Start a swarm: a node through which others enter.
+    Bootstrap(commands::bootstrap::Options),
     /// Look at a swarm.
     Swarm(commands::swarm::Options),
     /// Check the configuration and the models' files without loading anything.
@@ -73,6 +78,8 @@ async fn main() -> ExitCode {
         Command::Generate(options) => commands::generate::run(*options).await,
         Command::Score(options) => commands::score::run(options).await,
         Command::Openapi => commands::print(&corolla_api::openapi_yaml()),
+        Command::Host(options) => commands::host::run(*options).await,
+        Command::Bootstrap(options) => commands::bootstrap::run(options).await,
         Command::Swarm(options) => commands::swarm::run(options).await,
         Command::CheckConfig(options) => commands::check::run(&options).await,
         Command::Doctor(options) => commands::doctor::run(&options).await,

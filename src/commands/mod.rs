@@ -1,8 +1,10 @@
 //! One module a subcommand.
 
+pub(crate) mod bootstrap;
 pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod generate;
+pub(crate) mod host;
 pub(crate) mod score;
 pub(crate) mod serve;
 pub(crate) mod swarm;
