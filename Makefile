@@ -62,10 +62,11 @@ cuda-selftest: model  ## on a machine with a GPU (CUDA_SELFTEST=1: the second): 
 	cargo build --release --locked
 	python3 scripts/bench/backends.py $(BIN) --backends candle-cpu candle-cuda
 
-interop:         ## against a swarm of stock Python Petals servers on loopback (1 GB of PyPI packages, once)
+interop:         ## stock Python Petals on loopback: its servers, its clients, and both mixed with ours (1 GB of PyPI packages, once)
 	sh scripts/interop/install.sh
 	cargo build --release --locked
 	python3 tests/interop/run.py $(BIN)
+	python3 tests/interop/host.py $(BIN)
 
 soak:            ## fifty sessions at a time for ten minutes on such a swarm: right answers, no growth, every cache given back
 	sh scripts/interop/install.sh
