@@ -215,7 +215,7 @@ impl Handler {
     }
 
     /// Sends the output of a step to the next server, where the caller asks for it.
-    pub(super) fn push(&self, metadata: &CallMetadata, output: &Tensor, others: &[Tensor]) {
+    pub(super) fn push(&self, metadata: &CallMetadata, output: &Tensor, others: Vec<Tensor>) {
         let Some((next, rest)) = metadata.next_servers.split_first() else { return };
         let Ok(peer) = next.peer.parse::<PeerId>() else { return };
         let Ok(place) = self.pushing.clone().try_acquire_owned() else { return };
@@ -228,7 +228,7 @@ impl Handler {
             ..StepMetadata::default()
         };
         let uid = block_uids(&self.config.dht_prefix, next.start..next.end);
-        let tensors = std::iter::once(output.clone()).chain(others.iter().cloned()).collect();
+        let tensors = std::iter::once(output.clone()).chain(others).collect();
         let request = proto::encode(&ExpertRequest { uid, tensors, metadata: pushed.encode() });
         if request.len() >= MAX_UNARY || peer == self.rpc.host().peer_id() {
             return;

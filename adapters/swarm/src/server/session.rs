@@ -183,8 +183,6 @@ struct Session {
     batch: usize,
     /// The first message's order of arguments counts for all.
     arguments: Option<Vec<usize>>,
-    /// Tensors of the first message besides the hidden states: what goes with a push.
-    others: Vec<Tensor>,
     done: HashSet<String>,
     pushes: mpsc::Receiver<ExpertRequest>,
     _name: Option<Named>,
@@ -218,9 +216,8 @@ impl Session {
             Duration::try_from_secs_f64(metadata.alloc_timeout).unwrap_or(limits.waiting).min(limits.waiting);
         let need = SessionNeed { max_length: max_length.max(1), batch };
         let stack = handler.blocks.stack(range, need, (apart, patience)).await?;
-        let others = tensors.into_iter().skip(1).collect();
         let (arguments, done) = (metadata.arguments, HashSet::new());
-        Ok(Self { stack, range, max_length, batch, arguments, others, done, pushes, _name: name })
+        Ok(Self { stack, range, max_length, batch, arguments, done, pushes, _name: name })
     }
 
     /// The answer to a step; `None` where it is the copy of one that was answered.
@@ -230,6 +227,8 @@ impl Session {
         if metadata.step_id.as_ref().is_some_and(|step| self.done.contains(step)) {
             return Ok(None);
         }
+        // The next server reorders its rows as this one does.
+        let others: Vec<Tensor> = metadata.arrange(request.tensors.clone())?.into_iter().skip(1).collect();
         let input = input::input(&handler.config, self.range, request, &metadata)?;
         if input.shape.0 != self.batch {
             let text = format!("a step of {} rows in a session of {}", input.shape.0, self.batch);
@@ -246,7 +245,7 @@ impl Session {
         }
         self.done.extend(metadata.step_id.clone());
         if !prompted && shape.1 > 0 {
-            handler.push(&metadata, &output, &self.others);
+            handler.push(&metadata, &output, others);
         }
         let response = ExpertResponse { tensors: vec![output], ..ExpertResponse::default() };
         Ok(Some(proto::encode(&response)))

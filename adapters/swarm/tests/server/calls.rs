@@ -204,3 +204,36 @@ async fn the_caller_chooses_the_codec_of_a_pass() {
         assert!(apart <= tolerance * largest, "codec {code}: {apart} of {largest}");
     }
 }
+
+/// Clients of Petals 2.2 have every step pushed, those that reorder rows too. The next server computes the push, and must
+/// not be told of the order of another step.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_carries_the_order_of_its_own_step() {
+    let house = House::new(&[(0, 2), (2, 4)]).await;
+    let ((rpc, first), (_, second)) = (house.stranger(0).await, house.stranger(1).await);
+    rpc.host().add_address(second, house.servers[1].addresses()[0].parse().unwrap()).await;
+    let mut streams = [
+        rpc.stream(first, RPC_INFERENCE).await.unwrap(),
+        rpc.stream(second, RPC_INFERENCE).await.unwrap().answered_early(),
+    ];
+    let name = |session: &str, step: &str| vec![("session_id", Value::from(session)), ("step_id", Value::from(step))];
+    let opened = |session: &str| metadata(&[name(session, "1"), vec![opening(9)]].concat());
+    let (begin, rest) = (states(2, 3, 1), states(2, 1, 2));
+    let half = ask(&mut streams[0], step_request(&uids(0, 2), raw(&begin), None, opened("a"))).await.unwrap();
+    ask(&mut streams[1], step_request(&uids(2, 4), half, None, opened("b"))).await.unwrap();
+
+    let peer = second.to_base58();
+    let next = Value::Tuple(vec![Value::from(peer.as_str()), Value::from("b"), 2.into(), 4.into()]);
+    let pushed = metadata(&[name("a", "2"), vec![("next_servers", Value::Array(vec![next]))]].concat());
+    ask(&mut streams[0], step_request(&uids(0, 2), raw(&rest), Some(&[1, 0]), pushed)).await.unwrap();
+    // The client's own copy never comes: what is answered is the push.
+    let reply = streams[1].next(WAIT).await.unwrap().expect("an answer to the push");
+    let response: ExpertResponse = proto::decode(reply).unwrap();
+    let answer = plain(&response.tensors[0]);
+    for (row, was) in [1, 0].into_iter().enumerate() {
+        let mut local = Blocks::new(BlockRange::first(BLOCKS));
+        local.step(&begin.rows(was, was + 1).unwrap());
+        let wanted = local.step(&rest.rows(row, row + 1).unwrap());
+        assert_eq!(answer.rows(row, row + 1).unwrap(), wanted, "row {row}");
+    }
+}
