@@ -1,6 +1,8 @@
 //! Configuration: what was typed (defaults, file, environment, flags) becomes what is true. A fault names the key, the
 //! value and the fix.
 
+mod flags;
+mod swarm;
 mod typed;
 
 use std::{
@@ -15,12 +17,10 @@ use corolla_domain::{
     routing::Patience,
     session::Limits,
 };
-pub(crate) use typed::{Backend as TypedBackend, Blocks, Dtype as TypedDtype, Overrides};
+pub(crate) use swarm::{HostSettings, SwarmSettings};
+pub(crate) use typed::{Backend as TypedBackend, Blocks, Dtype as TypedDtype, HostFlags, Overrides};
 
-use crate::{
-    backend::Backend,
-    wiring::{Pin, check_pins},
-};
+use crate::backend::Backend;
 
 /// The file that is read where none is named.
 const DEFAULT_FILE: &str = "corolla.toml";
@@ -51,8 +51,12 @@ pub(crate) struct ModelSettings {
     pub(crate) threads: Option<usize>,
     /// Positions that the KV cache holds, over all sessions.
     pub(crate) cache_tokens: usize,
-    /// How to reach the swarm; used where it runs the blocks.
+    /// How to reach the swarm; used where it runs the blocks, or has clients for those that run here.
     pub(crate) swarm: SwarmSettings,
+    /// Whether embeddings and LM head are computed here; they are not by a server of blocks.
+    pub(crate) ends: bool,
+    /// How the blocks that run here are served to the swarm, where they are.
+    pub(crate) host: Option<HostSettings>,
 }
 
 impl ModelSettings {
@@ -103,25 +107,6 @@ pub(crate) struct ComputeSettings {
     pub(crate) kernels: Option<Kernels>,
     /// Whether a model that does not fit is refused.
     pub(crate) check_memory: bool,
-}
-
-/// How to reach a Petals swarm.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SwarmSettings {
-    /// Addresses with `/p2p/` at their end; `None` is the public swarm.
-    pub(crate) initial_peers: Option<Vec<String>>,
-    /// Under which name the blocks are announced; `None` is the rule of the model's family.
-    pub(crate) dht_prefix: Option<String>,
-    /// Peer ids that may be used; empty is everybody.
-    pub(crate) allowed_servers: Vec<String>,
-    /// Peer ids that are never used.
-    pub(crate) blocked_servers: Vec<String>,
-    /// Blocks that are run by one server only.
-    pub(crate) pinned_servers: Vec<Pin>,
-    /// How long a server may take for one answer.
-    pub(crate) request_timeout: Duration,
-    /// File with this client's key; `None` is a new one each time.
-    pub(crate) identity: Option<PathBuf>,
 }
 
 /// A configuration that was checked.
@@ -261,10 +246,13 @@ fn check_model(at: usize, model: typed::Model) -> Result<ModelSettings, String> 
     }
     let block_range = model.block_range.as_ref().map(|text| check_range(at, model.blocks, text)).transpose()?;
     let compute = check_compute(at, &model)?;
-    let swarm = check_swarm(at, model.swarm.unwrap_or_default())?;
+    let swarm = swarm::check(at, model.swarm.unwrap_or_default())?;
+    let host = model.host.map(|host| swarm::check_host(at, model.blocks, &swarm, host)).transpose()?;
     Ok(ModelSettings {
         id: ModelId(model.id),
         swarm,
+        ends: model.ends,
+        host,
         path: model.path,
         compute,
         blocks: model.blocks,
@@ -338,51 +326,6 @@ fn check_compute(at: usize, model: &typed::Model) -> Result<ComputeSettings, Str
         head_on_processor: model.head == Some(typed::Head::Cpu),
         kernels,
         check_memory: model.memory_check,
-    })
-}
-
-fn check_swarm(at: usize, swarm: typed::Swarm) -> Result<SwarmSettings, String> {
-    let key = |name: &str| format!("models[{at}].swarm.{name}");
-    for address in swarm.initial_peers.iter().flatten() {
-        if !address.starts_with('/') || !address.contains("/p2p/") {
-            let key = key("initial_peers");
-            return Err(format!(
-                "{key} has \"{address}\", which names no peer; write addresses such as \
-                 \"/ip4/127.0.0.1/tcp/31400/p2p/Qm...\""
-            ));
-        }
-    }
-    if swarm.initial_peers.as_ref().is_some_and(Vec::is_empty) {
-        return Err(format!("{} is empty; leave it out for the public swarm", key("initial_peers")));
-    }
-    let request_timeout = match &swarm.request_timeout {
-        None => Duration::from_secs(180),
-        Some(text) => humantime::parse_duration(text)
-            .ok()
-            .filter(|wait| (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(wait))
-            .ok_or_else(|| format!("{} = \"{text}\" is no time; write 1s to 1h", key("request_timeout")))?,
-    };
-    let pins = swarm.pinned_servers.iter().map(|text| text.parse()).collect::<Result<Vec<Pin>, _>>();
-    let pinned_servers = pins.and_then(|pins| check_pins(&pins).map(|()| pins));
-    let pinned_servers = pinned_servers.map_err(|fault| format!("{}: {}", key("pinned_servers"), fault.context()))?;
-    let shut_out = |pin: &&Pin| {
-        let names = |list: &[String]| list.contains(&pin.peer);
-        names(&swarm.blocked_servers) || !(swarm.allowed_servers.is_empty() || names(&swarm.allowed_servers))
-    };
-    if let Some(pin) = pinned_servers.iter().find(shut_out) {
-        let (key, allowed, blocked) = (key("pinned_servers"), key("allowed_servers"), key("blocked_servers"));
-        return Err(format!(
-            "{key} has \"{pin}\", whose server must not be used; add it to {allowed}, take it out of {blocked}, or drop the pin"
-        ));
-    }
-    Ok(SwarmSettings {
-        initial_peers: swarm.initial_peers,
-        dht_prefix: swarm.dht_prefix,
-        allowed_servers: swarm.allowed_servers,
-        blocked_servers: swarm.blocked_servers,
-        pinned_servers,
-        request_timeout,
-        identity: swarm.identity,
     })
 }
 

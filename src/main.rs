@@ -3,11 +3,11 @@
 mod backend;
 mod commands;
 mod config;
+mod join;
 mod machine;
 mod plan;
 mod plugin;
 mod wiring;
-mod wiring_host;
 
 use std::process::ExitCode;
 

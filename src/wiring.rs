@@ -1,6 +1,7 @@
 //! Plans become adapters behind ports. This file and those below it are the only ones that know adapters by name.
 
 mod backends;
+pub(crate) mod host;
 
 use std::{
     sync::Arc,
@@ -11,7 +12,7 @@ use corolla_checkpoint::inspect;
 use corolla_domain::{
     fit::{Demand, Sizes},
     model::{BlockRange, ModelSpec},
-    ports::{PortError, RemoteSwarm, SessionStore, Timestamp},
+    ports::{BlockEngine, PortError, RemoteSwarm, SessionStore, Timestamp},
     routing::{InProcessSwarm, JoinedSwarm},
     session::{Ambient, Catalogue, ModelEntry, ModelState, SessionService},
 };
@@ -51,7 +52,9 @@ pub(crate) async fn service(settings: &Settings) -> Result<Arc<SessionService>, 
 /// A sentence that names the fix.
 pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Looked, PortError> {
     let summary = inspect(&model.path)?;
-    corolla_tokenizers::load(&model.path)?;
+    if model.ends {
+        corolla_tokenizers::load(&model.path)?;
+    }
     let all = BlockRange::first(summary.blocks);
     if let Some(range) = model.block_range.filter(|range| !all.contains(*range)) {
         let text = format!("block_range = \"{range}\" goes beyond the model's blocks; write \"{all}\" or a part of it");
@@ -74,11 +77,17 @@ pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Loo
     );
     let sizes = Sizes { hidden: summary.hidden as u64, vocab: summary.vocab as u64, cache };
     let (tokens, chunk) = (model.cache_tokens as u64, prefill_chunk as u64);
-    Ok(Looked { about, demand: Demand::new(&summary.parts, here, summary.stored.into(), sizes, tokens, chunk) })
+    let demand = Demand::new(&summary.parts, here, summary.stored.into(), sizes, tokens, chunk);
+    Ok(Looked { about, demand: if model.ends { demand } else { demand.without_ends() } })
 }
 
-/// Loads every model of the catalogue, one after the other, and tells the service what became of it.
-pub(crate) async fn load_models(service: &SessionService, plans: &[ModelPlan]) {
+/// Loads every model of the catalogue, one after the other, and tells the service what became of it. Returns those whose
+/// blocks are to be served to a swarm too: the same weights, and one KV cache.
+pub(crate) async fn load_models<'a>(
+    service: &SessionService,
+    plans: &'a [ModelPlan],
+) -> Vec<(&'a ModelPlan, Arc<dyn BlockEngine>)> {
+    let mut hosted = Vec::new();
     for plan in plans {
         let model = &plan.settings;
         let begun = std::time::Instant::now();
@@ -87,7 +96,8 @@ pub(crate) async fn load_models(service: &SessionService, plans: &[ModelPlan]) {
             reason = plan.choice.reason, "loading"
         );
         let state = match load_model(plan).await {
-            Ok(entry) => {
+            Ok((entry, engine)) => {
+                hosted.extend(engine.filter(|_| model.host.is_some()).map(|engine| (plan, engine)));
                 let spec = entry.local.spec();
                 tracing::info!(model = %model.id, dtype = %spec.dtype, seconds = begun.elapsed().as_secs_f64(), "loaded");
                 ModelState::Loaded(entry)
@@ -99,6 +109,7 @@ pub(crate) async fn load_models(service: &SessionService, plans: &[ModelPlan]) {
         };
         service.catalogue().set(&model.id, state);
     }
+    hosted
 }
 
 /// Forgets expired sessions for as long as it runs.
@@ -110,11 +121,11 @@ pub(crate) async fn sweep(service: Arc<SessionService>) {
     }
 }
 
-/// Loads one model: tokenizer, local part, blocks.
+/// Loads one model: tokenizer, local part, blocks. With it comes what computes the blocks that run here.
 ///
 /// # Errors
 /// What the adapters say.
-pub(crate) async fn load_model(plan: &ModelPlan) -> Result<ModelEntry, PortError> {
+async fn load_model(plan: &ModelPlan) -> Result<(ModelEntry, Option<Arc<dyn BlockEngine>>), PortError> {
     let model = &plan.settings;
     let path = model.path.clone();
     let tokenizer = tokio::task::spawn_blocking(move || corolla_tokenizers::load(&path))
@@ -122,13 +133,13 @@ pub(crate) async fn load_model(plan: &ModelPlan) -> Result<ModelEntry, PortError
         .map_err(|e| PortError::internal("the tokenizer's loader ended early").with_source(e))??;
     let (local, engine) = backends::load(plan).await?;
     let spec = local.spec();
-    let here = engine.map(|engine| InProcessSwarm::new(model.id.clone(), engine));
+    let here = engine.clone().map(|engine| InProcessSwarm::new(model.id.clone(), engine));
     let swarm: Arc<dyn RemoteSwarm> = match here {
         None => swarm(model, &spec).await?,
         Some(here) if model.far(spec.blocks).is_empty() => Arc::new(here),
         Some(here) => Arc::new(JoinedSwarm::new(here, swarm(model, &spec).await?)),
     };
-    Ok(ModelEntry { tokenizer: Arc::new(tokenizer), local, swarm })
+    Ok((ModelEntry { tokenizer: Arc::new(tokenizer), local, swarm }, engine))
 }
 
 /// What a model is, from its files.
@@ -146,10 +157,7 @@ pub(crate) fn spec(model: &ModelSettings) -> Result<ModelSpec, PortError> {
 /// An address that is none, a network that cannot be used.
 pub(crate) async fn swarm(model: &ModelSettings, spec: &ModelSpec) -> Result<Arc<dyn RemoteSwarm>, PortError> {
     let settings = &model.swarm;
-    let dht_prefix = match &settings.dht_prefix {
-        Some(prefix) => prefix.clone(),
-        None => default_dht_prefix(&spec.family, &model.id.0)?,
-    };
+    let dht_prefix = dht_prefix(model, &spec.family)?;
     let mut config = PetalsConfig {
         identity: settings.identity.clone(),
         allowed_servers: settings.allowed_servers.clone(),
@@ -162,6 +170,14 @@ pub(crate) async fn swarm(model: &ModelSettings, spec: &ModelSpec) -> Result<Arc
         config.initial_peers.clone_from(peers);
     }
     Ok(Arc::new(PetalsSwarm::start(config).await?))
+}
+
+/// Under which name a swarm announces a model's blocks.
+fn dht_prefix(model: &ModelSettings, family: &str) -> Result<String, PortError> {
+    match &model.swarm.dht_prefix {
+        Some(prefix) => Ok(prefix.clone()),
+        None => default_dht_prefix(family, &model.id.0),
+    }
 }
 
 fn ambient() -> Ambient {

@@ -2,30 +2,65 @@
 
 use std::path::PathBuf;
 
-use super::{asked_to_stop, log, print};
-use crate::{Stop, wiring_host};
+use super::{asked_to_stop, host_fault, log, print};
+use crate::{Stop, join::JoinToken, wiring::host::Bootstrap};
 
 /// Flags of `bootstrap`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Where to listen, several with commas; /tcp/0 takes a free port.
-    #[arg(long, value_name = "MULTIADDRESS", value_delimiter = ',', default_value = "/ip4/127.0.0.1/tcp/31400")]
+    #[arg(
+        long,
+        value_name = "MULTIADDRESS",
+        value_delimiter = ',',
+        default_value = "/ip4/127.0.0.1/tcp/31400",
+        env = "COROLLA_BOOTSTRAP_LISTEN"
+    )]
     listen: Vec<String>,
     /// File of the private key, made where there is none: the node keeps its name. Without this it has a new one each time.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "COROLLA_BOOTSTRAP_IDENTITY")]
     identity: Option<PathBuf>,
     /// Nodes of a swarm that is there already, several with commas; without this the node begins one of its own.
-    #[arg(long, value_name = "MULTIADDRESS", value_delimiter = ',')]
+    #[arg(long, value_name = "MULTIADDRESS", value_delimiter = ',', env = "COROLLA_BOOTSTRAP_INITIAL_PEERS")]
     initial_peers: Vec<String>,
+    /// Put into the join token: the model's name in the swarm.
+    #[arg(long, value_name = "NAME", env = "COROLLA_BOOTSTRAP_DHT_PREFIX")]
+    dht_prefix: Option<String>,
+    /// Put into the join token: the model's id, by which clients find its files in their configuration.
+    #[arg(long, value_name = "ID", env = "COROLLA_BOOTSTRAP_MODEL")]
+    model: Option<String>,
 }
 
-/// Prints the addresses for `--initial-peers` of others, a line each, and stays until it is asked to stop.
+/// Prints the addresses for `--initial-peers` of others, a line each, then the token for `--join`, and stays until it is
+/// asked to stop.
 pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     log("info");
-    let started = wiring_host::bootstrap(&options.listen, options.identity, &options.initial_peers).await;
-    let node = started.map_err(|fault| wiring_host::stop(&fault))?;
-    print(&(node.addresses().join("\n") + "\n"))?;
+    let started = Bootstrap::start(&options.listen, options.identity, &options.initial_peers).await;
+    let node = started.map_err(|fault| host_fault(&fault))?;
+    let addresses = node.addresses();
+    let token = JoinToken { peers: reachable(&addresses), dht_prefix: options.dht_prefix, model: options.model };
+    print(&format!("{}\n{token}\n", addresses.join("\n")))?;
     tracing::info!("the swarm can be entered");
     asked_to_stop().await;
     Ok(())
+}
+
+/// The addresses that lead here from other machines too, or where there are none, all.
+fn reachable(addresses: &[String]) -> Vec<String> {
+    let here = |address: &str| address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/");
+    let outside: Vec<String> = addresses.iter().filter(|address| !here(address)).cloned().collect();
+    if outside.is_empty() { addresses.to_vec() } else { outside }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_told_addresses_that_lead_here() {
+        let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let (here, there) = ("/ip4/127.0.0.1/tcp/1/p2p/Qm", "/ip4/10.0.0.7/tcp/1/p2p/Qm");
+        assert_eq!(reachable(&texts(&[here, there])), [there]);
+        assert_eq!(reachable(&texts(&[here])), [here]);
+    }
 }

@@ -15,7 +15,10 @@ use std::{
     sync::Arc,
 };
 
-use corolla_domain::session::{ModelState, SessionService};
+use corolla_domain::{
+    ports::{FaultKind, PortError},
+    session::{ModelState, SessionService},
+};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
@@ -26,7 +29,7 @@ use crate::{
 };
 
 /// The flag that every command with settings has.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ConfigFile {
     /// Configuration file; without this, ./corolla.toml where there is one.
     #[arg(long, value_name = "FILE", env = "COROLLA_CONFIG")]
@@ -119,6 +122,14 @@ fn log(default: &str) {
     let filter = EnvFilter::try_from_env("COROLLA_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let format = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     tracing_subscriber::registry().with(filter).with(format).init();
+}
+
+/// How a fault of a server of blocks, or of its swarm, ends the command.
+fn host_fault(fault: &PortError) -> Stop {
+    match fault.kind() {
+        FaultKind::InvalidInput | FaultKind::NotFound | FaultKind::Unsupported => Stop::usage(fault),
+        _ => Stop::failure(fault),
+    }
 }
 
 /// Ready when the user or the system asks this process to end.

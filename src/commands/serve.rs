@@ -1,10 +1,18 @@
 //! `corolla serve`: the chat page and the HTTP API.
 
+use std::{path::PathBuf, sync::Arc};
+
 use corolla_api::ApiSettings;
-use tokio::net::TcpListener;
+use corolla_domain::session::SessionService;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use super::{Compute, ConfigFile, asked_to_stop, log, planned};
-use crate::{Stop, config::Overrides, wiring};
+use crate::{
+    Stop,
+    config::Overrides,
+    plan::ModelPlan,
+    wiring::{self, host},
+};
 
 /// Flags of `serve`.
 #[derive(Debug, clap::Args)]
@@ -14,13 +22,20 @@ pub(crate) struct Options {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
+    /// Join the swarm of this token: it runs the blocks of the model that the token names.
+    #[arg(long, value_name = "TOKEN", env = "COROLLA_JOIN", hide_env_values = true)]
+    join: Option<String>,
+    /// A model to serve in place of those that are configured: a GGUF file, or a folder in Hugging Face layout.
+    #[arg(long, value_name = "PATH")]
+    model: Option<PathBuf>,
     #[command(flatten)]
     compute: Compute,
 }
 
 /// Listens at once and loads the models behind the open door; `/health/ready` tells when they can answer.
 pub(crate) async fn run(options: Options) -> Result<(), Stop> {
-    let overrides = Overrides { listen: options.listen, ..options.compute.overrides() };
+    let overrides =
+        Overrides { listen: options.listen, join: options.join, path: options.model, ..options.compute.overrides() };
     let (settings, plans) = planned(&options.file, &overrides).await?;
     log("info");
     let listener = TcpListener::bind(settings.listen).await.map_err(|fault| {
@@ -28,10 +43,8 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     })?;
     let address = listener.local_addr().map_err(Stop::failure)?;
     let service = wiring::service(&settings).await.map_err(Stop::usage)?;
-    let loading = tokio::spawn({
-        let service = service.clone();
-        async move { wiring::load_models(&service, &plans).await }
-    });
+    let (leave, leaving) = watch::channel(());
+    let working = tokio::spawn(work(service.clone(), plans, leaving));
     let sweeping = tokio::spawn(wiring::sweep(service.clone()));
     let api = ApiSettings {
         max_body_bytes: settings.max_body_bytes,
@@ -39,8 +52,22 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
         ..ApiSettings::default()
     };
     tracing::info!("listening on http://{address}");
-    let served = corolla_api::serve(listener, corolla_api::routes(service, api), asked_to_stop()).await;
-    loading.abort();
+    let stopping = async move {
+        asked_to_stop().await;
+        leave.send_replace(());
+    };
+    let served = corolla_api::serve(listener, corolla_api::routes(service, api), stopping).await;
     sweeping.abort();
+    working.await.map_err(|fault| Stop::failure(format!("the models' keeper ended early: {fault}")))?;
     served.map_err(|fault| Stop::failure(format!("the server ended early: {fault}")))
+}
+
+/// Loads the models, and serves blocks of those that are to be hosted, until it is told to leave.
+async fn work(service: Arc<SessionService>, plans: Vec<ModelPlan>, mut leaving: watch::Receiver<()>) {
+    let hosted = tokio::select! {
+        hosted = wiring::load_models(&service, &plans) => hosted,
+        _ = leaving.changed() => return,
+    };
+    let hosting = hosted.into_iter().map(|(plan, engine)| host::stay(plan.clone(), engine, leaving.clone()));
+    hosting.collect::<JoinSet<()>>().join_all().await;
 }

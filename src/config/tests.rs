@@ -206,3 +206,66 @@ fn a_range_of_blocks_is_read_and_the_swarm_has_the_rest() {
          blocks = \"swarm\" leave it out"
     );
 }
+
+#[test]
+fn a_host_is_read_and_needs_a_swarm_and_blocks() {
+    let model = |keys: &str| settings(&format!("[[models]]\nid = \"m\"\npath = \"Cargo.toml\"\n{keys}\n"));
+    let peer = "/ip4/127.0.0.1/tcp/31400/p2p/QmedTaZXmULqwspJXz44SsPZyTNKxhnnFvYRajfH7MGhCY";
+    let swarm = format!("[models.swarm]\ninitial_peers = [\"{peer}\"]\n");
+    let read =
+        model(&format!("{swarm}[models.host]\nupdate_period = \"15\"\ndrain = \"2m\"")).unwrap().models.remove(0);
+    assert_eq!(
+        read.host,
+        Some(HostSettings {
+            listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
+            identity: None,
+            public_name: None,
+            update_period: Duration::from_secs(15),
+            drain: Duration::from_secs(120),
+        })
+    );
+    assert!(read.ends);
+    for (keys, fault) in [
+        ("[models.host]".to_owned(), "models[0].host needs a swarm to serve"),
+        (format!("blocks = \"swarm\"\n{swarm}[models.host]"), "models[0].host serves the blocks that run here"),
+        (
+            format!("{swarm}[models.host]\ndrain = \"long\""),
+            "models[0].host.drain = \"long\" is no time; write 0s to 1h",
+        ),
+        (format!("{swarm}[models.host]\nlisten = []"), "models[0].host.listen is empty"),
+        ("[models.swarm]\njoin = \"corolla1-AAAA\"".to_owned(), "models[0].swarm.join: the join token is damaged"),
+    ] {
+        let found = model(&keys).unwrap_err();
+        assert!(found.starts_with(fault), "{found}");
+    }
+}
+
+#[test]
+fn the_flags_of_a_host_change_the_model_that_is_configured_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("corolla.toml");
+    let peer = "/ip4/127.0.0.1/tcp/31400/p2p/QmedTaZXmULqwspJXz44SsPZyTNKxhnnFvYRajfH7MGhCY";
+    let models = |hosted: &[bool]| {
+        let model = |(at, hosted): (usize, &bool)| {
+            let host = if *hosted { "[models.host]\npublic_name = \"me\"\n" } else { "" };
+            format!(
+                "[[models]]\nid = \"m{at}\"\npath = \"Cargo.toml\"\n[models.swarm]\ninitial_peers = [\"{peer}\"]\n{host}"
+            )
+        };
+        std::fs::write(&file, hosted.iter().enumerate().map(model).collect::<String>()).unwrap();
+        let host = HostFlags {
+            blocks: Some("1:2".into()),
+            listen: Some(vec!["/ip4/0.0.0.0/tcp/1".into()]),
+            ..HostFlags::default()
+        };
+        load(Some(&file), &Overrides { host: Some(host), ..Overrides::default() })
+    };
+    let read = models(&[false, true]).unwrap();
+    assert_eq!((read.models.len(), read.default_model.0.as_str()), (1, "m1"));
+    let model = &read.models[0];
+    assert!(!model.ends && model.block_range == BlockRange::new(1, 2));
+    let host = model.host.clone().unwrap();
+    assert_eq!((host.public_name.as_deref(), host.listen), (Some("me"), vec!["/ip4/0.0.0.0/tcp/1".to_owned()]));
+    assert!(models(&[false]).unwrap_err().contains("which model's blocks?"));
+    assert!(models(&[true, true]).unwrap_err().contains("models m0 and m1 both have a [models.host] table"));
+}

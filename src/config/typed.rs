@@ -14,10 +14,23 @@ use figment::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::flags;
 use crate::{backend, plugin};
 
 /// Variables with our prefix that are no configuration keys.
-const OTHER_VARIABLES: [&str; 5] = ["cache", "config", "log", plugin::FOLDER_KEY, plugin::GUARD_KEY];
+const OTHER_VARIABLES: [&str; 11] = [
+    "bootstrap_dht_prefix",
+    "bootstrap_identity",
+    "bootstrap_initial_peers",
+    "bootstrap_listen",
+    "bootstrap_model",
+    "cache",
+    "config",
+    "join",
+    "log",
+    plugin::FOLDER_KEY,
+    plugin::GUARD_KEY,
+];
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,11 +86,16 @@ pub(super) struct Model {
     #[serde(default = "cache_tokens")]
     pub(super) cache_tokens: usize,
     pub(super) swarm: Option<Swarm>,
+    pub(super) host: Option<Host>,
+    /// No key: `corolla host` leaves embeddings and head out.
+    #[serde(skip, default = "yes")]
+    pub(super) ends: bool,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Swarm {
+    pub(super) join: Option<String>,
     pub(super) initial_peers: Option<Vec<String>>,
     pub(super) dht_prefix: Option<String>,
     #[serde(default)]
@@ -88,6 +106,16 @@ pub(super) struct Swarm {
     pub(super) pinned_servers: Vec<String>,
     pub(super) request_timeout: Option<String>,
     pub(super) identity: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Host {
+    pub(super) listen: Option<Vec<String>>,
+    pub(super) identity: Option<PathBuf>,
+    pub(super) public_name: Option<String>,
+    pub(super) update_period: Option<String>,
+    pub(super) drain: Option<String>,
 }
 
 fn cache_tokens() -> usize {
@@ -235,6 +263,64 @@ pub(crate) struct Overrides {
     /// What it computes with.
     #[serde(skip)]
     pub(crate) dtype: Option<Dtype>,
+    /// The model's file or folder, in place of the models that are configured.
+    #[serde(skip)]
+    pub(crate) path: Option<PathBuf>,
+    /// The swarm that runs the blocks of that model.
+    #[serde(skip)]
+    pub(crate) join: Option<String>,
+    /// Present: that model's blocks are served, and nothing else of it.
+    #[serde(skip)]
+    pub(crate) host: Option<HostFlags>,
+}
+
+/// What the flags of `corolla host` say; `None` leaves a key as it is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct HostFlags {
+    /// The blocks.
+    pub(crate) blocks: Option<String>,
+    /// Where the swarm is entered.
+    pub(crate) initial_peers: Option<Vec<String>>,
+    /// The model's name in the swarm.
+    pub(crate) dht_prefix: Option<String>,
+    /// Where to listen.
+    pub(crate) listen: Option<Vec<String>>,
+    /// File of the key.
+    pub(crate) identity: Option<PathBuf>,
+    /// Positions that the KV cache holds.
+    pub(crate) cache_tokens: Option<usize>,
+    /// What the server is called in lists.
+    pub(crate) public_name: Option<String>,
+    /// Threads.
+    pub(crate) threads: Option<usize>,
+    /// How often the server announces itself.
+    pub(crate) update_period: Option<String>,
+    /// How long sessions may go on at the end.
+    pub(crate) drain: Option<String>,
+}
+
+impl Model {
+    /// A model with the defaults of all keys that have one.
+    pub(super) fn new(id: String, path: PathBuf) -> Self {
+        Self {
+            id,
+            path,
+            backend: Backend::default(),
+            blocks_backend: None,
+            device: None,
+            head: None,
+            dtype: Dtype::default(),
+            kernels: Kernels::default(),
+            memory_check: true,
+            blocks: Blocks::default(),
+            block_range: None,
+            threads: None,
+            cache_tokens: cache_tokens(),
+            swarm: None,
+            host: None,
+            ends: true,
+        }
+    }
 }
 
 impl Default for Typed {
@@ -259,22 +345,10 @@ impl Default for Typed {
                 reply_seconds: 900,
                 route_seconds: patience.without_route.as_secs() as usize,
             },
-            models: vec![Model {
-                id: "smollm2-135m-instruct".to_owned(),
-                path: "models/SmolLM2-135M-Instruct.Q4_1.gguf".into(),
-                backend: Backend::default(),
-                blocks_backend: None,
-                device: None,
-                head: None,
-                dtype: Dtype::default(),
-                kernels: Kernels::default(),
-                memory_check: true,
-                blocks: Blocks::default(),
-                block_range: None,
-                threads: None,
-                cache_tokens: cache_tokens(),
-                swarm: None,
-            }],
+            models: vec![Model::new(
+                "smollm2-135m-instruct".to_owned(),
+                "models/SmolLM2-135M-Instruct.Q4_1.gguf".into(),
+            )],
         }
     }
 }
@@ -286,17 +360,7 @@ pub(super) fn read(file: Option<&Path>, overrides: &Overrides) -> Result<Typed, 
         let faults: Vec<String> = e.into_iter().map(|fault| sentence(&fault)).collect();
         faults.join("\n")
     })?;
-    Ok(with_flags(typed, overrides))
-}
-
-/// Flags that are about the default model.
-fn with_flags(mut typed: Typed, overrides: &Overrides) -> Typed {
-    let default = typed.default_model.clone();
-    if let Some(model) = typed.models.iter_mut().find(|model| default.as_ref().is_none_or(|id| *id == model.id)) {
-        model.backend = overrides.backend.unwrap_or(model.backend);
-        model.dtype = overrides.dtype.unwrap_or(model.dtype);
-    }
-    typed
+    flags::merge(typed, overrides)
 }
 
 fn layers(file: Option<&Path>, environment: impl Provider, overrides: &Overrides) -> Figment {

@@ -49,19 +49,34 @@ pub(super) async fn load(plan: &ModelPlan) -> Result<(Arc<dyn LocalModel>, Optio
     if choice.head_on_processor {
         ends = Side { backend: Backend::CandleCpu.name(), card: None, ..ends };
     }
-    let blocks = match (plan.settings.blocks, plan.settings.block_range) {
-        (Blocks::Swarm, _) => BlockChoice::None,
-        (Blocks::Local, Some(range)) => BlockChoice::Range(range),
-        (Blocks::Local, None) => BlockChoice::All,
-    };
-    let missing = |what: &str| PortError::internal(format!("the model was loaded without {what}"));
+    let blocks = wanted(&plan.settings);
     if blocks == BlockChoice::None || ends == choice.blocks {
         let model = on(ends, plan, true, blocks).await?;
         return Ok((model.local().ok_or_else(|| missing("embeddings"))?, model.engine()));
     }
     let local = on(ends, plan, true, BlockChoice::None).await?.local().ok_or_else(|| missing("embeddings"))?;
-    let engine = on(choice.blocks, plan, false, blocks).await?.engine().ok_or_else(|| missing("blocks"))?;
-    Ok((local, Some(engine)))
+    Ok((local, Some(self::blocks(plan).await?)))
+}
+
+/// The blocks of a model that this process runs.
+///
+/// # Errors
+/// What the adapters say.
+pub(super) async fn blocks(plan: &ModelPlan) -> Result<Arc<dyn BlockEngine>, PortError> {
+    let model = on(plan.choice.blocks, plan, false, wanted(&plan.settings)).await?;
+    model.engine().ok_or_else(|| missing("blocks"))
+}
+
+fn wanted(model: &ModelSettings) -> BlockChoice {
+    match (model.blocks, model.block_range) {
+        (Blocks::Swarm, _) => BlockChoice::None,
+        (Blocks::Local, Some(range)) => BlockChoice::Range(range),
+        (Blocks::Local, None) => BlockChoice::All,
+    }
+}
+
+fn missing(what: &str) -> PortError {
+    PortError::internal(format!("the model was loaded without {what}"))
 }
 
 /// A model, or a part of it, on one backend.

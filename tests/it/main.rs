@@ -7,6 +7,8 @@ mod backends;
 mod bad_input;
 mod chat;
 mod golden;
+#[cfg(unix)]
+mod hosting;
 mod layering;
 mod open_api;
 mod server;

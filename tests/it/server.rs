@@ -57,12 +57,18 @@ pub(crate) fn corolla() -> Command {
 impl Server {
     /// Starts it and waits until every model answers.
     pub(crate) async fn start(config: &str) -> Self {
+        Self::start_with(config, &[]).await
+    }
+
+    /// The same with more flags.
+    pub(crate) async fn start_with(config: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("corolla.toml");
         std::fs::write(&file, config).unwrap();
         let mut child = corolla()
             .args(["serve", "--listen", "127.0.0.1:0", "--config"])
             .arg(&file)
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -159,6 +159,12 @@ impl Demand {
         }
     }
 
+    /// The same for somebody who computes nothing but the blocks.
+    #[must_use]
+    pub fn without_ends(self) -> Self {
+        Self { ends: Part::default(), working_ends: 0, ..self }
+    }
+
     /// Embeddings and head; `None` where they cannot be kept so.
     #[must_use]
     pub fn ends(&self, dtype: Dtype) -> Option<Bytes> {

@@ -13,7 +13,10 @@ mod session;
 
 use std::{sync::Arc, time::Duration};
 
-use corolla_domain::ports::{BlockEngine, PortError};
+use corolla_domain::{
+    model::BlockRange,
+    ports::{BlockEngine, PortError},
+};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
@@ -152,6 +155,12 @@ impl BlockServer {
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
         self.bootstrap.addresses()
+    }
+
+    /// The blocks it serves, or is about to.
+    #[must_use]
+    pub fn blocks(&self) -> BlockRange {
+        self.config.blocks
     }
 
     /// Sessions that are open now.

@@ -1,0 +1,134 @@
+//! How a swarm is reached, and how blocks are served to it.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::typed::{self, Blocks};
+use crate::{
+    join::JoinToken,
+    wiring::{Pin, check_pins},
+};
+
+/// How to reach a Petals swarm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SwarmSettings {
+    /// Addresses with `/p2p/` at their end; `None` is the public swarm.
+    pub(crate) initial_peers: Option<Vec<String>>,
+    /// Under which name the blocks are announced; `None` is the rule of the model's family.
+    pub(crate) dht_prefix: Option<String>,
+    /// Peer ids that may be used; empty is everybody.
+    pub(crate) allowed_servers: Vec<String>,
+    /// Peer ids that are never used.
+    pub(crate) blocked_servers: Vec<String>,
+    /// Blocks that are run by one server only.
+    pub(crate) pinned_servers: Vec<Pin>,
+    /// How long a server may take for one answer.
+    pub(crate) request_timeout: Duration,
+    /// File with this client's key; `None` is a new one each time.
+    pub(crate) identity: Option<PathBuf>,
+}
+
+/// How the blocks that run here are served to the swarm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostSettings {
+    /// Where the server listens.
+    pub(crate) listen: Vec<String>,
+    /// File with the server's key; `None` is a new one each time.
+    pub(crate) identity: Option<PathBuf>,
+    /// What the server is called in lists.
+    pub(crate) public_name: Option<String>,
+    /// How often it announces itself.
+    pub(crate) update_period: Duration,
+    /// How long open sessions may go on after it was asked to stop.
+    pub(crate) drain: Duration,
+}
+
+/// What is typed of a swarm, checked.
+pub(super) fn check(at: usize, swarm: typed::Swarm) -> Result<SwarmSettings, String> {
+    let key = |name: &str| format!("models[{at}].swarm.{name}");
+    for address in swarm.initial_peers.iter().flatten() {
+        if !address.starts_with('/') || !address.contains("/p2p/") {
+            let key = key("initial_peers");
+            return Err(format!(
+                "{key} has \"{address}\", which names no peer; write addresses such as \
+                 \"/ip4/127.0.0.1/tcp/31400/p2p/Qm...\""
+            ));
+        }
+    }
+    if swarm.initial_peers.as_ref().is_some_and(Vec::is_empty) {
+        return Err(format!("{} is empty; leave it out for the public swarm", key("initial_peers")));
+    }
+    let join = swarm.join.as_deref().map(str::parse::<JoinToken>).transpose();
+    let token = join.map_err(|fault| format!("{}: {fault}", key("join")))?;
+    let (peers, prefix) = token.map_or((None, None), |token| (Some(token.peers), token.dht_prefix));
+    let request_timeout = time(&key("request_timeout"), swarm.request_timeout.as_deref(), 180, 1)?;
+    let pins = swarm.pinned_servers.iter().map(|text| text.parse()).collect::<Result<Vec<Pin>, _>>();
+    let pinned_servers = pins.and_then(|pins| check_pins(&pins).map(|()| pins));
+    let pinned_servers = pinned_servers.map_err(|fault| format!("{}: {}", key("pinned_servers"), fault.context()))?;
+    let shut_out = |pin: &&Pin| {
+        let names = |list: &[String]| list.contains(&pin.peer);
+        names(&swarm.blocked_servers) || !(swarm.allowed_servers.is_empty() || names(&swarm.allowed_servers))
+    };
+    if let Some(pin) = pinned_servers.iter().find(shut_out) {
+        let (key, allowed, blocked) = (key("pinned_servers"), key("allowed_servers"), key("blocked_servers"));
+        return Err(format!(
+            "{key} has \"{pin}\", whose server must not be used; add it to {allowed}, take it out of {blocked}, or drop the pin"
+        ));
+    }
+    Ok(SwarmSettings {
+        initial_peers: swarm.initial_peers.or(peers),
+        dht_prefix: swarm.dht_prefix.or(prefix),
+        allowed_servers: swarm.allowed_servers,
+        blocked_servers: swarm.blocked_servers,
+        pinned_servers,
+        request_timeout,
+        identity: swarm.identity,
+    })
+}
+
+/// What is typed of a server of blocks, checked.
+pub(super) fn check_host(
+    at: usize,
+    blocks: Blocks,
+    swarm: &SwarmSettings,
+    host: typed::Host,
+) -> Result<HostSettings, String> {
+    let key = |name: &str| format!("models[{at}].host.{name}");
+    if blocks == Blocks::Swarm {
+        return Err(format!(
+            "models[{at}].host serves the blocks that run here, and with blocks = \"swarm\" there are none; leave it out, \
+             or write block_range = \"0:2\" for some of them"
+        ));
+    }
+    // Whoever serves by mistake serves strangers, so the public swarm is not a default here.
+    if swarm.initial_peers.is_none() {
+        return Err(format!(
+            "models[{at}].host needs a swarm to serve; give it in models[{at}].swarm: join = a token that `corolla bootstrap` \
+             prints (--join), or initial_peers (--initial-peers)"
+        ));
+    }
+    let listen = host.listen.unwrap_or_else(|| vec!["/ip4/127.0.0.1/tcp/0".to_owned()]);
+    if let Some(text) = listen.iter().find(|text| !text.starts_with('/')) {
+        return Err(format!(
+            "{} has \"{text}\", which is no address; write addresses such as \"/ip4/0.0.0.0/tcp/31401\"",
+            key("listen")
+        ));
+    }
+    if listen.is_empty() {
+        return Err(format!("{} is empty; a server must listen somewhere", key("listen")));
+    }
+    Ok(HostSettings {
+        listen,
+        identity: host.identity,
+        public_name: host.public_name,
+        update_period: time(&key("update_period"), host.update_period.as_deref(), 120, 1)?,
+        drain: time(&key("drain"), host.drain.as_deref(), 30, 0)?,
+    })
+}
+
+/// A time in words, such as `30s`; a bare number is seconds.
+fn time(key: &str, text: Option<&str>, default: u64, least: u64) -> Result<Duration, String> {
+    let Some(text) = text else { return Ok(Duration::from_secs(default)) };
+    let read = text.parse().map(Duration::from_secs).or_else(|_| humantime::parse_duration(text)).ok();
+    read.filter(|wait| (Duration::from_secs(least)..=Duration::from_secs(3600)).contains(wait))
+        .ok_or_else(|| format!("{key} = \"{text}\" is no time; write {least}s to 1h"))
+}

@@ -1,0 +1,96 @@
+//! Join tokens: everything that is needed to enter a private swarm, in one word to hand around.
+//!
+//! `corolla1-` and, in unpadded base64url, a JSON object with a CRC-32 of it (4 bytes, big-endian) at its end. The
+//! checksum is against slips of the mouse; it protects nothing.
+
+use std::{fmt, str::FromStr};
+
+use data_encoding::BASE64URL_NOPAD;
+use serde::{Deserialize, Serialize};
+
+const MARK: &str = "corolla1-";
+/// Letters of a token at most; a hundred addresses fit.
+const LONGEST: usize = 16 << 10;
+
+/// What a token says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JoinToken {
+    /// Where the swarm is entered: addresses that end in `/p2p/` and a peer id.
+    pub(crate) peers: Vec<String>,
+    /// Under which name the blocks are announced.
+    #[serde(rename = "prefix", skip_serializing_if = "Option::is_none")]
+    pub(crate) dht_prefix: Option<String>,
+    /// The model's id, as clients name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<String>,
+}
+
+impl fmt::Display for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = serde_json::to_vec(self).map_err(|_| fmt::Error)?;
+        bytes.extend(crc32fast::hash(&bytes).to_be_bytes());
+        write!(f, "{MARK}{}", BASE64URL_NOPAD.encode(&bytes))
+    }
+}
+
+impl FromStr for JoinToken {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let Some(code) = text.strip_prefix(MARK) else {
+            let shown: String = text.chars().take(12).collect();
+            return Err(format!(
+                "\"{shown}...\" is no join token; `corolla bootstrap` prints one, it begins with {MARK}"
+            ));
+        };
+        let damaged = || "the join token is damaged; copy it anew, as a whole".to_owned();
+        if code.len() > LONGEST {
+            return Err(damaged());
+        }
+        let bytes = BASE64URL_NOPAD.decode(code.as_bytes()).map_err(|_| damaged())?;
+        let (json, sum) = bytes.split_last_chunk::<4>().ok_or_else(damaged)?;
+        if crc32fast::hash(json) != u32::from_be_bytes(*sum) {
+            return Err(damaged());
+        }
+        let token: Self = serde_json::from_slice(json)
+            .map_err(|fault| format!("the join token is not of this version of Corolla: {fault}"))?;
+        if token.peers.is_empty() {
+            return Err("the join token names no peer".to_owned());
+        }
+        Ok(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token() -> JoinToken {
+        JoinToken {
+            peers: vec!["/ip4/10.0.0.1/tcp/31400/p2p/12D3KooWExample".to_owned()],
+            dht_prefix: Some("bloom-petals".to_owned()),
+            model: None,
+        }
+    }
+
+    #[test]
+    fn a_token_says_what_it_was_made_of() {
+        let text = token().to_string();
+        assert!(text.starts_with(MARK));
+        assert_eq!(format!(" {text}\n").parse(), Ok(token()));
+    }
+
+    #[test]
+    fn every_damage_is_noticed() {
+        let text = token().to_string();
+        for at in 0..text.len() {
+            assert!(text[..at].parse::<JoinToken>().is_err(), "cut at {at}");
+            let other = if text.as_bytes()[at] == b'A' { "B" } else { "A" };
+            let changed = format!("{}{other}{}", &text[..at], &text[at + 1..]);
+            assert!(changed.parse::<JoinToken>().is_err(), "changed at {at}: {changed}");
+        }
+        assert!("".parse::<JoinToken>().is_err());
+    }
+}

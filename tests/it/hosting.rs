@@ -1,0 +1,176 @@
+//! A private swarm of this machine's processes: `corolla bootstrap`, `corolla host`, and `corolla serve` on both sides.
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead, BufReader, Read},
+    process::{Child, Output, Stdio},
+    sync::mpsc::{Receiver, sync_channel},
+    time::Duration,
+};
+
+use testkit::fixtures;
+
+use crate::server::{Server, corolla, model, run};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const PROMPT: [(&str, &str); 2] = [("inputs", "Once upon a time"), ("max_new_tokens", "12")];
+
+/// A member of a swarm that runs until it is dropped.
+struct Member {
+    child: Child,
+    printed: Receiver<String>,
+    said: Receiver<String>,
+}
+
+impl Member {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = corolla();
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.current_dir(env!("CARGO_TARGET_TMPDIR")).spawn().unwrap();
+        let printed = lines(child.stdout.take().unwrap());
+        let said = lines(child.stderr.take().unwrap());
+        Self { child, printed, said }
+    }
+
+    /// The next line of its output.
+    fn line(&self) -> String {
+        self.printed.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no more lines; it said: {}", self.log()))
+    }
+
+    /// Waits for a line of its log that has these words.
+    fn until(&self, words: &str) {
+        let mut log = String::new();
+        loop {
+            let line = self.said.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {words:?} in: {log}"));
+            if line.contains(words) {
+                return;
+            }
+            let _ = writeln!(log, "{line}");
+        }
+    }
+
+    fn log(&self) -> String {
+        self.said.try_iter().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Asks it to end, and waits for that.
+    fn stop(mut self) {
+        let asked = std::process::Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(asked.success());
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {}", self.log());
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (tell, told) = sync_channel(4096);
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let _ = tell.try_send(line);
+        }
+    });
+    told
+}
+
+/// A swarm's entrance: its address and its token.
+fn bootstrap() -> (Member, String, String) {
+    let node = Member::start(&[
+        "bootstrap",
+        "--listen",
+        "/ip4/127.0.0.1/tcp/0",
+        "--dht-prefix",
+        "tiny-llama-hf",
+        "--model",
+        "tiny-llama",
+    ]);
+    let (address, token) = (node.line(), node.line());
+    assert!(address.contains("/p2p/") && token.starts_with("corolla1-"), "{address} {token}");
+    (node, address, token)
+}
+
+/// The model, computed in f32 so that a swarm of f32 servers says the same.
+fn tiny(more: &str) -> String {
+    model("tiny-llama", &fixtures::path("models/tiny-llama"), &format!("dtype = \"f32\"\n{more}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_commands_make_a_swarm_and_its_replies_are_those_of_one_machine() {
+    let alone = Server::start(&tiny("")).await.outputs(&PROMPT).await;
+    let (_node, _, token) = bootstrap();
+    let path = fixtures::path("models/tiny-llama");
+    let f32 = ["--dtype", "f32"];
+    let hosts = ["0:2", "2:3"].map(|blocks| {
+        let member = Member::start(
+            &[&["host", "--join", &token, "--model", path.to_str().unwrap(), "--blocks", blocks][..], &f32].concat(),
+        );
+        member.until("serving the blocks");
+        member
+    });
+    // The token alone, and a configuration whose model has the token's name.
+    let flags = ["--join", &token, "--model", path.to_str().unwrap()];
+    let joined = Server::start_with("", &[&flags[..], &f32].concat()).await;
+    assert_eq!(joined.outputs(&PROMPT).await, alone);
+    let configured = Server::start_with(&tiny(""), &["--join", &token]).await;
+    assert_eq!(configured.outputs(&PROMPT).await, alone);
+    for host in hosts {
+        host.stop();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_serves_its_blocks_to_the_swarm_too() {
+    let (_node, _, token) = bootstrap();
+    let swarm = format!("[models.swarm]\njoin = \"{token}\"\n");
+    // Each has half of the blocks, and the other half from the other one.
+    let half =
+        |range: &str| tiny(&format!("block_range = \"{range}\"\n{swarm}[models.host]\npublic_name = \"{range}\"\n"));
+    let halves = [half("0:2"), half("2:3")];
+    // A model is ready when all of its blocks are somewhere.
+    let (first, second) = tokio::join!(Server::start(&halves[0]), Server::start(&halves[1]));
+    let status = || run(&tiny(&format!("blocks = \"swarm\"\n{swarm}")), &["swarm", "status", "--json"]);
+    first.until("both serve", async || said(&status()).matches("\"rps\"").count() == 2).await;
+    let alone = Server::start(&tiny("")).await.outputs(&PROMPT).await;
+    assert_eq!(first.outputs(&PROMPT).await, alone);
+    assert_eq!(second.outputs(&PROMPT).await, alone);
+}
+
+#[test]
+fn what_cannot_be_hosted_is_said_in_a_sentence() {
+    let (_node, address, token) = bootstrap();
+    let path = fixtures::path("models/tiny-llama");
+    let path = path.to_str().unwrap();
+    let damaged = format!("{}x", &token[..token.len() - 1]);
+    for (arguments, sentence) in [
+        (&["host"][..], "which model's blocks?"),
+        (&["host", "--model", path, "--blocks", "0:2"], "needs a swarm to serve"),
+        (&["host", "--model", path, "--join", &damaged], "the join token is damaged"),
+        (&["host", "--model", path, "--join", &address], "is no join token"),
+        (&["host", "--model", path, "--join", &token, "--blocks", "3:9"], "goes beyond the model's blocks"),
+        (&["host", "--model", path, "--join", &token, "--blocks", "2"], "is no run of blocks"),
+        (&["host", "--model", path, "--join", &token, "--listen", "0.0.0.0:1"], "which is no address"),
+        (&["host", "--model", path, "--join", &token, "--update-period", "soon"], "is no time"),
+        (&["host", "--model", path, "--join", &token, "--attn-cache-tokens", "0"], "leaves no room"),
+        (&["host", "--model", "nowhere.gguf", "--join", &token], "nowhere.gguf"),
+        (&["host", "--model", path, "--join", &token, "--backend", "tch"], "backend = \"tch\" cannot be used"),
+        (&["serve", "--join", &token, "--listen", "127.0.0.1:0"], "is not configured; say where its files are"),
+        (&["bootstrap", "--listen", "here"], "here"),
+    ] {
+        let output =
+            corolla().args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR")).stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        assert!(text.contains(sentence) && text.starts_with("corolla: "), "{arguments:?}: {text}");
+        assert!(output.stdout.is_empty(), "{arguments:?} has begun");
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
