@@ -3,7 +3,7 @@
 BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
-.PHONY: help run model test check tools unit browser libtorch cuda test-libtorch check-cuda cuda-selftest interop soak spec bench \
+.PHONY: help run model test check tools unit browser libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo interop soak spec bench \
         bench-swarm bench-hop bench-backends bench-llama pictures
 
 help:            ## what there is to do
@@ -61,6 +61,10 @@ cuda-selftest: model  ## on a machine with a GPU (CUDA_SELFTEST=1: the second): 
 	$(MAKE) cuda
 	cargo build --release --locked
 	python3 scripts/bench/backends.py $(BIN) --backends candle-cpu candle-cuda
+
+swarm-demo: model  ## a private swarm on this machine: a bootstrap node, three hosts, and the chat page on them (LISTEN=127.0.0.1:8000)
+	cargo build --release --locked
+	python3 scripts/swarm_demo.py $(BIN) --listen $(LISTEN)
 
 interop:         ## stock Python Petals on loopback: its servers, its clients, and both mixed with ours (1 GB of PyPI packages, once)
 	sh scripts/interop/install.sh

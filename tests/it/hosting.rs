@@ -81,15 +81,12 @@ fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
 
 /// A swarm's entrance: its address and its token.
 fn bootstrap() -> (Member, String, String) {
-    let node = Member::start(&[
-        "bootstrap",
-        "--listen",
-        "/ip4/127.0.0.1/tcp/0",
-        "--dht-prefix",
-        "tiny-llama-hf",
-        "--model",
-        "tiny-llama",
-    ]);
+    bootstrap_for("tiny-llama", "tiny-llama-hf")
+}
+
+fn bootstrap_for(model: &str, prefix: &str) -> (Member, String, String) {
+    let swarm = ["--dht-prefix", prefix, "--model", model];
+    let node = Member::start(&[&["bootstrap", "--listen", "/ip4/127.0.0.1/tcp/0"][..], &swarm].concat());
     let (address, token) = (node.line(), node.line());
     assert!(address.contains("/p2p/") && token.starts_with("corolla1-"), "{address} {token}");
     (node, address, token)
@@ -139,6 +136,42 @@ async fn one_process_serves_its_blocks_to_the_swarm_too() {
     let alone = Server::start(&tiny("")).await.outputs(&PROMPT).await;
     assert_eq!(first.outputs(&PROMPT).await, alone);
     assert_eq!(second.outputs(&PROMPT).await, alone);
+}
+
+/// The swarm of `make swarm-demo`: a host dies in the middle of a reply, and the reply has the words it would have had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_outlives_its_host() {
+    let (_node, _, token) = bootstrap_for("smollm2-135m-instruct", "smollm2-demo");
+    let path = fixtures::smollm2();
+    let path = path.to_str().unwrap();
+    let parts = ["0:15", "15:30", "0:30"];
+    let mut hosts: Vec<(Member, String)> = parts
+        .iter()
+        .map(|blocks| {
+            let arguments =
+                ["host", "--join", &token, "--model", path, "--blocks", blocks, "--dtype", "f32", "--threads", "1"];
+            let member = Member::start(&arguments);
+            let peer = member.line().rsplit('/').next().unwrap().to_owned();
+            (member, peer)
+        })
+        .collect();
+    for (host, _) in &hosts {
+        host.until("serving the blocks");
+    }
+    let page = Server::start_with("", &["--join", &token, "--model", path, "--dtype", "f32"]).await;
+    let form = [("inputs", "The garden was full of flowers"), ("max_new_tokens", "48")];
+    let (whole, _) = page.generate(&form).await;
+    assert_eq!(whole["ok"], true, "{whole}");
+    let served = &whole["route"]["hops"][0]["peer"];
+    let at = hosts.iter().position(|(_, peer)| served == peer).unwrap_or_else(|| panic!("{whole}"));
+    let (broken, ()) = tokio::join!(page.generate(&form), async {
+        // Tokens of the second reply have arrived when there are more of them than the first one had.
+        page.until("the reply is under way", async || page.metric("corolla_tokens_generated_total").await > 48 + 8)
+            .await;
+        drop(hosts.remove(at));
+    });
+    assert_eq!(broken.0["outputs"], whole["outputs"], "{}", broken.0);
+    assert_eq!(broken.0["route"]["failovers"].as_array().map(Vec::len), Some(1), "{}", broken.0);
 }
 
 #[test]
