@@ -3,7 +3,7 @@
 BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
-.PHONY: help run model test check tools unit browser libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo interop soak spec bench \
+.PHONY: help run model test check tools unit browser libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo interop chaos soak spec bench \
         bench-swarm bench-hop bench-backends bench-llama pictures
 
 help:            ## what there is to do
@@ -71,6 +71,10 @@ interop:         ## stock Python Petals on loopback: its servers, its clients, a
 	cargo build --release --locked
 	python3 tests/interop/run.py $(BIN)
 	python3 tests/interop/host.py $(BIN)
+
+chaos:           ## hosts killed and stopped for fifteen minutes under eight clients: every reply right, no cache lost, no growth
+	cargo build --release --locked
+	python3 tests/chaos/run.py $(BIN)
 
 soak:            ## fifty sessions at a time for ten minutes on such a swarm: right answers, no growth, every cache given back
 	sh scripts/interop/install.sh

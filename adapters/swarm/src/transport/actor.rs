@@ -8,7 +8,7 @@ use std::{
 use corolla_domain::ports::{FaultKind, PortError};
 use futures_util::StreamExt as _;
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, identify,
+    Multiaddr, PeerId, StreamProtocol, Swarm, TransportError, identify,
     kad::KBucketKey,
     ping, relay,
     swarm::{
@@ -31,6 +31,8 @@ const MAX_WAITING: usize = 4096;
 const MAX_INTRODUCED: usize = 16;
 /// Peers named in an answer: a bucket of the daemons'.
 const NEAREST: usize = 20;
+/// Addresses that were tried in vain and are told.
+const TRIED_SHOWN: usize = 3;
 
 /// What a host asks of its actor.
 #[derive(Debug)]
@@ -235,6 +237,24 @@ fn dial_fault(peer: PeerId, error: &DialError) -> PortError {
         DialError::NoAddresses => PortError::new(FaultKind::NotFound, format!("no address of {peer} is known")),
         DialError::LocalPeerId { .. } => PortError::invalid(format!("{peer} is this host itself")),
         DialError::Denied { .. } => PortError::new(FaultKind::Capacity, format!("no connection to {peer}: {error}")),
-        _ => PortError::new(FaultKind::Unavailable, format!("no connection to {peer}: {error}")),
+        _ => PortError::new(FaultKind::Unavailable, format!("no connection to {peer}: {}", in_a_line(error))),
     }
+}
+
+/// libp2p writes a line for each address that was tried, and nests them.
+fn in_a_line(error: &DialError) -> String {
+    let DialError::Transport(tried) = error else { return error.to_string() };
+    let reason = |(address, error): &(Multiaddr, TransportError<std::io::Error>)| {
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(deeper) = cause.source() {
+            cause = deeper;
+        }
+        let cause = cause.to_string();
+        format!("{address}: {}", cause.split_whitespace().collect::<Vec<_>>().join(" "))
+    };
+    let mut reasons: Vec<String> = tried.iter().take(TRIED_SHOWN).map(reason).collect();
+    if tried.len() > TRIED_SHOWN {
+        reasons.push(format!("and {} more addresses", tried.len() - TRIED_SHOWN));
+    }
+    reasons.join("; ")
 }
