@@ -7,6 +7,7 @@ mod join;
 mod machine;
 mod plan;
 mod plugin;
+mod secret;
 mod wiring;
 
 use std::process::ExitCode;

@@ -18,7 +18,10 @@ use corolla_domain::{
 };
 use corolla_sessions::{MemorySessions, RedisSessions};
 use corolla_swarm::{PetalsConfig, PetalsSwarm, default_dht_prefix};
-pub(crate) use corolla_swarm::{Pin, check_pins};
+pub(crate) use corolla_swarm::{
+    Pin, check_pins,
+    transport::{Access, PeerId, SwarmSecret},
+};
 
 use crate::{
     config::{ModelSettings, Settings, Store},
@@ -160,6 +163,7 @@ pub(crate) async fn swarm(model: &ModelSettings, spec: &ModelSpec) -> Result<Arc
     let dht_prefix = dht_prefix(model, &spec.family)?;
     let mut config = PetalsConfig {
         identity: settings.identity.clone(),
+        access: settings.access.clone(),
         allowed_servers: settings.allowed_servers.clone(),
         blocked_servers: settings.blocked_servers.clone(),
         pinned_servers: settings.pinned_servers.clone(),

@@ -3,7 +3,15 @@
 use std::path::PathBuf;
 
 use super::{asked_to_stop, host_fault, log, print};
-use crate::{Stop, join::JoinToken, wiring::host::Bootstrap};
+use crate::{
+    Stop,
+    join::JoinToken,
+    secret,
+    wiring::{
+        Access, PeerId,
+        host::{Bootstrap, BootstrapConfig},
+    },
+};
 
 /// Flags of `bootstrap`.
 #[derive(Debug, clap::Args)]
@@ -29,16 +37,29 @@ pub(crate) struct Options {
     /// Put into the join token: the model's id, by which clients find its files in their configuration.
     #[arg(long, value_name = "ID", env = "COROLLA_BOOTSTRAP_MODEL")]
     model: Option<String>,
+    /// File with the swarm's secret, made where there is none: without it nobody gets in. It is put into the join token.
+    #[arg(long, value_name = "FILE", env = "COROLLA_BOOTSTRAP_SECRET_FILE")]
+    secret_file: Option<PathBuf>,
+    /// Peer ids of the only members, several with commas.
+    #[arg(long, value_name = "PEER_ID", value_delimiter = ',', env = "COROLLA_BOOTSTRAP_ALLOWED_PEERS")]
+    allowed_peers: Option<Vec<PeerId>>,
 }
 
 /// Prints the addresses for `--initial-peers` of others, a line each, then the token for `--join`, and stays until it is
 /// asked to stop.
 pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     log("info");
-    let started = Bootstrap::start(&options.listen, options.identity, &options.initial_peers).await;
-    let node = started.map_err(|fault| host_fault(&fault))?;
+    let secret = options.secret_file.as_deref().map(secret::read_or_make).transpose().map_err(Stop::usage)?;
+    let started = Bootstrap::start(BootstrapConfig {
+        listen: options.listen,
+        identity: options.identity,
+        initial_peers: options.initial_peers,
+        access: Access { secret: secret.clone(), allowed: options.allowed_peers },
+    });
+    let node = started.await.map_err(|fault| host_fault(&fault))?;
     let addresses = node.addresses();
-    let token = JoinToken { peers: reachable(&addresses), dht_prefix: options.dht_prefix, model: options.model };
+    let (peers, dht_prefix, model) = (reachable(&addresses), options.dht_prefix, options.model);
+    let token = JoinToken { peers, dht_prefix, model, secret };
     print(&format!("{}\n{token}\n", addresses.join("\n")))?;
     tracing::info!("the swarm can be entered");
     asked_to_stop().await;

@@ -30,6 +30,12 @@ pub(crate) struct Options {
     /// The model's name in the swarm; clients must ask for the same.
     #[arg(long, value_name = "NAME")]
     dht_prefix: Option<String>,
+    /// File with the swarm's secret, where no token carries it.
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// Peer ids of the only members, several with commas.
+    #[arg(long, value_name = "PEER_ID", value_delimiter = ',')]
+    allowed_peers: Option<Vec<String>>,
     /// Where to listen, several with commas; /tcp/0 takes a free port. [default: /ip4/127.0.0.1/tcp/0]
     #[arg(long, value_name = "MULTIADDRESS", value_delimiter = ',')]
     listen: Option<Vec<String>>,
@@ -70,6 +76,8 @@ impl Options {
                 blocks: self.blocks,
                 initial_peers: self.initial_peers,
                 dht_prefix: self.dht_prefix,
+                secret_file: self.secret_file,
+                allowed_peers: self.allowed_peers,
                 listen: self.listen,
                 identity: self.identity,
                 cache_tokens,

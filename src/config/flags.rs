@@ -60,7 +60,13 @@ fn about(model: &mut Model, flags: &Overrides) {
     if flags.join.is_some() {
         let swarm = model.swarm.get_or_insert_default();
         // A token says it all: what the file says of another swarm must not be mixed in.
-        *swarm = Swarm { join: flags.join.clone(), initial_peers: None, dht_prefix: None, ..std::mem::take(swarm) };
+        *swarm = Swarm {
+            join: flags.join.clone(),
+            initial_peers: None,
+            dht_prefix: None,
+            secret_file: None,
+            ..std::mem::take(swarm)
+        };
         if flags.host.is_none() && model.host.is_none() && model.block_range.is_none() {
             model.blocks = Blocks::Swarm;
         }
@@ -83,6 +89,8 @@ fn about_host(model: &mut Model, flags: &HostFlags) {
     let swarm = model.swarm.get_or_insert_default();
     set(&mut swarm.initial_peers, &flags.initial_peers);
     set(&mut swarm.dht_prefix, &flags.dht_prefix);
+    set(&mut swarm.secret_file, &flags.secret_file);
+    set(&mut swarm.allowed_peers, &flags.allowed_peers);
     let host = model.host.get_or_insert_with(Host::default);
     set(&mut host.listen, &flags.listen);
     set(&mut host.identity, &flags.identity);

@@ -5,7 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use super::typed::{self, Blocks};
 use crate::{
     join::JoinToken,
-    wiring::{Pin, check_pins},
+    secret,
+    wiring::{Access, PeerId, Pin, check_pins},
 };
 
 /// How to reach a Petals swarm.
@@ -15,6 +16,8 @@ pub(crate) struct SwarmSettings {
     pub(crate) initial_peers: Option<Vec<String>>,
     /// Under which name the blocks are announced; `None` is the rule of the model's family.
     pub(crate) dht_prefix: Option<String>,
+    /// With whom there is any connection at all.
+    pub(crate) access: Access,
     /// Peer ids that may be used; empty is everybody.
     pub(crate) allowed_servers: Vec<String>,
     /// Peer ids that are never used.
@@ -59,7 +62,13 @@ pub(super) fn check(at: usize, swarm: typed::Swarm) -> Result<SwarmSettings, Str
     }
     let join = swarm.join.as_deref().map(str::parse::<JoinToken>).transpose();
     let token = join.map_err(|fault| format!("{}: {fault}", key("join")))?;
-    let (peers, prefix) = token.map_or((None, None), |token| (Some(token.peers), token.dht_prefix));
+    let (peers, prefix, secret) =
+        token.map_or((None, None, None), |token| (Some(token.peers), token.dht_prefix, token.secret));
+    let from_file = swarm.secret_file.as_deref().map(secret::read).transpose();
+    let from_file = from_file.map_err(|fault| format!("{}: {fault}", key("secret_file")))?;
+    let allowed = swarm.allowed_peers.as_ref().map(|ids| ids.iter().map(|id| peer(id)).collect::<Result<Vec<_>, _>>());
+    let allowed = allowed.transpose().map_err(|fault| format!("{} has {fault}", key("allowed_peers")))?;
+    let access = Access { secret: from_file.or(secret), allowed };
     let request_timeout = time(&key("request_timeout"), swarm.request_timeout.as_deref(), 180, 1)?;
     let pins = swarm.pinned_servers.iter().map(|text| text.parse()).collect::<Result<Vec<Pin>, _>>();
     let pinned_servers = pins.and_then(|pins| check_pins(&pins).map(|()| pins));
@@ -77,6 +86,7 @@ pub(super) fn check(at: usize, swarm: typed::Swarm) -> Result<SwarmSettings, Str
     Ok(SwarmSettings {
         initial_peers: swarm.initial_peers.or(peers),
         dht_prefix: swarm.dht_prefix.or(prefix),
+        access,
         allowed_servers: swarm.allowed_servers,
         blocked_servers: swarm.blocked_servers,
         pinned_servers,
@@ -123,6 +133,10 @@ pub(super) fn check_host(
         update_period: time(&key("update_period"), host.update_period.as_deref(), 120, 1)?,
         drain: time(&key("drain"), host.drain.as_deref(), 30, 0)?,
     })
+}
+
+fn peer(id: &str) -> Result<PeerId, String> {
+    id.parse().map_err(|_| format!("\"{id}\", which is no peer id; write one such as \"12D3KooW...\" or \"Qm...\""))
 }
 
 /// A time in words, such as `30s`; a bare number is seconds.

@@ -18,12 +18,14 @@ use super::flags;
 use crate::{backend, plugin};
 
 /// Variables with our prefix that are no configuration keys.
-const OTHER_VARIABLES: [&str; 11] = [
+const OTHER_VARIABLES: [&str; 13] = [
+    "bootstrap_allowed_peers",
     "bootstrap_dht_prefix",
     "bootstrap_identity",
     "bootstrap_initial_peers",
     "bootstrap_listen",
     "bootstrap_model",
+    "bootstrap_secret_file",
     "cache",
     "config",
     "join",
@@ -98,6 +100,8 @@ pub(super) struct Swarm {
     pub(super) join: Option<String>,
     pub(super) initial_peers: Option<Vec<String>>,
     pub(super) dht_prefix: Option<String>,
+    pub(super) secret_file: Option<PathBuf>,
+    pub(super) allowed_peers: Option<Vec<String>>,
     #[serde(default)]
     pub(super) allowed_servers: Vec<String>,
     #[serde(default)]
@@ -283,6 +287,10 @@ pub(crate) struct HostFlags {
     pub(crate) initial_peers: Option<Vec<String>>,
     /// The model's name in the swarm.
     pub(crate) dht_prefix: Option<String>,
+    /// File with the swarm's secret.
+    pub(crate) secret_file: Option<PathBuf>,
+    /// The only members.
+    pub(crate) allowed_peers: Option<Vec<String>>,
     /// Where to listen.
     pub(crate) listen: Option<Vec<String>>,
     /// File of the key.

@@ -8,7 +8,7 @@ use corolla_domain::{
     model::ElementType,
     ports::{BlockEngine, PortError},
 };
-pub(crate) use corolla_swarm::server::{BlockServer, Bootstrap};
+pub(crate) use corolla_swarm::server::{BlockServer, Bootstrap, BootstrapConfig};
 use corolla_swarm::server::{ServerConfig, ServerLimits};
 
 use tokio::sync::watch;
@@ -50,6 +50,7 @@ pub(crate) async fn join(plan: &ModelPlan, host: &HostSettings) -> Result<BlockS
         initial_peers: model.swarm.initial_peers.clone().unwrap_or_default(),
         listen: host.listen.clone(),
         identity: host.identity.clone(),
+        access: model.swarm.access.clone(),
         public_name: host.public_name.clone(),
         update_period: host.update_period,
         limits: ServerLimits::stock(shares_heads(&summary)),

@@ -175,6 +175,40 @@ async fn a_reply_outlives_its_host() {
 }
 
 #[test]
+fn the_token_carries_the_secret_and_nobody_else_gets_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("swarm.key");
+    let node = Member::start(&[
+        "bootstrap",
+        "--listen",
+        "/ip4/127.0.0.1/tcp/0",
+        "--dht-prefix",
+        "tiny",
+        "--secret-file",
+        secret.to_str().unwrap(),
+    ]);
+    let (address, token) = (node.line(), node.line());
+    let path = fixtures::path("models/tiny-llama");
+    let model = ["host", "--model", path.to_str().unwrap(), "--blocks", "0:1"];
+    let member = Member::start(&[&model[..], &["--join", &token]].concat());
+    member.until("serving the blocks");
+    let knows = Member::start(
+        &[
+            &model[..],
+            &["--initial-peers", &address, "--dht-prefix", "tiny", "--secret-file", secret.to_str().unwrap()],
+        ]
+        .concat(),
+    );
+    knows.until("serving the blocks");
+    let stranger =
+        corolla().args(model).args(["--initial-peers", &address, "--dht-prefix", "tiny"]).stdin(Stdio::null()).output();
+    let stranger = stranger.unwrap();
+    let text = String::from_utf8_lossy(&stranger.stderr);
+    assert_eq!(stranger.status.code(), Some(1), "{text}");
+    assert!(text.contains("private swarm, whose secret is missing here"), "{text}");
+}
+
+#[test]
 fn what_cannot_be_hosted_is_said_in_a_sentence() {
     let (_node, address, token) = bootstrap();
     let path = fixtures::path("models/tiny-llama");
@@ -193,7 +227,10 @@ fn what_cannot_be_hosted_is_said_in_a_sentence() {
         (&["host", "--model", "nowhere.gguf", "--join", &token], "nowhere.gguf"),
         (&["host", "--model", path, "--join", &token, "--backend", "tch"], "backend = \"tch\" cannot be used"),
         (&["serve", "--join", &token, "--listen", "127.0.0.1:0"], "is not configured; say where its files are"),
+        (&["host", "--model", path, "--join", &token, "--secret-file", path], "secret file"),
+        (&["host", "--model", path, "--join", &token, "--allowed-peers", "me"], "\"me\", which is no peer id"),
         (&["bootstrap", "--listen", "here"], "here"),
+        (&["bootstrap", "--secret-file", path], "secret file"),
     ] {
         let output =
             corolla().args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR")).stdin(Stdio::null()).output().unwrap();

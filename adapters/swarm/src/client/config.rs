@@ -13,7 +13,7 @@ use super::{
     pins::{Pin, check_pins},
 };
 use crate::{
-    transport::{Multiaddr, PeerId},
+    transport::{Access, Multiaddr, PeerId},
     wire::{inference::MAX_UNARY_FORWARD, server::check_prefix},
 };
 
@@ -32,6 +32,8 @@ pub struct PetalsConfig {
     pub initial_peers: Vec<String>,
     /// The file of this client's key; `None`: a fresh one each time.
     pub identity: Option<PathBuf>,
+    /// With whom to have to do at all: whom this shuts out is not used as a server, an initial peer or a relay either.
+    pub access: Access,
     /// Peer ids of the only servers to be used; empty: all.
     pub allowed_servers: Vec<String>,
     /// Peer ids of servers that are not to be used.
@@ -62,6 +64,7 @@ impl PetalsConfig {
             dht_prefix: dht_prefix.into(),
             initial_peers: PUBLIC_INITIAL_PEERS.map(str::to_owned).to_vec(),
             identity: None,
+            access: Access::default(),
             allowed_servers: Vec::new(),
             blocked_servers: Vec::new(),
             pinned_servers: Vec::new(),
@@ -120,7 +123,9 @@ impl PetalsConfig {
     /// Whether a server may be used.
     pub(super) fn admits(&self, peer: &str) -> bool {
         let names = |list: &[String]| list.iter().any(|name| name == peer);
-        (self.allowed_servers.is_empty() || names(&self.allowed_servers)) && !names(&self.blocked_servers)
+        let member = |peer: &str| PeerId::from_str(peer).is_ok_and(|peer| self.access.admits(&peer));
+        let listed = self.allowed_servers.is_empty() || names(&self.allowed_servers);
+        listed && !names(&self.blocked_servers) && (self.access.allowed.is_none() || member(peer))
     }
 }
 
@@ -184,5 +189,15 @@ mod tests {
         };
         assert!(named(&[], &[]) && named(&[PEER], &[]));
         assert!(!named(&["other"], &[]) && !named(&[PEER], &[PEER]));
+    }
+
+    #[test]
+    fn who_may_not_enter_is_no_server() {
+        let admits = |allowed: Vec<PeerId>| {
+            let access = Access { secret: None, allowed: Some(allowed) };
+            PetalsConfig { access, ..config() }.admits(PEER)
+        };
+        assert!(admits(vec![PeerId::random(), PEER.parse().unwrap()]));
+        assert!(!admits(vec![PeerId::random()]) && !admits(vec![]));
     }
 }

@@ -8,7 +8,20 @@ use corolla_domain::{
 };
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
-use crate::wire::server::check_prefix;
+use crate::{transport::Access, wire::server::check_prefix};
+
+/// What a [`Bootstrap`](super::Bootstrap) node is told when it starts.
+#[derive(Debug, Clone, Default)]
+pub struct BootstrapConfig {
+    /// Where to listen.
+    pub listen: Vec<String>,
+    /// The file of its key; `None`: a fresh one each time.
+    pub identity: Option<PathBuf>,
+    /// Nodes of the swarm to enter; none: it begins one of its own.
+    pub initial_peers: Vec<String>,
+    /// With whom to have to do at all.
+    pub access: Access,
+}
 
 /// What a [`BlockServer`](super::BlockServer) is told when it starts.
 #[derive(Debug, Clone)]
@@ -29,6 +42,8 @@ pub struct ServerConfig {
     pub listen: Vec<String>,
     /// The file of this server's key; `None`: a fresh one each time.
     pub identity: Option<PathBuf>,
+    /// With whom to have to do at all.
+    pub access: Access,
     /// The operator's name for it.
     pub public_name: Option<String>,
     /// How often it announces itself.

@@ -25,7 +25,7 @@ use tokio::{
 
 pub use self::{
     announce::Speed,
-    config::{ServerConfig, ServerLimits},
+    config::{BootstrapConfig, ServerConfig, ServerLimits},
 };
 use self::{
     announce::{Announcer, Condition},
@@ -67,21 +67,17 @@ pub struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// Starts a member that listens on `listen`, with the key in the file `identity`, in the swarm of `initial_peers`,
-    /// or where there are none in one of its own.
+    /// Starts a member, in the swarm of its initial peers, or where there are none in one of its own.
     ///
     /// # Errors
     /// `InvalidInput` for addresses and files that cannot be used, `Unavailable` where no initial peer answers.
-    pub async fn start(
-        listen: &[String],
-        identity: Option<std::path::PathBuf>,
-        initial_peers: &[String],
-    ) -> Result<Self, PortError> {
-        let peers = config::peers(initial_peers)?;
+    pub async fn start(config: BootstrapConfig) -> Result<Self, PortError> {
+        let peers = config::peers(&config.initial_peers)?;
         let host = Host::start(HostConfig {
-            identity,
-            listen: config::listen_addresses(listen)?,
+            identity: config.identity,
+            listen: config::listen_addresses(&config.listen)?,
             initial_peers: peers.iter().map(|(_, address)| address.clone()).collect(),
+            access: config.access,
             guides: true,
             max_connections: 4096,
             ..HostConfig::default()
@@ -133,7 +129,13 @@ impl BlockServer {
     /// `InvalidInput` for a configuration that cannot work, `Unavailable` where the swarm cannot be entered or told.
     pub async fn join(config: ServerConfig) -> Result<Self, PortError> {
         config.check()?;
-        let bootstrap = Bootstrap::start(&config.listen, config.identity.clone(), &config.initial_peers).await?;
+        let member = BootstrapConfig {
+            listen: config.listen.clone(),
+            identity: config.identity.clone(),
+            initial_peers: config.initial_peers.clone(),
+            access: config.access.clone(),
+        };
+        let bootstrap = Bootstrap::start(member).await?;
         let (conditions, watched) = watch::channel(Condition { state: ServerState::Joining, speed: None });
         let (handler, handlers) = watch::channel(None::<Arc<Handler>>);
         let peer = bootstrap.host.peer_id().to_base58();

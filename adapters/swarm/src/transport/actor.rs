@@ -2,15 +2,22 @@
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
+    error::Error,
     future::poll_fn,
+    io,
 };
 
 use corolla_domain::ports::{FaultKind, PortError};
 use futures_util::StreamExt as _;
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, TransportError, identify,
+    Multiaddr, PeerId, StreamProtocol, Swarm, TransportError,
+    allow_block_list::NotAllowed,
+    core::upgrade::NegotiationError,
+    identify,
     kad::KBucketKey,
-    ping, relay,
+    ping,
+    pnet::PnetError,
+    relay,
     swarm::{
         DialError, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
@@ -19,6 +26,7 @@ use libp2p::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    access::Access,
     address_book::AddressBook,
     behaviour::{Behaviour, BehaviourEvent},
     find_node::PROTOCOL,
@@ -63,6 +71,7 @@ pub(super) struct Status {
 /// The actor's state.
 pub(super) struct Actor {
     swarm: Swarm<Behaviour>,
+    access: Access,
     book: AddressBook,
     /// Connected peers that tell others where peers live.
     guides: HashSet<PeerId>,
@@ -71,8 +80,9 @@ pub(super) struct Actor {
 }
 
 impl Actor {
-    pub(super) fn new(swarm: Swarm<Behaviour>, status: watch::Sender<Status>) -> Self {
-        Self { swarm, book: AddressBook::default(), guides: HashSet::new(), dialling: HashMap::new(), status }
+    pub(super) fn new(swarm: Swarm<Behaviour>, access: Access, status: watch::Sender<Status>) -> Self {
+        let (book, guides, dialling) = (AddressBook::default(), HashSet::new(), HashMap::new());
+        Self { swarm, access, book, guides, dialling, status }
     }
 
     /// Runs until the last sender of commands is gone; then everything is closed.
@@ -120,7 +130,7 @@ impl Actor {
         }
         let options = DialOpts::peer_id(peer)
             .condition(PeerCondition::DisconnectedAndNotDialing)
-            .addresses(self.book.of(&peer))
+            .addresses(self.book.of(&peer).into_iter().filter(|address| self.access.dials(address)).collect())
             .extend_addresses_through_behaviour()
             .build();
         match self.swarm.dial(options) {
@@ -130,7 +140,7 @@ impl Actor {
                 waiting.push(reply);
             }
             Err(error) => {
-                let _ = reply.send(Err(dial_fault(peer, &error)));
+                let _ = reply.send(Err(dial_fault(peer, &error, &self.access)));
             }
         }
     }
@@ -151,7 +161,10 @@ impl Actor {
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. }
                 if !self.swarm.is_connected(&peer) =>
             {
-                self.answer(peer, &Err(dial_fault(peer, &error)));
+                self.answer(peer, &Err(dial_fault(peer, &error, &self.access)));
+            }
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
+                tracing::debug!(from = %send_back_addr, error = %chain(&error), "a connection was not let in");
             }
             SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
                 let listening = self.swarm.listeners().cloned().collect();
@@ -232,20 +245,51 @@ impl Actor {
     }
 }
 
-fn dial_fault(peer: PeerId, error: &DialError) -> PortError {
+fn dial_fault(peer: PeerId, error: &DialError, access: &Access) -> PortError {
+    let unavailable = |why: String| PortError::new(FaultKind::Unavailable, format!("no connection to {peer}: {why}"));
     match error {
         DialError::NoAddresses => PortError::new(FaultKind::NotFound, format!("no address of {peer} is known")),
         DialError::LocalPeerId { .. } => PortError::invalid(format!("{peer} is this host itself")),
+        DialError::Denied { cause } if cause.downcast_ref::<NotAllowed>().is_some() => {
+            unavailable("it is not in the list of allowed peers".to_owned())
+        }
         DialError::Denied { .. } => PortError::new(FaultKind::Capacity, format!("no connection to {peer}: {error}")),
-        _ => PortError::new(FaultKind::Unavailable, format!("no connection to {peer}: {}", in_a_line(error))),
+        DialError::Transport(attempts) if attempts.iter().any(|(_, error)| strange(error)) => {
+            unavailable(format!("{}; {}", access.misunderstood(), in_a_line(error)))
+        }
+        _ => unavailable(in_a_line(error)),
     }
+}
+
+/// Whether somebody was there, but said nothing that can be understood: as with different swarm secrets.
+fn strange(error: &TransportError<io::Error>) -> bool {
+    let TransportError::Other(error) = error else { return false };
+    let Some(error) = error.get_ref() else { return false };
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.is::<NegotiationError>() || error.is::<PnetError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// An error and its causes.
+fn chain(error: &dyn Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// libp2p writes a line for each address that was tried, and nests them.
 fn in_a_line(error: &DialError) -> String {
     let DialError::Transport(tried) = error else { return error.to_string() };
-    let reason = |(address, error): &(Multiaddr, TransportError<std::io::Error>)| {
-        let mut cause: &dyn std::error::Error = error;
+    let reason = |(address, error): &(Multiaddr, TransportError<io::Error>)| {
+        let mut cause: &dyn Error = error;
         while let Some(deeper) = cause.source() {
             cause = deeper;
         }

@@ -4,14 +4,21 @@ use std::{convert::Infallible, num::NonZeroU8, sync::Arc};
 
 use corolla_domain::ports::PortError;
 use libp2p::{
-    Swarm, SwarmBuilder, Transport as _, autonat, connection_limits, dcutr, dns, identify,
+    Swarm, SwarmBuilder, Transport as _,
+    allow_block_list::{self, AllowedPeers},
+    autonat, connection_limits,
+    core::upgrade::Version,
+    dcutr, dns, identify,
     identity::Keypair,
-    noise, ping, quic, relay,
+    noise, ping,
+    pnet::PnetConfig,
+    quic, relay,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
     tcp, tls, yamux,
 };
 
 use super::{
+    access::SwarmSecret,
     config::HostConfig,
     shim::Shim,
     streams::{self, Acceptors},
@@ -28,6 +35,7 @@ const MAX_PER_PEER: u32 = 4;
 #[derive(NetworkBehaviour)]
 pub(super) struct Behaviour {
     limits: connection_limits::Behaviour,
+    members: Toggle<allow_block_list::Behaviour<AllowedPeers>>,
     pub(super) streams: streams::Behaviour,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
@@ -54,12 +62,27 @@ pub(super) fn build(
         config.max_concurrent_stream_limit = u32::try_from(max_streams).unwrap_or(u32::MAX);
         quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, Shim(muxer)))
     };
-    let direct = || {
+    let open = || {
         SwarmBuilder::with_existing_identity(key.clone())
             .with_tokio()
             .with_tcp(tcp::Config::default().nodelay(true), (noise::Config::new, tls::Config::new), muxer)
             .map_err(|e| unready(&e))?
             .with_other_transport(quic)
+            .map_err(impossible)
+    };
+    // Whoever lacks the secret gets no further than a nonce. All members are of ours: one handshake is enough.
+    let private = |secret: &SwarmSecret| {
+        let pnet = PnetConfig::new(secret.key());
+        let noise = noise::Config::new(key).map_err(|e| unready(&e))?;
+        SwarmBuilder::with_existing_identity(key.clone())
+            .with_tokio()
+            .with_other_transport(move |_| {
+                tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+                    .and_then(move |socket, _| pnet.handshake(socket))
+                    .upgrade(Version::V1)
+                    .authenticate(noise)
+                    .multiplex(muxer())
+            })
             .map_err(impossible)
     };
     // A macro, since each way to look names up makes a type of its own.
@@ -80,12 +103,20 @@ pub(super) fn build(
                 .build()
         };
     }
-    Ok(match direct()?.with_dns() {
-        Ok(named) => relayed!(named),
-        Err(error) => {
-            tracing::warn!(%error, "no name server is known: names are looked up in the hosts file only");
-            relayed!(direct()?.with_dns_config(dns::ResolverConfig::default(), dns::ResolverOpts::default()))
-        }
+    macro_rules! named {
+        ($direct:expr) => {
+            match $direct.with_dns() {
+                Ok(named) => relayed!(named),
+                Err(error) => {
+                    tracing::warn!(%error, "no name server is known: names are looked up in the hosts file only");
+                    relayed!($direct.with_dns_config(dns::ResolverConfig::default(), dns::ResolverOpts::default()))
+                }
+            }
+        };
+    }
+    Ok(match &config.access.secret {
+        None => named!(open()?),
+        Some(secret) => named!(private(secret)?),
     })
 }
 
@@ -105,8 +136,16 @@ fn behaviour(
         .with_agent_version(concat!("corolla/", env!("CARGO_PKG_VERSION")).to_owned());
     // We ask others whether we can be reached; we never dial anybody on request.
     let autonat = autonat::Config { throttle_clients_global_max: 0, ..autonat::Config::default() };
+    let members = config.access.allowed.as_ref().map(|allowed| {
+        let mut members = allow_block_list::Behaviour::<AllowedPeers>::default();
+        for peer in allowed {
+            members.allow_peer(*peer);
+        }
+        members
+    });
     Behaviour {
         limits: connection_limits::Behaviour::new(limits),
+        members: members.into(),
         streams: streams::Behaviour::new(acceptors, config.open_timeout),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new()),

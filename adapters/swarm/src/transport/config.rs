@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use libp2p::Multiaddr;
 
+use super::access::Access;
+
 /// Settings of a [`Host`](super::Host).
 #[derive(Debug, Clone)]
 pub struct HostConfig {
@@ -14,6 +16,8 @@ pub struct HostConfig {
     pub listen: Vec<Multiaddr>,
     /// Peers that know others, each with `/p2p/` and its id.
     pub initial_peers: Vec<Multiaddr>,
+    /// With whom to have to do at all.
+    pub access: Access,
     /// Whether to tell others where the peers live that this host knows (`/ipfs/kad/1.0.0`), as members of a swarm that
     /// others enter through do.
     pub guides: bool,
@@ -35,6 +39,7 @@ impl Default for HostConfig {
             identity: None,
             listen: Vec::new(),
             initial_peers: Vec::new(),
+            access: Access::default(),
             guides: false,
             dial_timeout: Duration::from_secs(15),
             open_timeout: Duration::from_secs(5),

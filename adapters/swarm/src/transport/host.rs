@@ -52,8 +52,8 @@ impl Host {
     /// Starts a host on the current tokio runtime; returns when it listens on every address it was given.
     ///
     /// # Errors
-    /// `InvalidInput` for an identity file that holds no key, an initial peer without `/p2p/`, or an address that
-    /// cannot be listened on; `Internal` when the transports cannot be set up.
+    /// `InvalidInput` for an identity file that holds no key, an initial peer without `/p2p/` or one that is not allowed,
+    /// or an address that cannot be used; `Internal` when the transports cannot be set up.
     pub async fn start(config: HostConfig) -> Result<Self, PortError> {
         let path = config.identity.clone();
         let key = tokio::task::spawn_blocking(move || identity::load(path.as_deref()))
@@ -65,18 +65,20 @@ impl Host {
             let named = peer_of(address).ok_or_else(|| {
                 PortError::invalid(format!("initial peer {address} does not end in /p2p/ and a peer id"))
             })?;
+            config.access.check_peer(named, address)?;
             known.push((named, address.clone()));
         }
         let acceptors = Arc::new(Acceptors::default());
         let mut swarm = behaviour::build(&key, &config, acceptors.clone())?;
         for address in &config.listen {
+            config.access.check("address to listen on", address)?;
             swarm
                 .listen_on(address.clone())
                 .map_err(|e| PortError::invalid(format!("cannot listen on {address}: {e}")))?;
         }
         let (status, watched) = watch::channel(Status::default());
         let (commands, received) = mpsc::channel(COMMANDS);
-        tokio::spawn(Actor::new(swarm, status).run(received));
+        tokio::spawn(Actor::new(swarm, config.access.clone(), status).run(received));
         let mut initial: Vec<PeerId> = known.iter().map(|(peer, _)| *peer).collect();
         initial.dedup();
         let (wanted, open_timeout) = (config.listen.len(), config.open_timeout);
@@ -138,9 +140,10 @@ impl Host {
             return Err(PortError::invalid(format!("{peer} is this host itself")));
         }
         let limit = self.shared.config.dial_timeout;
-        timeout(limit, self.reach(peer))
-            .await
-            .unwrap_or_else(|_| Err(timed_out(format!("no connection to {peer} within {limit:?}"))))
+        timeout(limit, self.reach(peer)).await.unwrap_or_else(|_| {
+            let why = self.shared.config.access.unanswered();
+            Err(timed_out(format!("no connection to {peer} within {limit:?}: {why}")))
+        })
     }
 
     /// Ends all connections to `peer`; their streams fail.
@@ -165,10 +168,18 @@ impl Host {
             // The connection has ended. Once the host has noted that, there is a new one to be made.
             let noted = timeout(self.shared.config.open_timeout, status.changed()).await;
             if !matches!(noted, Ok(Ok(()))) {
-                break;
+                return Err(closed(peer));
             }
         }
-        Err(closed(peer))
+        // Every connection ended before a stream was agreed on.
+        Err(PortError::new(
+            FaultKind::Unavailable,
+            format!(
+                "the connection to {peer} was closed at once, again and again: it may admit listed peers only, and this one \
+                 is {}",
+                self.shared.peer
+            ),
+        ))
     }
 
     /// Takes the streams that peers open for `protocol`, until the answer is dropped.
@@ -246,7 +257,10 @@ impl Host {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) if error.kind() == FaultKind::Capacity => return Err(error),
             Ok(Err(error)) => error,
-            Err(_) => timed_out(format!("no known address of {peer} answers")),
+            Err(_) => {
+                let why = self.shared.config.access.unanswered();
+                timed_out(format!("no known address of {peer} answers: {why}"))
+            }
         };
         let _turn = self.shared.searches.acquire().await.map_err(|_| gone())?;
         if find_node::search(self, peer).await {

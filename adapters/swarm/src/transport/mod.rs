@@ -1,5 +1,6 @@
 //! The libp2p host: connections, streams and addresses; what is said on a stream is `rpc`'s business.
 
+mod access;
 mod actor;
 mod address_book;
 mod behaviour;
@@ -15,5 +16,6 @@ mod streams;
 
 pub use libp2p::{Multiaddr, PeerId, Stream};
 
+pub use access::{Access, SwarmSecret};
 pub use config::HostConfig;
 pub use host::{Host, Incoming};

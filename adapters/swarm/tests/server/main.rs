@@ -7,18 +7,22 @@
 mod blocks;
 mod calls;
 mod contract;
+mod doors;
 mod engine;
 mod node;
 mod strangers;
 
 use std::{sync::Arc, time::Duration};
 
-use corolla_domain::model::{BlockRange, ElementType, Hidden, ModelSpec};
+use corolla_domain::{
+    model::{BlockRange, ElementType, Hidden, ModelSpec},
+    ports::PortError,
+};
 use corolla_swarm::{
     PetalsConfig,
     rpc::{Rpc, RpcLimits},
-    server::{BlockServer, Bootstrap, ServerConfig, ServerLimits},
-    transport::{Host, HostConfig, PeerId},
+    server::{BlockServer, Bootstrap, BootstrapConfig, ServerConfig, ServerLimits},
+    transport::{Access, Host, HostConfig, PeerId},
 };
 use engine::{Ledger, Toy};
 
@@ -39,6 +43,16 @@ fn here() -> Vec<String> {
     vec!["/ip4/127.0.0.1/tcp/0".to_owned()]
 }
 
+/// A node to enter through, in the swarm of others or in one of its own.
+async fn entrance(initial_peers: &[String]) -> Result<Bootstrap, PortError> {
+    entrance_for(initial_peers, Access::default()).await
+}
+
+async fn entrance_for(initial_peers: &[String], access: Access) -> Result<Bootstrap, PortError> {
+    let (listen, initial_peers) = (here(), initial_peers.to_vec());
+    Bootstrap::start(BootstrapConfig { listen, initial_peers, access, ..BootstrapConfig::default() }).await
+}
+
 fn server(range: (usize, usize), initial_peers: Vec<String>) -> ServerConfig {
     ServerConfig {
         dht_prefix: PREFIX.to_owned(),
@@ -49,6 +63,7 @@ fn server(range: (usize, usize), initial_peers: Vec<String>) -> ServerConfig {
         initial_peers,
         listen: here(),
         identity: None,
+        access: Access::default(),
         public_name: None,
         update_period: Duration::from_secs(60),
         limits: ServerLimits { step: Duration::from_secs(2), ..ServerLimits::stock(false) },
@@ -62,7 +77,14 @@ impl House {
     }
 
     async fn with(ranges: &[(usize, usize)], change: impl Fn(ServerConfig) -> ServerConfig) -> Self {
-        let bootstrap = Bootstrap::start(&here(), None, &[]).await.unwrap();
+        Self::behind(entrance(&[]).await.unwrap(), ranges, change).await
+    }
+
+    async fn behind(
+        bootstrap: Bootstrap,
+        ranges: &[(usize, usize)],
+        change: impl Fn(ServerConfig) -> ServerConfig,
+    ) -> Self {
         let (mut servers, mut ledgers) = (Vec::new(), Vec::new());
         for range in ranges {
             let config = change(server(*range, bootstrap.addresses()));

@@ -8,7 +8,7 @@ use corolla_swarm::{
     PetalsSwarm,
     dht::{Dht, DhtLimits, Record},
     rpc::{Rpc, RpcLimits},
-    server::{BlockServer, Bootstrap},
+    server::{BlockServer, Bootstrap, BootstrapConfig},
     transport::{Host, HostConfig},
     wire::{
         key::DhtId,
@@ -17,7 +17,7 @@ use corolla_swarm::{
     },
 };
 
-use crate::{House, PREFIX, calls::WAIT, here, server};
+use crate::{House, PREFIX, calls::WAIT, entrance, server};
 
 fn now() -> f64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()
@@ -32,10 +32,10 @@ async fn client(of: &Bootstrap) -> (Rpc, libp2p::PeerId) {
 
 #[tokio::test]
 async fn what_one_node_publishes_is_found_through_the_others() {
-    let first = Bootstrap::start(&here(), None, &[]).await.unwrap();
+    let first = entrance(&[]).await.unwrap();
     let mut others = Vec::new();
     for _ in 0..6 {
-        others.push(Bootstrap::start(&here(), None, &first.addresses()).await.unwrap());
+        others.push(entrance(&first.addresses()).await.unwrap());
     }
     let record = |nth: usize| Record {
         key: format!("model.{nth}"),
@@ -57,7 +57,7 @@ async fn what_one_node_publishes_is_found_through_the_others() {
 
 #[tokio::test]
 async fn a_node_alone_publishes_to_itself() {
-    let alone = Bootstrap::start(&here(), None, &[]).await.unwrap();
+    let alone = entrance(&[]).await.unwrap();
     let record = Record { key: "k".into(), subkey: "s".into(), value: Bytes::from_static(b"\x01") };
     alone.node().publish(&[record], now() + 60.0).await.unwrap();
     let (rpc, peer) = client(&alone).await;
@@ -82,18 +82,19 @@ async fn servers_come_and_go_in_the_swarms_map() {
 
 #[tokio::test]
 async fn what_cannot_be_entered_is_an_error() {
-    let gone = Bootstrap::start(&here(), None, &[]).await.unwrap();
+    let gone = entrance(&[]).await.unwrap();
     let addresses = gone.addresses();
     drop(gone);
     assert!(BlockServer::join(server((0, 2), addresses)).await.is_err());
     assert!(BlockServer::join(server((0, 2), vec!["/ip4/127.0.0.1/tcp/1".into()])).await.is_err());
-    assert!(Bootstrap::start(&["nowhere".into()], None, &[]).await.is_err());
-    assert!(Bootstrap::start(&[], None, &[]).await.is_err());
+    for listen in [vec!["nowhere".to_owned()], vec![]] {
+        assert!(Bootstrap::start(BootstrapConfig { listen, ..BootstrapConfig::default() }).await.is_err());
+    }
 }
 
 #[tokio::test]
 async fn strangers_cannot_make_a_node_keep_or_say_too_much() {
-    let node = Bootstrap::start(&here(), None, &[]).await.unwrap();
+    let node = entrance(&[]).await.unwrap();
     let (rpc, peer) = client(&node).await;
     let key = |nth: usize| Bytes::copy_from_slice(&DhtId::of_key(&format!("{PREFIX}.{nth}")).0);
     let store =
