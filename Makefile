@@ -4,7 +4,7 @@ BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
 .PHONY: help run model test check tools unit browser libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo interop chaos soak spec bench \
-        bench-swarm bench-hop bench-backends bench-llama pictures
+        bench-swarm bench-hosts bench-hop bench-backends bench-llama pictures
 
 help:            ## what there is to do
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -99,6 +99,12 @@ bench-swarm:     ## speed on a swarm of this machine, beside the stock Python cl
 	sh scripts/interop/install.sh
 	cargo build --release --locked
 	python3 scripts/interop/bench.py $(BIN)
+
+bench-hosts:     ## speed of our servers of blocks beside stock Petals servers, same files, same client
+	sh scripts/interop/install.sh
+	cargo build --release --locked
+	cargo build --release --locked -p corolla-swarm --example steps
+	python3 scripts/interop/bench_hosts.py $(BIN)
 
 bench-backends: model libtorch ## every backend beside Python torch, same weights, one run
 	cargo build --release --locked

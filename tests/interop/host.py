@@ -55,10 +55,10 @@ class House:
         for nth, (who, blocks) in enumerate(members, 1):
             (self.host if who == "corolla" else self.stock)(f"{who}{nth}", blocks)
 
-    def host(self, name, blocks, *flags):
+    def host(self, name, blocks, *flags, dtype="f32", period=15):
         self.ours(
-            name, "host", "--model", self.model["folder"], "--blocks", blocks, "--dtype", "f32", "--threads", 1, "--public-name", name,
-            "--initial-peers", ",".join(self.facts["initial_peers"]), "--dht-prefix", self.facts["dht_prefix"], "--update-period", 15,
+            name, "host", "--model", self.model["folder"], "--blocks", blocks, "--dtype", dtype, "--threads", 1, "--public-name", name,
+            "--initial-peers", ",".join(self.facts["initial_peers"]), "--dht-prefix", self.facts["dht_prefix"], "--update-period", period,
             "--attn-cache-tokens", CACHE, *flags,
         )
         self.servers[name]["blocks"] = blocks
