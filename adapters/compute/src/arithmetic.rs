@@ -103,6 +103,18 @@ pub trait Arithmetic: Send + Sync + 'static {
     /// See [`Arithmetic::rows`].
     fn columns(&self, x: &Self::Rows, start: usize, end: usize) -> Result<Self::Rows, PortError>;
 
+    /// Rows `start..end`.
+    ///
+    /// # Errors
+    /// See [`Arithmetic::rows`].
+    fn part(&self, x: &Self::Rows, start: usize, end: usize) -> Result<Self::Rows, PortError>;
+
+    /// The rows of all `parts`, one after the other. There is at least one, and all are of one width.
+    ///
+    /// # Errors
+    /// See [`Arithmetic::rows`].
+    fn join(&self, parts: Vec<Self::Rows>) -> Result<Self::Rows, PortError>;
+
     /// Each row with mean 0 and variance 1, then scaled and shifted.
     ///
     /// # Errors

@@ -8,7 +8,10 @@ mod arithmetic;
 mod budget;
 mod families;
 mod model;
+mod pass;
 mod pick;
+mod schedule;
+mod scoring;
 mod session;
 mod worker;
 

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -13,16 +13,13 @@ use corolla_domain::{
 };
 
 use crate::{
-    arithmetic::{Arithmetic, Place},
+    arithmetic::Arithmetic,
     budget::Budget,
     families::{Blocks, Ends},
-    pick::pick,
-    session::Session,
-    worker::{Waiting, Worker},
+    scoring::Score,
+    session::{KvCache, Session},
+    worker::Worker,
 };
-
-/// Rows scored at a time where only the best are wanted: bounds the memory for scores.
-const SCORED_ROWS: usize = 16;
 
 /// Which transformer blocks to load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -120,37 +117,31 @@ impl<B: Arithmetic> Loaded<B> {
         Ok((Self { arithmetic, ends, blocks }, (spec, hosted)))
     }
 
-    fn ends(&self) -> Result<&Ends<B>, PortError> {
+    pub(crate) fn arithmetic(&self) -> &B {
+        &self.arithmetic
+    }
+
+    pub(crate) fn ends(&self) -> Result<&Ends<B>, PortError> {
         self.ends.as_ref().ok_or_else(|| PortError::internal("embeddings and head were not loaded"))
     }
 
-    fn blocks(&self) -> Result<&Blocks<B>, PortError> {
+    pub(crate) fn blocks(&self) -> Result<&Blocks<B>, PortError> {
         self.blocks.as_ref().ok_or_else(|| PortError::internal("no blocks were loaded"))
+    }
+
+    /// Runs `job` in the surroundings that the arithmetic wants.
+    pub(crate) fn within(&self, job: impl FnOnce() + Send) {
+        let mut job = Some(job);
+        self.arithmetic.within(&mut || job.take().into_iter().for_each(|job| job()));
     }
 
     /// Puts the rows of caches in another order, see [`Arithmetic::reorder`].
     pub(crate) fn reorder(&self, caches: &mut [B::Cache], rows: &[usize], length: usize) -> Result<(), PortError> {
-        let b = &self.arithmetic;
-        within(b, || caches.iter_mut().try_for_each(|cache| b.reorder(cache, rows, length)))
-    }
-
-    /// Runs numbers of shape `[batch * seq, hidden]` through the blocks from number `first` on, one for each cache.
-    pub(crate) fn run(
-        &self,
-        (first, caches): (usize, &mut [B::Cache]),
-        (x, width): (Vec<f32>, usize),
-        place: Place,
-        waiting: &Waiting<'_>,
-    ) -> Result<Vec<f32>, PortError> {
-        let b = &self.arithmetic;
-        within(b, || {
-            let x = self.blocks()?.run(b, (first, caches), b.rows(x, width)?, place, || waiting.check())?;
-            b.numbers(x)
-        })
+        caches.iter_mut().try_for_each(|cache| self.arithmetic.reorder(cache, rows, length))
     }
 }
 
-/// Runs `job` in the surroundings that `b` wants.
+/// Runs `job`, which reads weights, in the surroundings that `b` wants.
 fn within<B: Arithmetic, T: Send>(b: &B, job: impl FnOnce() -> Result<T, PortError> + Send) -> Result<T, PortError> {
     let (mut job, mut result) = (Some(job), None);
     b.within(&mut || result = job.take().map(|job| job()));
@@ -172,7 +163,7 @@ fn hosted(choice: BlockChoice, blocks: usize, path: &Path) -> Result<Option<Bloc
 
 /// Embeddings and LM head.
 struct Local<B: Arithmetic> {
-    worker: Worker<Loaded<B>>,
+    worker: Worker<B>,
     spec: Arc<ModelSpec>,
 }
 
@@ -188,16 +179,16 @@ impl<B: Arithmetic> LocalModel for Local<B> {
             return Err(PortError::invalid("rows of tokens must be of one length, and neither none nor empty"));
         }
         let (shape, vocab) = ((batch, seq, self.spec.hidden), self.spec.vocab);
-        let work = move |model: &Loaded<B>, _: Waiting<'_>| {
-            let (b, ends) = (&model.arithmetic, model.ends()?);
+        let work = move |model: &Loaded<B>| {
+            let ends = model.ends()?;
             let vocab = ends.embeddings.min(vocab);
             let ids: Vec<u32> = tokens.iter().flatten().map(|token| token.0).collect();
             if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
                 return Err(PortError::invalid(format!("token {id} is not below {vocab}, the size of the vocabulary")));
             }
-            Hidden::from_f32(shape, &within(b, || ends.embed(b, &ids))?)
+            Hidden::from_f32(shape, &ends.embed(&model.arithmetic, &ids)?)
         };
-        self.worker.run("embedding tokens", work).await
+        self.worker.call("embedding tokens", work).await
     }
 
     async fn logits(&self, hidden: Hidden, want: Want) -> Result<Logits, PortError> {
@@ -214,23 +205,14 @@ impl<B: Arithmetic> LocalModel for Local<B> {
                 return Err(PortError::invalid(format!("token {token} is not below {vocab}, the vocabulary's size")));
             }
         }
-        let work = move |model: &Loaded<B>, waiting: Waiting<'_>| {
-            let (b, ends) = (&model.arithmetic, model.ends()?);
-            let mut rows = Vec::with_capacity(hidden.batch() * hidden.seq());
-            for some in hidden.to_f32().chunks(SCORED_ROWS * width) {
-                waiting.check()?;
-                let scores = within(b, || ends.logits(b, some.to_vec()))?;
-                rows.extend(scores.chunks_exact(scores.len() / (some.len() / width)).map(|row| pick(row, &want)));
-            }
-            Ok(Logits { rows })
-        };
-        self.worker.run("scoring the vocabulary", work).await
+        let numbers = hidden.to_f32();
+        self.worker.score(|reply| Score { numbers, width, want, done: Vec::new(), reply }).await
     }
 }
 
 /// Blocks and the budget of their sessions.
 struct Engine<B: Arithmetic> {
-    worker: Worker<Loaded<B>>,
+    worker: Worker<B>,
     hosted: BlockRange,
     hidden: usize,
     budget: Budget,
@@ -254,20 +236,21 @@ impl<B: Arithmetic> BlockEngine for Engine<B> {
             return Err(PortError::invalid("a session needs at least one row and one position"));
         }
         let reservation = self.budget.reserve(need.max_length.checked_mul(need.batch), range.len())?;
-        let set_aside = move |model: &Loaded<B>, _: Waiting<'_>| {
+        let set_aside = move |model: &Loaded<B>| {
             let (b, blocks) = (&model.arithmetic, model.blocks()?);
-            within(b, || (0..range.len()).map(|_| blocks.cache(b, need.batch, need.max_length)).collect())
+            let caches = (0..range.len()).map(|_| blocks.cache(b, need.batch, need.max_length));
+            Ok(KvCache::<B>::new(caches.collect::<Result<_, _>>()?, reservation))
         };
-        let caches: Vec<B::Cache> = self.worker.run("setting the KV cache aside", set_aside).await?;
+        let cache = self.worker.call("setting the KV cache aside", set_aside).await?;
+        let first = range.start() - self.hosted.start();
         Ok(Box::new(Session {
             worker: self.worker.clone(),
-            caches: Arc::new(Mutex::new(caches)),
+            cache: Arc::new(cache),
             blocks: range,
-            first: range.start() - self.hosted.start(),
+            loaded: first..first + range.len(),
             need,
             width: self.hidden,
             position: 0,
-            _reservation: reservation,
         }))
     }
 }

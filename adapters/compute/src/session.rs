@@ -1,6 +1,9 @@
 //! A session over blocks: the handle holds the position, the worker fills the cache behind it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 use corolla_domain::{
@@ -8,26 +11,37 @@ use corolla_domain::{
     ports::{BlockSession, FaultKind, PortError, SessionNeed, StepInput},
 };
 
-use crate::{
-    arithmetic::{Arithmetic, Place},
-    budget::Reservation,
-    model::Loaded,
-    worker::{Waiting, Worker},
-};
+use crate::{arithmetic::Arithmetic, budget::Reservation, model::Loaded, pass::Step, worker::Worker};
+
+/// Keys and values of one session, and their part of the budget: both go at once.
+pub(crate) struct KvCache<B: Arithmetic> {
+    blocks: Mutex<Vec<B::Cache>>,
+    _reservation: Reservation,
+}
+
+impl<B: Arithmetic> KvCache<B> {
+    pub(crate) fn new(blocks: Vec<B::Cache>, reservation: Reservation) -> Self {
+        Self { blocks: Mutex::new(blocks), _reservation: reservation }
+    }
+
+    /// The caches, one for each block of the session. Only the worker does this.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Vec<B::Cache>> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A session over some of a model's blocks. Whatever lies in the caches from `position` on is as good as not there:
 /// that makes dropped steps and rewinding free of work.
 pub(crate) struct Session<B: Arithmetic> {
-    pub worker: Worker<Loaded<B>>,
-    /// One for each block. Only the worker locks it.
-    pub caches: Arc<Mutex<Vec<B::Cache>>>,
+    pub worker: Worker<B>,
+    /// The worker has it as long as a step is under way.
+    pub cache: Arc<KvCache<B>>,
     pub blocks: BlockRange,
-    /// Where the first of the blocks stands among those loaded.
-    pub first: usize,
+    /// The blocks, by their numbers among those loaded.
+    pub loaded: Range<usize>,
     pub need: SessionNeed,
     pub width: usize,
     pub position: usize,
-    pub _reservation: Reservation,
 }
 
 #[async_trait]
@@ -49,21 +63,16 @@ impl<B: Arithmetic> BlockSession for Session<B> {
                 shape.0, shape.2, self.need.batch, self.width
             )));
         }
-        let place = Place { batch: shape.0, seq: shape.1, position: self.position };
-        let end = place.position.saturating_add(place.seq);
+        let end = self.position.saturating_add(shape.1);
         if end > self.need.max_length {
             return Err(PortError::new(
                 FaultKind::Capacity,
                 format!("the step would reach position {end} of a session of {}", self.need.max_length),
             ));
         }
-        let (caches, first) = (Arc::clone(&self.caches), self.first);
-        let work = move |model: &Loaded<B>, waiting: Waiting<'_>| {
-            let mut caches = caches.lock().unwrap_or_else(PoisonError::into_inner);
-            let x = model.run((first, &mut caches), (hidden.to_f32(), shape.2), place, &waiting)?;
-            Hidden::from_f32(shape, &x)
-        };
-        let hidden = self.worker.run("running blocks", work).await?;
+        let (cache, blocks, position) = (Arc::downgrade(&self.cache), self.loaded.clone(), self.position);
+        let step = |reply| Step { cache, blocks, hidden, position, done: Vec::new(), apart: false, reply };
+        let hidden = self.worker.step(step).await?;
         self.position = end;
         Ok(hidden)
     }
@@ -73,12 +82,12 @@ impl<B: Arithmetic> BlockSession for Session<B> {
         if rows.len() != batch || rows.iter().any(|row| *row >= batch) {
             return Err(PortError::invalid(format!("{rows:?} is no order of {batch} rows")));
         }
-        let (caches, rows, length) = (Arc::clone(&self.caches), rows.to_vec(), self.position);
-        let work = move |model: &Loaded<B>, _: Waiting<'_>| {
-            let mut caches = caches.lock().unwrap_or_else(PoisonError::into_inner);
-            model.reorder(&mut caches, &rows, length)
+        let (cache, rows, length) = (Arc::downgrade(&self.cache), rows.to_vec(), self.position);
+        let work = move |model: &Loaded<B>| {
+            // Without a cache the session has gone.
+            cache.upgrade().map_or(Ok(()), |cache| model.reorder(&mut cache.lock(), &rows, length))
         };
-        self.worker.run("reordering rows", work).await
+        self.worker.call("reordering rows", work).await
     }
 
     async fn rewind(&mut self, to: usize) -> Result<(), PortError> {

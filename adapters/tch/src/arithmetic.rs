@@ -81,6 +81,14 @@ impl Arithmetic for TchArithmetic {
         x.f_narrow(1, start as i64, (end - start) as i64).map_err(library)
     }
 
+    fn part(&self, x: &Tensor, start: usize, end: usize) -> Result<Tensor, PortError> {
+        x.f_narrow(0, start as i64, (end - start) as i64).map_err(library)
+    }
+
+    fn join(&self, parts: Vec<Tensor>) -> Result<Tensor, PortError> {
+        Tensor::f_cat(&parts, 0).map_err(library)
+    }
+
     fn layer_norm(&self, x: &Tensor, scale: &Weight, shift: &Weight, eps: f32) -> Result<Tensor, PortError> {
         let width = [x.size()[1]];
         let norm =

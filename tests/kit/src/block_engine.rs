@@ -6,7 +6,7 @@ use corolla_domain::{
     model::{BlockRange, Hidden},
     ports::{BlockEngine, BlockSession, FaultKind, SessionNeed, StepInput},
 };
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 
 use crate::local_model::{assert_near, noise};
 
@@ -73,6 +73,7 @@ pub async fn all<F: Future<Output = Subject>>(make: impl Fn() -> F) {
     a_wrong_batch_or_width_is_refused_and_does_no_harm(&make().await).await;
     rows_of_a_batch_equal_lone_sessions(&make().await).await;
     sessions_do_not_see_each_other(&make().await).await;
+    sessions_at_once_equal_lone_ones(&make().await).await;
     a_dropped_step_was_never_called(&make().await).await;
     reordered_rows_go_on_as_those_they_were(&make().await).await;
     opening_sets_cache_aside_and_dropping_gives_it_back(&make().await).await;
@@ -216,6 +217,44 @@ pub async fn sessions_do_not_see_each_other(subject: &Subject) {
     }
     subject.near(&Hidden::concat(&out_a).expect("pieces"), &alone_a, "the first of two sessions");
     subject.near(&Hidden::concat(&out_b).expect("pieces"), &alone_b, "the second of two sessions");
+}
+
+/// Sessions of different rows and positions that step at the same time, one position each, with rewinding in between, give
+/// what they would give alone.
+pub async fn sessions_at_once_equal_lone_ones(subject: &Subject) {
+    let shapes = [(1, 1), (2, 9), (1, 17), (1, 4)];
+    let fed = |(batch, begin): (usize, usize)| subject.states(batch, begin + 8, begin as u64);
+    let (mut sessions, mut alone) = (Vec::new(), Vec::new());
+    for (batch, begin) in shapes {
+        let mut session = subject.session(subject.engine.hosted(), batch).await;
+        alone.push(step(&mut *session, &fed((batch, begin))).await);
+        drop(session);
+        let mut session = subject.session(subject.engine.hosted(), batch).await;
+        step(&mut *session, &fed((batch, begin)).positions(0, begin).expect("positions")).await;
+        sessions.push(session);
+    }
+    for nth in 0..8 {
+        // Each goes one position, some of them a wrong one first.
+        let goes: &[bool] = if nth % 3 == 1 { &[true, false] } else { &[false] };
+        for &wrong in goes {
+            let steps = sessions.iter_mut().zip(shapes).filter(|(_, shape)| !wrong || shape.1 % 2 == 1);
+            join_all(steps.map(async |(session, (batch, begin))| {
+                let at = begin + nth;
+                let next = if wrong { 0..1 } else { at..at + 1 };
+                let found =
+                    step(&mut **session, &fed((batch, begin)).positions(next.start, next.end).expect("one")).await;
+                if wrong {
+                    session.rewind(at).await.expect("rewinding");
+                } else {
+                    let wanted = alone[shapes.iter().position(|shape| *shape == (batch, begin)).expect("a shape")]
+                        .positions(at, at + 1)
+                        .expect("one");
+                    subject.near(&found, &wanted, &format!("position {at} of a session among others"));
+                }
+            }))
+            .await;
+        }
+    }
 }
 
 /// A step whose future was dropped, polled or not, leaves the session as if it had not been called.

@@ -7,6 +7,7 @@ use corolla_domain::{
     model::BlockRange,
     ports::{SessionNeed, StepInput},
 };
+use futures_util::future::join_all;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
@@ -91,8 +92,20 @@ pub async fn cases_agree(model: &Loaded, place: &Path, cases: &[Case]) {
     }
 }
 
+/// The same tokens where all cases go on at once, `times` times over.
+///
+/// # Panics
+/// Where they are not.
+pub async fn cases_agree_at_once(model: &Loaded, place: &Path, cases: &[Case], times: usize) {
+    let all: Vec<&Case> = cases.iter().cycle().take(cases.len() * times).collect();
+    let found = join_all(all.iter().map(|case| greedy(model, &case.prompt_ids, case.new_ids.len()))).await;
+    for (case, (_, ids)) in all.iter().zip(found) {
+        assert_eq!(ids, case.new_ids, "{}, {} among others", place.display(), case.name);
+    }
+}
+
 /// The tiny model of that name, loaded with f32 arithmetic whole (`None`) or with a part of its blocks, is what
-/// transformers says: tokens, logits, embeddings, and hidden states between blocks, where a swarm would cut.
+/// transformers says: tokens of one conversation and of many at once, logits, embeddings, and hidden states between blocks, where a swarm would cut.
 ///
 /// # Panics
 /// Where it is not.
@@ -101,6 +114,7 @@ pub async fn transformers_agree(name: &str, load: impl AsyncFn(PathBuf, Option<B
     let path = fixtures::path("models").join(name);
     let model = load(path.clone(), None).await;
     cases_agree(&model, &path, &golden.cases).await;
+    cases_agree_at_once(&model, &path, &golden.cases, 3).await;
 
     let States { embeddings, block_0, last_block } = golden.hidden.as_ref().unwrap();
     let blocks = model.engine.hosted().end();

@@ -6,6 +6,7 @@ use corolla_domain::{
     model::{Hidden, LogitRow, Logits, TokenId, Want},
     ports::{FaultKind, LocalModel},
 };
+use futures_util::future::join_all;
 
 /// A model to be tried.
 pub struct Subject {
@@ -22,6 +23,7 @@ pub async fn all<F: Future<Output = Subject>>(make: impl Fn() -> F) {
     bad_tokens_are_refused(&make().await).await;
     every_position_gets_a_row_over_the_whole_vocabulary(&make().await).await;
     a_row_of_scores_equals_the_lone_call(&make().await).await;
+    scores_asked_for_at_once_equal_lone_calls(&make().await).await;
     top_carries_the_best_and_the_named(&make().await).await;
     bad_wishes_are_refused(&make().await).await;
     dropped_calls_leave_it_working(&make().await).await;
@@ -104,6 +106,20 @@ pub async fn a_row_of_scores_equals_the_lone_call(subject: &Subject) {
         let alone = Hidden::from_f32((1, 1, width), &numbers[at * width..(at + 1) * width]).expect("one position");
         let alone = every_score(subject, alone).await;
         assert_near(&together[at], &alone[0], subject.tolerance, "a row of scores");
+    }
+}
+
+/// Calls that come at the same time do not depend on each other.
+pub async fn scores_asked_for_at_once_equal_lone_calls(subject: &Subject) {
+    let hidden = states(subject, 1, 21);
+    let whole = every_score(subject, hidden.clone()).await;
+    let parts = (0..7).map(|nth| hidden.positions(3 * nth, 3 * nth + 1 + nth % 3).expect("positions"));
+    let found = join_all(parts.map(|part| every_score(subject, part))).await;
+    for (nth, rows) in found.iter().enumerate() {
+        assert_eq!(rows.len(), 1 + nth % 3);
+        for (row, wanted) in rows.iter().zip(&whole[3 * nth..]) {
+            assert_near(row, wanted, subject.tolerance, "a row of scores among others");
+        }
     }
 }
 

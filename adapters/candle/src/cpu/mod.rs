@@ -142,6 +142,24 @@ impl Arithmetic for CpuArithmetic {
         Ok(Rows::new(numbers, width))
     }
 
+    fn part(&self, x: &Rows, start: usize, end: usize) -> Result<Rows, PortError> {
+        let mut numbers = buffers::place((end - start) * x.width);
+        numbers.copy_from_slice(&x.numbers[start * x.width..end * x.width]);
+        Ok(Rows::new(numbers, x.width))
+    }
+
+    fn join(&self, parts: Vec<Rows>) -> Result<Rows, PortError> {
+        let width = parts[0].width;
+        let mut numbers = buffers::place(parts.iter().map(|part| part.numbers.len()).sum());
+        let mut rest = &mut numbers[..];
+        for part in &parts {
+            let (own, others) = rest.split_at_mut(part.numbers.len());
+            own.copy_from_slice(&part.numbers);
+            rest = others;
+        }
+        Ok(Rows::new(numbers, width))
+    }
+
     fn layer_norm(&self, x: &Rows, scale: &Vec<f32>, shift: &Vec<f32>, eps: f32) -> Result<Rows, PortError> {
         Ok(Rows::new(norm::layer_norm(&x.numbers, scale, shift, eps), x.width))
     }

@@ -94,6 +94,14 @@ impl Arithmetic for TensorArithmetic {
         x.narrow(1, start, end - start).map_err(library)
     }
 
+    fn part(&self, x: &Tensor, start: usize, end: usize) -> Result<Tensor, PortError> {
+        x.narrow(0, start, end - start).map_err(library)
+    }
+
+    fn join(&self, parts: Vec<Tensor>) -> Result<Tensor, PortError> {
+        Tensor::cat(&parts, 0).map_err(library)
+    }
+
     fn layer_norm(&self, x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f32) -> Result<Tensor, PortError> {
         candle_nn::ops::layer_norm(x, scale, shift, eps).map_err(library)
     }

@@ -3,7 +3,7 @@
 use corolla_checkpoint::{BloomBlock, Description, Tensors};
 use corolla_domain::ports::PortError;
 
-use super::{Block, Linear, Norm, Step};
+use super::{Block, Linear, Norm, Sequences};
 use crate::arithmetic::Arithmetic;
 
 pub(super) struct Bloom<B: Arithmetic> {
@@ -33,11 +33,11 @@ impl<B: Arithmetic> Bloom<B> {
 }
 
 impl<B: Arithmetic> Block<B> for Bloom<B> {
-    fn forward(&self, b: &B, x: B::Rows, cache: &mut B::Cache, step: &Step<'_, B>) -> Result<B::Rows, PortError> {
+    fn forward(&self, b: &B, x: B::Rows, sequences: &mut Sequences<'_, B>) -> Result<B::Rows, PortError> {
         let normed = self.attention_norm.of(b, &x)?;
         let qkv = self.qkv.of(b, &normed)?;
         let part = |nth: usize| b.columns(&qkv, nth * self.hidden, (nth + 1) * self.hidden);
-        let mixed = b.attend([part(0)?, part(1)?, part(2)?], cache, step.frame, step.heads)?;
+        let mixed = sequences.attend(b, [part(0)?, part(1)?, part(2)?])?;
         let carried = if self.residual_after_norm { normed } else { x };
         let carried = b.add(carried, &self.output.of(b, &mixed)?)?;
 

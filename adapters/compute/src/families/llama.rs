@@ -3,7 +3,7 @@
 use corolla_checkpoint::{Description, LlamaBlock, Tensors};
 use corolla_domain::ports::PortError;
 
-use super::{Block, Linear, Norm, Step};
+use super::{Block, Linear, Norm, Sequences};
 use crate::arithmetic::Arithmetic;
 
 pub(super) struct Llama<B: Arithmetic> {
@@ -35,10 +35,10 @@ impl<B: Arithmetic> Llama<B> {
 }
 
 impl<B: Arithmetic> Block<B> for Llama<B> {
-    fn forward(&self, b: &B, x: B::Rows, cache: &mut B::Cache, step: &Step<'_, B>) -> Result<B::Rows, PortError> {
+    fn forward(&self, b: &B, x: B::Rows, sequences: &mut Sequences<'_, B>) -> Result<B::Rows, PortError> {
         let normed = self.attention_norm.of(b, &x)?;
         let qkv = [self.query.of(b, &normed)?, self.key.of(b, &normed)?, self.value.of(b, &normed)?];
-        let mixed = b.attend(qkv, cache, step.frame, step.heads)?;
+        let mixed = sequences.attend(b, qkv)?;
         let x = b.add(x, &self.output.of(b, &mixed)?)?;
 
         let normed = self.inner_norm.of(b, &x)?;

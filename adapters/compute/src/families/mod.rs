@@ -73,13 +73,39 @@ pub(crate) struct Blocks<B: Arithmetic> {
 /// One block. It has checked its tensors; calls have checked their arguments.
 trait Block<B: Arithmetic>: Send + Sync {
     /// Hidden states after the block, for those before it.
-    fn forward(&self, b: &B, x: B::Rows, cache: &mut B::Cache, step: &Step<'_, B>) -> Result<B::Rows, PortError>;
+    fn forward(&self, b: &B, x: B::Rows, sequences: &mut Sequences<'_, B>) -> Result<B::Rows, PortError>;
 }
 
-/// One step, as a block sees it.
-pub(crate) struct Step<'a, B: Arithmetic> {
-    frame: &'a B::Frame,
+/// What the rows of one session bring to a block.
+pub(crate) struct Sequence<'a, B: Arithmetic> {
+    pub frame: &'a B::Frame,
+    pub cache: &'a mut B::Cache,
+    /// Rows that are its own.
+    pub rows: usize,
+}
+
+/// Whose rows a block is given, in the order of the rows.
+struct Sequences<'a, B: Arithmetic> {
+    all: Vec<Sequence<'a, B>>,
     heads: Heads,
+}
+
+impl<B: Arithmetic> Sequences<'_, B> {
+    /// Attention of each session's rows over its own cache: the one thing in a block that is not the same for all rows.
+    fn attend(&mut self, b: &B, qkv: [B::Rows; 3]) -> Result<B::Rows, PortError> {
+        if let [only] = &mut self.all[..] {
+            return b.attend(qkv, only.cache, only.frame, self.heads);
+        }
+        let [q, k, v] = &qkv;
+        let (mut start, mut mixed) = (0, Vec::with_capacity(self.all.len()));
+        for Sequence { frame, cache, rows } in &mut self.all {
+            let end = start + *rows;
+            let own = [b.part(q, start, end)?, b.part(k, start, end)?, b.part(v, start, end)?];
+            mixed.push(b.attend(own, cache, frame, self.heads)?);
+            start = end;
+        }
+        b.join(mixed)
+    }
 }
 
 impl<B: Arithmetic> Blocks<B> {
@@ -107,23 +133,22 @@ impl<B: Arithmetic> Blocks<B> {
         b.cache(batch, length, self.heads)
     }
 
-    /// Runs `x` through the blocks from number `first` on, one for each of `caches`. `check` is asked before each.
-    pub(crate) fn run(
-        &self,
-        b: &B,
-        (first, caches): (usize, &mut [B::Cache]),
-        x: B::Rows,
-        place: Place,
-        check: impl Fn() -> Result<(), PortError>,
-    ) -> Result<B::Rows, PortError> {
+    /// What all blocks share in a step at `place`.
+    pub(crate) fn frame(&self, b: &B, place: Place) -> Result<B::Frame, PortError> {
         let positions = place.position..place.position + place.seq;
         let turns = self.frequencies.as_ref().map(|frequencies| turns(frequencies, positions));
-        let frame = b.frame(place, turns, self.slopes.as_ref())?;
-        let step = Step { frame: &frame, heads: self.heads };
-        self.blocks[first..].iter().zip(caches).try_fold(x, |x, (block, cache)| {
-            check()?;
-            block.forward(b, x, cache, &step)
-        })
+        b.frame(place, turns, self.slopes.as_ref())
+    }
+
+    /// Runs `x`, the rows of `sequences` one after the other, through the block of that number.
+    pub(crate) fn forward(
+        &self,
+        b: &B,
+        block: usize,
+        x: B::Rows,
+        sequences: Vec<Sequence<'_, B>>,
+    ) -> Result<B::Rows, PortError> {
+        self.blocks[block].forward(b, x, &mut Sequences { all: sequences, heads: self.heads })
     }
 }
 
