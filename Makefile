@@ -4,7 +4,7 @@ BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
 .PHONY: help run model test check tools unit browser libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo interop chaos soak spec bench \
-        bench-swarm bench-hosts bench-hop bench-backends bench-llama pictures
+        bench-swarm bench-hosts bench-hostile bench-hop bench-backends bench-llama pictures
 
 help:            ## what there is to do
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -105,6 +105,11 @@ bench-hosts:     ## speed of our servers of blocks beside stock Petals servers, 
 	cargo build --release --locked
 	cargo build --release --locked -p corolla-swarm --example steps
 	python3 scripts/interop/bench_hosts.py $(BIN)
+
+bench-hostile:   ## what honest clients of a server of blocks notice of one that floods it
+	cargo build --release --locked
+	cargo build --release --locked -p corolla-swarm --examples
+	python3 scripts/bench/hostile.py $(BIN)
 
 bench-backends: model libtorch ## every backend beside Python torch, same weights, one run
 	cargo build --release --locked
