@@ -1,4 +1,6 @@
-"""Makes a BLOOM of a real one's shape with seeded random weights, to measure speed with: shape_model.py OUT bloom-560m|tiny
+"""Makes a model of a real one's shape with seeded random weights, to measure speed with: shape_model.py OUT bloom-560m|tiny|llama-1.1b
+
+BLOOMs are in f32, the Llama (TinyLlama's shape) is in f16.
 
 Every token is a word, `t7` is token 7, so that a prompt's text spells its token ids: "t3 t922 t841" is [3, 922, 841].
 Needs numpy and safetensors.
@@ -13,6 +15,9 @@ from safetensors.numpy import save_file
 SHAPES = {  # n_layer, hidden_size, n_head, vocab_size
     "bloom-560m": (24, 1024, 16, 250880),
     "tiny": (4, 64, 8, 2048),
+}
+LLAMAS = {  # layers, hidden_size, intermediate_size, heads, heads with keys and values, vocab_size
+    "llama-1.1b": (22, 2048, 5632, 32, 4, 32000),
 }
 SEED, GAIN, EMBEDDING = 1, 3.5, 0.05  # a gain above one keeps a token's own embedding, which is the head as well, from winning every time
 SPECIAL = ["<unk>", "<s>", "</s>"]
@@ -45,6 +50,38 @@ def weights(blocks, hidden, vocab):
     yield from norm("ln_f")
 
 
+def llama_weights(blocks, hidden, inner, heads, kv, vocab):
+    """Each matrix keeps the size of what it carries, norms are one."""
+    generator = numpy.random.default_rng(SEED)
+
+    def matrix(name, rows, columns):
+        yield f"{name}.weight", (generator.standard_normal((rows, columns), dtype=numpy.float32) / columns**0.5).astype(numpy.float16)
+
+    def norm(name):
+        yield f"{name}.weight", numpy.ones(hidden, numpy.float16)
+
+    yield from matrix("model.embed_tokens", vocab, hidden)
+    yield from matrix("lm_head", vocab, hidden)
+    yield from norm("model.norm")
+    for block in range(blocks):
+        layer = f"model.layers.{block}"
+        yield from norm(f"{layer}.input_layernorm")
+        yield from norm(f"{layer}.post_attention_layernorm")
+        for name, rows in ("q", hidden), ("k", hidden // heads * kv), ("v", hidden // heads * kv), ("o", hidden):
+            yield from matrix(f"{layer}.self_attn.{name}_proj", rows, hidden)
+        for name, rows, columns in ("gate", inner, hidden), ("up", inner, hidden), ("down", hidden, inner):
+            yield from matrix(f"{layer}.mlp.{name}_proj", rows, columns)
+
+
+def llama_config(blocks, hidden, inner, heads, kv, vocab):
+    return {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float16", "hidden_size": hidden,
+        "intermediate_size": inner, "num_hidden_layers": blocks, "num_attention_heads": heads, "num_key_value_heads": kv,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 2048, "vocab_size": vocab,
+        "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False,
+    }
+
+
 def config(blocks, hidden, heads, vocab):
     return {
         "architectures": ["BloomForCausalLM"], "model_type": "bloom", "torch_dtype": "float32",
@@ -68,16 +105,18 @@ def tokenizer(vocab):
 
 
 def main():
-    out, (blocks, hidden, heads, vocab) = pathlib.Path(sys.argv[1]), SHAPES[sys.argv[2]]
+    out, shape = pathlib.Path(sys.argv[1]), sys.argv[2]
     out.mkdir(parents=True, exist_ok=True)
+    sizes = LLAMAS.get(shape) or SHAPES[shape]
+    vocab = sizes[-1]
     files = {
-        "config.json": config(blocks, hidden, heads, vocab),
+        "config.json": llama_config(*sizes) if shape in LLAMAS else config(*sizes),
         "tokenizer.json": tokenizer(vocab),
         "tokenizer_config.json": {"unk_token": SPECIAL[0], "bos_token": SPECIAL[1], "eos_token": SPECIAL[2]},
     }
     for name, contents in files.items():
         (out / name).write_text(json.dumps(contents, ensure_ascii=False, indent=1) + "\n", encoding="utf8")
-    tensors = dict(weights(blocks, hidden, vocab))
+    tensors = dict(llama_weights(*sizes) if shape in LLAMAS else weights(sizes[0], sizes[1], vocab))
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     print(f"{out}: {sum(tensor.size for tensor in tensors.values())} parameters")
 

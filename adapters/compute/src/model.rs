@@ -44,7 +44,8 @@ pub struct LoadConfig {
     pub ends: bool,
     /// Blocks to load.
     pub blocks: BlockChoice,
-    /// Positions that all open sessions together may reserve, each over all loaded blocks.
+    /// Positions that all open sessions together may reserve, each over all loaded blocks: at most so many times the
+    /// bytes of a position's keys and values are ever taken.
     pub cache_tokens: usize,
 }
 

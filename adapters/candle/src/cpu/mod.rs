@@ -181,7 +181,7 @@ impl Arithmetic for CpuArithmetic {
     }
 
     fn cache(&self, batch: usize, length: usize, heads: Heads) -> Result<BlockCache, PortError> {
-        Ok(BlockCache::new(batch, length, heads.kv, heads.dim))
+        BlockCache::new(batch, length, heads.kv, heads.dim)
     }
 
     fn reorder(&self, cache: &mut BlockCache, rows: &[usize], length: usize) -> Result<(), PortError> {
