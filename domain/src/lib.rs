@@ -6,6 +6,7 @@
 pub mod fit;
 pub mod generation;
 pub mod model;
+pub mod placement;
 pub mod ports;
 pub mod routing;
 pub mod session;
