@@ -68,6 +68,14 @@ impl ModelSettings {
         }
     }
 
+    /// The blocks that this process runs at least: a server of blocks may be free to choose which, and how many.
+    pub(crate) fn certain(&self, blocks: usize) -> Option<BlockRange> {
+        match (&self.host, self.block_range) {
+            (Some(host), None) if !self.ends => Some(BlockRange::first(host.num_blocks.unwrap_or(1).clamp(1, blocks))),
+            _ => self.here(blocks),
+        }
+    }
+
     /// The runs of blocks that a swarm runs of a model that has so many.
     pub(crate) fn far(&self, blocks: usize) -> Vec<BlockRange> {
         match self.here(blocks) {
@@ -83,6 +91,9 @@ impl ModelSettings {
     pub(crate) fn placement(&self, blocks: usize) -> String {
         let far: Vec<String> = self.far(blocks).iter().map(ToString::to_string).collect();
         match self.here(blocks) {
+            Some(_) if !self.ends && self.block_range.is_none() => {
+                "as many as fit, where the swarm needs them".to_owned()
+            }
             None => "all from the swarm".to_owned(),
             Some(_) if far.is_empty() => "all here".to_owned(),
             Some(here) => format!("{here} here, {} from the swarm", far.join(" and ")),

@@ -48,6 +48,11 @@ pub(crate) fn memory() -> Result<Memory, String> {
     Ok(Memory { total: system.total_memory(), available: system.available_memory(), group })
 }
 
+/// What this machine is called in its network; empty where it has no name.
+pub(crate) fn name() -> String {
+    System::host_name().unwrap_or_default()
+}
+
 /// Instruction sets of this processor, as far as kernels ask for them.
 pub(crate) fn features() -> Features {
     #[cfg(target_arch = "x86_64")]

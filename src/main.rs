@@ -8,6 +8,7 @@ mod machine;
 mod plan;
 mod plugin;
 mod secret;
+mod throughput;
 mod wiring;
 
 use std::process::ExitCode;

@@ -63,7 +63,7 @@ pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Loo
         let text = format!("block_range = \"{range}\" goes beyond the model's blocks; write \"{all}\" or a part of it");
         return Err(PortError::invalid(text));
     }
-    let here = model.here(summary.blocks).map_or(0..0, |here| here.start()..here.end());
+    let here = model.certain(summary.blocks).map_or(0..0, |here| here.start()..here.end());
     let positions = summary.max_positions.map_or("any number of".to_owned(), |n| n.to_string());
     // One position in one block.
     let cache = (size_of::<f32>() * summary.cache_numbers) as u64;

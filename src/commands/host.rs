@@ -1,6 +1,6 @@
 //! `corolla host`: blocks of a model for a Petals swarm.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use super::{Compute, ConfigFile, asked_to_stop, host_fault, log, planned, print};
 use crate::{
@@ -21,9 +21,16 @@ pub(crate) struct Options {
     /// The swarm, by the token that `corolla bootstrap` prints.
     #[arg(long, value_name = "TOKEN", env = "COROLLA_JOIN", hide_env_values = true)]
     join: Option<String>,
-    /// Blocks to serve, e.g. 0:12 for the first twelve; without this all of them.
+    /// Blocks to serve, e.g. 0:12 for the first twelve, and no others. Without this the server takes those that the swarm
+    /// needs most, and moves where it is needed more.
     #[arg(long, value_name = "FIRST:END")]
     blocks: Option<String>,
+    /// How many blocks to serve. auto: as many as there is memory for. [default: auto]
+    #[arg(long, value_name = "N|auto", conflicts_with = "blocks")]
+    num_blocks: Option<Count>,
+    /// Measure how fast blocks and network are, though that is known from before.
+    #[arg(long)]
+    measure: bool,
     /// Where the swarm is entered, several with commas, in place of a token.
     #[arg(long, value_name = "MULTIADDRESS", value_delimiter = ',')]
     initial_peers: Option<Vec<String>>,
@@ -57,9 +64,30 @@ pub(crate) struct Options {
     /// Time between announcements, e.g. 120s. A server that dies is forgotten after two of them. [default: 120s]
     #[arg(long, value_name = "TIME")]
     update_period: Option<String>,
-    /// How long open sessions may go on after the server was asked to stop. [default: 30s]
+    /// How long open sessions may go on after the server was asked to stop, or moves to other blocks. [default: 30s]
     #[arg(long, value_name = "TIME")]
     drain: Option<String>,
+}
+
+/// How many blocks, as it is typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Count {
+    /// As many as there is memory for.
+    Auto,
+    /// So many, at least 1.
+    Blocks(usize),
+}
+
+impl FromStr for Count {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "auto" => Ok(Self::Auto),
+            Ok(0) | Err(_) => Err("a number of blocks from 1 on, or auto".to_owned()),
+            Ok(count) => Ok(Self::Blocks(count)),
+        }
+    }
 }
 
 impl Options {
@@ -74,6 +102,10 @@ impl Options {
             join: self.join,
             host: Some(HostFlags {
                 blocks: self.blocks,
+                num_blocks: self.num_blocks.and_then(|count| match count {
+                    Count::Auto => None,
+                    Count::Blocks(count) => Some(count),
+                }),
                 initial_peers: self.initial_peers,
                 dht_prefix: self.dht_prefix,
                 secret_file: self.secret_file,
@@ -91,35 +123,56 @@ impl Options {
     }
 }
 
-/// Enters the swarm, loads the blocks, serves them until it is asked to stop, and says goodbye.
+/// Enters the swarm, takes a place in it, serves until it is asked to stop, and says goodbye.
 pub(crate) async fn run(options: Options) -> Result<(), Stop> {
-    let (file, overrides) = (options.file.clone(), options.overrides()?);
+    let (file, measure, overrides) = (options.file.clone(), options.measure, options.overrides()?);
     let (_, mut plans) = planned(&file, &overrides).await?;
     let (Some(plan), true) = (plans.pop(), plans.is_empty()) else {
         return Err(Stop::failure("one model is hosted at a time"));
     };
-    let Some(settings) = plan.settings.host.clone() else { return Err(Stop::failure("there is nothing to host")) };
+    let fault = |fault| host_fault(&fault);
+    let drain = plan.settings.host.as_ref().map_or(Duration::ZERO, |host| host.drain);
+    let plan = host::plan(plan, measure).map_err(fault)?;
     log("info");
+    tracing::info!(model = plan.model.about, reason = plan.model.choice.reason, "hosting");
+    let interrupted = || Stop { sentence: "interrupted".to_owned(), code: 130 };
     let entering = async {
-        let mut server = host::join(&plan, &settings).await.map_err(|fault| host_fault(&fault))?;
-        print(&(server.addresses().join("\n") + "\n"))?;
-        tracing::info!(model = plan.about, reason = plan.choice.reason, "loading");
-        let engine = host::blocks(&plan).await.map_err(|fault| host_fault(&fault))?;
-        let speed = server.serve(engine).await.map_err(|fault| host_fault(&fault))?;
-        Ok::<_, Stop>((server, speed))
+        let member = host::enter(&plan).await.map_err(fault)?;
+        print(&(member.addresses().join("\n") + "\n"))?;
+        host::tenant(plan, member).await.map_err(fault)
     };
-    let (server, speed) = tokio::select! {
+    let mut tenant = tokio::select! {
         entered = entering => entered?,
-        () = asked_to_stop() => return Err(Stop { sentence: "interrupted".to_owned(), code: 130 }),
+        () = asked_to_stop() => return Err(interrupted()),
     };
-    tracing::info!(
-        blocks = %server.blocks(), peer = %server.peer_id(), steps_per_s = speed.inference.round(),
-        "serving the blocks"
-    );
-    asked_to_stop().await;
-    tracing::info!(sessions = server.open_sessions(), seconds = settings.drain.as_secs(), "leaving the swarm");
     tokio::select! {
-        () = server.shut_down(settings.drain) => Ok(()),
+        settled = tenant.settle() => settled.map_err(fault)?,
+        () = asked_to_stop() => {
+            tenant.shut_down(Duration::ZERO).await;
+            return Err(interrupted());
+        }
+    }
+    tracing::info!(blocks = %tenant.blocks(), "serving the blocks");
+    tokio::select! {
+        never = tenant.roam() => match never {},
+        () = asked_to_stop() => {}
+    }
+    tracing::info!(sessions = tenant.open_sessions(), seconds = drain.as_secs(), "leaving the swarm");
+    tokio::select! {
+        () = tenant.shut_down(drain) => Ok(()),
         () = asked_to_stop() => Err(Stop { sentence: "interrupted again: sessions were broken off".to_owned(), code: 130 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_blocks_is_read_as_it_is_written() {
+        assert_eq!(("auto".parse(), "3".parse()), (Ok(Count::Auto), Ok(Count::Blocks(3))));
+        for wrong in ["0", "-1", "all", "", "1.5"] {
+            assert!(wrong.parse::<Count>().is_err(), "{wrong}");
+        }
     }
 }

@@ -84,6 +84,9 @@ fn about_host(model: &mut Model, flags: &HostFlags) {
     }
     model.ends = false;
     set(&mut model.block_range, &flags.blocks);
+    if flags.num_blocks.is_some() {
+        model.block_range = None; // the flag wins over the file
+    }
     set(&mut model.threads, &flags.threads);
     model.cache_tokens = flags.cache_tokens.unwrap_or(model.cache_tokens);
     let swarm = model.swarm.get_or_insert_default();
@@ -94,6 +97,7 @@ fn about_host(model: &mut Model, flags: &HostFlags) {
     let host = model.host.get_or_insert_with(Host::default);
     set(&mut host.listen, &flags.listen);
     set(&mut host.identity, &flags.identity);
+    set(&mut host.num_blocks, &flags.num_blocks);
     set(&mut host.public_name, &flags.public_name);
     set(&mut host.update_period, &flags.update_period);
     set(&mut host.drain, &flags.drain);

@@ -39,6 +39,8 @@ pub(crate) struct HostSettings {
     pub(crate) identity: Option<PathBuf>,
     /// What the server is called in lists.
     pub(crate) public_name: Option<String>,
+    /// How many blocks it takes where it chooses them; `None`: as many as there is memory for.
+    pub(crate) num_blocks: Option<usize>,
     /// How often it announces itself.
     pub(crate) update_period: Duration,
     /// How long open sessions may go on after it was asked to stop.
@@ -123,6 +125,12 @@ pub(super) fn check_host(
             key("listen")
         ));
     }
+    if host.num_blocks == Some(0) {
+        return Err(format!(
+            "{} = 0 serves nothing; leave it out for as many as there is memory for",
+            key("num_blocks")
+        ));
+    }
     if listen.is_empty() {
         return Err(format!("{} is empty; a server must listen somewhere", key("listen")));
     }
@@ -130,6 +138,7 @@ pub(super) fn check_host(
         listen,
         identity: host.identity,
         public_name: host.public_name,
+        num_blocks: host.num_blocks,
         update_period: time(&key("update_period"), host.update_period.as_deref(), 120, 1)?,
         drain: time(&key("drain"), host.drain.as_deref(), 30, 0)?,
     })

@@ -220,6 +220,7 @@ fn a_host_is_read_and_needs_a_swarm_and_blocks() {
             listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
             identity: None,
             public_name: None,
+            num_blocks: None,
             update_period: Duration::from_secs(15),
             drain: Duration::from_secs(120),
         })
@@ -232,6 +233,7 @@ fn a_host_is_read_and_needs_a_swarm_and_blocks() {
             format!("{swarm}[models.host]\ndrain = \"long\""),
             "models[0].host.drain = \"long\" is no time; write 0s to 1h",
         ),
+        (format!("{swarm}[models.host]\nnum_blocks = 0"), "models[0].host.num_blocks = 0 serves nothing"),
         (format!("{swarm}[models.host]\nlisten = []"), "models[0].host.listen is empty"),
         ("[models.swarm]\njoin = \"corolla1-AAAA\"".to_owned(), "models[0].swarm.join: the join token is damaged"),
     ] {

@@ -118,6 +118,7 @@ pub(super) struct Host {
     pub(super) listen: Option<Vec<String>>,
     pub(super) identity: Option<PathBuf>,
     pub(super) public_name: Option<String>,
+    pub(super) num_blocks: Option<usize>,
     pub(super) update_period: Option<String>,
     pub(super) drain: Option<String>,
 }
@@ -283,6 +284,8 @@ pub(crate) struct Overrides {
 pub(crate) struct HostFlags {
     /// The blocks.
     pub(crate) blocks: Option<String>,
+    /// How many.
+    pub(crate) num_blocks: Option<usize>,
     /// Where the swarm is entered.
     pub(crate) initial_peers: Option<Vec<String>>,
     /// The model's name in the swarm.

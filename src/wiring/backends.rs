@@ -6,6 +6,7 @@ use corolla_candle::{Activations, Target};
 use corolla_compute::{BlockChoice, LoadConfig, Model};
 use corolla_domain::{
     fit::Side,
+    model::BlockRange,
     ports::{BlockEngine, LocalModel, PortError},
 };
 
@@ -55,15 +56,16 @@ pub(super) async fn load(plan: &ModelPlan) -> Result<(Arc<dyn LocalModel>, Optio
         return Ok((model.local().ok_or_else(|| missing("embeddings"))?, model.engine()));
     }
     let local = on(ends, plan, true, BlockChoice::None).await?.local().ok_or_else(|| missing("embeddings"))?;
-    Ok((local, Some(self::blocks(plan).await?)))
+    let engine = on(choice.blocks, plan, false, blocks).await?.engine().ok_or_else(|| missing("blocks"))?;
+    Ok((local, Some(engine)))
 }
 
-/// The blocks of a model that this process runs.
+/// Blocks of a model, and nothing else of it.
 ///
 /// # Errors
 /// What the adapters say.
-pub(super) async fn blocks(plan: &ModelPlan) -> Result<Arc<dyn BlockEngine>, PortError> {
-    let model = on(plan.choice.blocks, plan, false, wanted(&plan.settings)).await?;
+pub(super) async fn blocks(plan: &ModelPlan, range: BlockRange) -> Result<Arc<dyn BlockEngine>, PortError> {
+    let model = on(plan.choice.blocks, plan, false, BlockChoice::Range(range)).await?;
     model.engine().ok_or_else(|| missing("blocks"))
 }
 

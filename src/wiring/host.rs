@@ -1,23 +1,46 @@
 //! Plans become servers of blocks, and nodes through which swarms are entered.
 
+mod files;
+mod speed;
+
 use std::{path::Path, sync::Arc, time::Duration};
 
-use corolla_checkpoint::inspect;
+use corolla_checkpoint::{ModelSummary, inspect};
 use corolla_domain::{
-    fit::{Dtype, Side, Stored},
-    model::ElementType,
-    ports::{BlockEngine, PortError},
+    fit::{Dtype, Side, Sizes, Stored},
+    model::{BlockRange, ElementType},
+    placement::Share,
+    ports::{BlockEngine, FaultKind, PortError},
 };
-pub(crate) use corolla_swarm::server::{BlockServer, Bootstrap, BootstrapConfig};
-use corolla_swarm::server::{ServerConfig, ServerLimits};
-
+pub(crate) use corolla_swarm::server::{Bootstrap, BootstrapConfig};
+use corolla_swarm::{
+    server::{Balance, Loader, Placement, ServerConfig, ServerLimits, Tenant},
+    wire::server::check_prefix,
+};
 use tokio::sync::watch;
 
-use super::{backends, dht_prefix};
-use crate::{config::HostSettings, plan::ModelPlan};
+use self::files::{Files, InUse};
+use super::dht_prefix;
+use crate::{config::HostSettings, machine, plan::ModelPlan};
 
 /// How long after a swarm could not be entered it is tried again.
 const AGAIN: Duration = Duration::from_secs(30);
+
+/// What is to be loaded and served.
+pub(crate) struct HostPlan {
+    pub(crate) model: ModelPlan,
+    settings: HostSettings,
+    summary: ModelSummary,
+    dht_prefix: String,
+    /// These, or as many.
+    blocks: BlockRange,
+    placement: Placement,
+    /// What a block takes.
+    share: Share,
+    limits: ServerLimits,
+    /// Whether speeds that are known are measured again.
+    measure: bool,
+}
 
 /// Positions of KV cache that a server of this model's blocks has by default: the reference's numbers, for a model whose
 /// heads share keys and values and for others.
@@ -29,33 +52,102 @@ pub(crate) fn usual_cache_tokens(path: &Path) -> Result<usize, PortError> {
 }
 
 /// A model whose heads share keys and values keeps fewer numbers than two hidden states a position.
-fn shares_heads(summary: &corolla_checkpoint::ModelSummary) -> bool {
+fn shares_heads(summary: &ModelSummary) -> bool {
     summary.cache_numbers < 2 * summary.hidden
 }
 
-/// Enters the swarm and announces that the plan's blocks are about to be served.
+/// Decides which blocks, or how many.
 ///
 /// # Errors
-/// Files that cannot be read, a swarm that does not answer, addresses that cannot be used.
-pub(crate) async fn join(plan: &ModelPlan, host: &HostSettings) -> Result<BlockServer, PortError> {
-    let model = &plan.settings;
-    let summary = inspect(&model.path)?;
-    let blocks = model.here(summary.blocks).ok_or_else(|| PortError::invalid("no block of this model runs here"))?;
-    let config = ServerConfig {
-        dht_prefix: dht_prefix(model, &summary.family)?,
-        model_blocks: summary.blocks,
-        blocks,
-        hidden: summary.hidden,
-        dtype: sent(plan.choice.blocks, &summary.stored.into()),
-        initial_peers: model.swarm.initial_peers.clone().unwrap_or_default(),
+/// Files that cannot be read, blocks that the model does not have, or that there is no memory for.
+pub(crate) fn plan(model: ModelPlan, measure: bool) -> Result<HostPlan, PortError> {
+    let settings = model.settings.host.clone().ok_or_else(|| PortError::invalid("there is nothing to host"))?;
+    let summary = inspect(&model.settings.path)?;
+    let dht_prefix = dht_prefix(&model.settings, &summary.family)?;
+    check_prefix(&dht_prefix)?;
+    let limits = ServerLimits::stock(shares_heads(&summary));
+    let cache = (size_of::<f32>() * summary.cache_numbers) as u64;
+    let sizes = Sizes { hidden: summary.hidden as u64, vocab: summary.vocab as u64, cache };
+    let kept = (&summary.stored.into(), model.choice.blocks.dtype);
+    let tokens = model.settings.cache_tokens as u64;
+    let share = Share::new(&summary.parts, sizes, kept, tokens, limits.max_batch as u64);
+    let share = share.ok_or_else(|| PortError::invalid("the blocks cannot be kept in that dtype"))?;
+    let all = BlockRange::first(summary.blocks);
+    let blocks = match (model.settings.block_range, settings.num_blocks) {
+        (Some(range), _) => range,
+        (None, Some(count)) if count <= all.len() => BlockRange::first(count),
+        (None, Some(count)) => {
+            let path = model.settings.path.display();
+            return Err(PortError::invalid(format!(
+                "num_blocks = {count} (--num-blocks): {path} has {} blocks",
+                all.len()
+            )));
+        }
+        (None, None) if !model.settings.ends && model.choice.blocks.card.is_none() => {
+            let full = |fault| PortError::invalid(format!("{}: {fault}", model.settings.path.display()));
+            BlockRange::first(share.most(all.len(), free_memory()?).map_err(full)?)
+        }
+        (None, None) => all,
+    };
+    // In a process that computes with them itself blocks stay.
+    let fixed = model.settings.block_range.is_some() || model.settings.ends || blocks == all;
+    let balance = Balance { grace: settings.drain, ..Balance::default() };
+    let placement = if fixed { Placement::Fixed } else { Placement::Free(balance) };
+    Ok(HostPlan { model, settings, summary, dht_prefix, blocks, placement, share, limits, measure })
+}
+
+/// Enters the swarm.
+///
+/// # Errors
+/// A swarm that does not answer, addresses and files that cannot be used.
+pub(crate) async fn enter(plan: &HostPlan) -> Result<Bootstrap, PortError> {
+    let (swarm, host) = (&plan.model.settings.swarm, &plan.settings);
+    let settings = BootstrapConfig {
         listen: host.listen.clone(),
         identity: host.identity.clone(),
-        access: model.swarm.access.clone(),
-        public_name: host.public_name.clone(),
-        update_period: host.update_period,
-        limits: ServerLimits::stock(shares_heads(&summary)),
+        initial_peers: swarm.initial_peers.clone().unwrap_or_default(),
+        access: swarm.access.clone(),
     };
-    BlockServer::join(config).await
+    Bootstrap::start(settings).await
+}
+
+/// A server that is about to take its place in the swarm, with blocks from the model's files.
+///
+/// # Errors
+/// Blocks that cannot be loaded to measure how fast they are.
+pub(crate) async fn tenant(plan: HostPlan, member: Bootstrap) -> Result<Tenant, PortError> {
+    let loader = Files { model: plan.model.clone(), share: plan.share };
+    serving(plan, member, None, Arc::new(loader)).await
+}
+
+/// The same; `engine` has the blocks where they are in use here anyway.
+async fn serving(
+    plan: HostPlan,
+    member: Bootstrap,
+    engine: Option<Arc<dyn BlockEngine>>,
+    loader: Arc<dyn Loader>,
+) -> Result<Tenant, PortError> {
+    let speed = speed::speed(&plan, &member, engine).await?;
+    let dtype = sent(plan.model.choice.blocks, &plan.summary.stored.into());
+    let (swarm, host) = (plan.model.settings.swarm, plan.settings);
+    let config = ServerConfig {
+        dht_prefix: plan.dht_prefix,
+        model_blocks: plan.summary.blocks,
+        blocks: plan.blocks,
+        speed,
+        hidden: plan.summary.hidden,
+        dtype,
+        initial_peers: swarm.initial_peers.unwrap_or_default(),
+        listen: host.listen,
+        identity: host.identity,
+        access: swarm.access,
+        public_name: host.public_name,
+        update_period: host.update_period,
+        limits: plan.limits,
+    };
+    // Only times are left to this chance; where the system has none, all servers keep to the same ones.
+    let chance = Arc::new(|| getrandom::u64().unwrap_or(u64::MAX / 2));
+    Ok(Tenant::new(member, config, plan.placement, loader, chance))
 }
 
 /// The type that hidden states leave in: single precision where the weights have it, else bfloat16.
@@ -66,44 +158,43 @@ fn sent(side: Side, stored: &Stored) -> ElementType {
     }
 }
 
-/// Loads the plan's blocks and nothing else of the model.
-///
-/// # Errors
-/// What the adapters say.
-pub(crate) async fn blocks(plan: &ModelPlan) -> Result<Arc<dyn BlockEngine>, PortError> {
-    backends::blocks(plan).await
+fn free_memory() -> Result<u64, PortError> {
+    machine::memory().map(|memory| memory.free()).map_err(PortError::internal)
 }
 
 /// Serves blocks whose weights are in use here anyway, until it is told to leave. A swarm that cannot be entered is tried
 /// again: what else this process does goes on.
-pub(crate) async fn stay(plan: ModelPlan, engine: Arc<dyn BlockEngine>, mut leaving: watch::Receiver<()>) {
-    let Some(settings) = plan.settings.host.clone() else { return };
-    let model = &plan.settings.id;
+pub(crate) async fn stay(model: ModelPlan, engine: Arc<dyn BlockEngine>, mut leaving: watch::Receiver<()>) {
+    let id = model.settings.id.clone();
     let serving = async {
         loop {
-            match enter(&plan, &settings, engine.clone()).await {
-                Ok(server) => break server,
-                Err(fault) => tracing::warn!(%model, error = %fault, again_in = ?AGAIN, "blocks are not served"),
+            match beside(model.clone(), engine.clone()).await {
+                Ok(tenant) => return Some(tenant),
+                Err(fault) if fault.kind() == FaultKind::InvalidInput => {
+                    tracing::error!(model = %id, error = %fault, "blocks are not served");
+                    return None;
+                }
+                Err(fault) => tracing::warn!(model = %id, error = %fault, again_in = ?AGAIN, "blocks are not served"),
             }
             tokio::time::sleep(AGAIN).await;
         }
     };
-    let server = tokio::select! {
-        server = serving => server,
-        _ = leaving.changed() => return,
+    let tenant = tokio::select! {
+        tenant = serving => tenant,
+        _ = leaving.changed() => None,
     };
-    tracing::info!(%model, blocks = %server.blocks(), peer = %server.peer_id(), "serving the blocks");
+    let Some(tenant) = tenant else { return };
+    tracing::info!(model = %id, blocks = %tenant.blocks(), "serving the blocks");
     let _ = leaving.changed().await;
-    tracing::info!(%model, sessions = server.open_sessions(), "leaving the swarm");
-    server.shut_down(settings.drain).await;
+    tracing::info!(model = %id, sessions = tenant.open_sessions(), "leaving the swarm");
+    let grace = model.settings.host.map_or(Duration::ZERO, |host| host.drain);
+    tenant.shut_down(grace).await;
 }
 
-async fn enter(
-    plan: &ModelPlan,
-    settings: &HostSettings,
-    engine: Arc<dyn BlockEngine>,
-) -> Result<BlockServer, PortError> {
-    let mut server = join(plan, settings).await?;
-    server.serve(engine).await?;
-    Ok(server)
+async fn beside(model: ModelPlan, engine: Arc<dyn BlockEngine>) -> Result<Tenant, PortError> {
+    let plan = plan(model, false)?;
+    let member = enter(&plan).await?;
+    let mut tenant = serving(plan, member, Some(engine.clone()), Arc::new(InUse(engine))).await?;
+    tenant.settle().await?;
+    Ok(tenant)
 }

@@ -4,6 +4,11 @@
 //! stock servers settles only where both follow one rule. Where some block has no server at all the reference may wait for
 //! ever for a state that no single move leads to; there `repair` decides.
 
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng as _, SeedableRng as _},
+};
+
 use super::{
     Seat,
     load::Load,
@@ -22,6 +27,17 @@ const ROUNDS: usize = 64;
 
 /// Puts things in an order by chance.
 pub type Shuffle<'a> = &'a mut dyn FnMut(&mut [usize]);
+
+/// An order by chance, each time another; the same ones for the same `seed`.
+pub fn shuffle(seed: u64) -> impl FnMut(&mut [usize]) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    move |order| {
+        for last in (1..order.len()).rev() {
+            let chosen = rng.next_u64() % (last as u64 + 1);
+            order.swap(last, usize::try_from(chosen).unwrap_or(last));
+        }
+    }
+}
 
 /// The `count` blocks of a model of `blocks` that a server which comes should take: where the least is done. `count` beyond
 /// the model is all of it.

@@ -7,7 +7,7 @@ mod measure;
 mod repair;
 mod room;
 
-pub use balance::{QUALITY, Shuffle, choose, reconsider};
+pub use balance::{QUALITY, Shuffle, choose, reconsider, shuffle};
 pub use measure::{Pace, Trial, measure};
 pub use repair::{abandons, missing};
 pub use room::{RESERVE, Share};

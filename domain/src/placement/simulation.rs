@@ -6,7 +6,7 @@ use rand_chacha::{
     rand_core::{Rng as _, SeedableRng as _},
 };
 
-use super::{QUALITY, Seat, abandons, choose, missing, reconsider};
+use super::{QUALITY, Seat, abandons, choose, missing, reconsider, shuffle};
 use crate::model::{BlockRange, PeerId};
 
 const SWARMS: u64 = 400;
@@ -21,9 +21,7 @@ impl Chance {
     }
 
     fn shuffle(&mut self, order: &mut [usize]) {
-        for last in (1..order.len()).rev() {
-            order.swap(last, self.below(last + 1));
-        }
+        shuffle(self.0.next_u64())(order);
     }
 }
 

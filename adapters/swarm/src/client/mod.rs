@@ -11,7 +11,7 @@ mod refresh;
 mod rtt;
 mod session;
 mod terms;
-mod view;
+pub(crate) mod view;
 
 use std::{
     str::FromStr,

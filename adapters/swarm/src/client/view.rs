@@ -26,16 +26,16 @@ const MOST_NEXT: usize = 64;
 
 /// One server as it announces itself.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Seen {
-    pub(super) peer: PeerId,
+pub(crate) struct Seen {
+    pub(crate) peer: PeerId,
     /// Its latest record.
-    pub(super) record: ServerRecord,
-    /// Runs of blocks it has; more than one only where it does not say from where to where.
-    pub(super) spans: Vec<BlockRange>,
+    pub(crate) record: ServerRecord,
+    /// Runs of blocks it has, or loads; more than one only where it does not say from where to where.
+    pub(crate) spans: Vec<BlockRange>,
 }
 
 /// Whether bytes are a server's record; what is not must not displace one that is.
-pub(super) fn is_record(value: &[u8]) -> bool {
+pub(crate) fn is_record(value: &[u8]) -> bool {
     ServerRecord::decode(value).is_ok()
 }
 
@@ -43,11 +43,11 @@ pub(super) fn is_record(value: &[u8]) -> bool {
 ///
 /// A server publishes the same record under each of its blocks. The one that expires last is believed (of several the
 /// one with the highest state); it names the span. Older servers name none: theirs is where their records are.
-pub(super) fn servers(found: &BTreeMap<String, Dictionary>, prefix: &str, blocks: usize) -> Vec<Seen> {
+pub(crate) fn servers(found: &BTreeMap<String, Dictionary>, prefix: &str, blocks: usize) -> Vec<Seen> {
     struct Latest {
         record: ServerRecord,
         expiration: f64,
-        online_at: BTreeSet<usize>,
+        at: BTreeSet<(ServerState, usize)>,
     }
     let mut peers: BTreeMap<&str, Latest> = BTreeMap::new();
     for block in 0..blocks {
@@ -57,23 +57,21 @@ pub(super) fn servers(found: &BTreeMap<String, Dictionary>, prefix: &str, blocks
             if peer_bytes(peer).is_err() || !covers(&record, block) {
                 continue;
             }
-            let (expiration, online) = (entry.expiration, record.state == ServerState::Online);
+            let (expiration, state) = (entry.expiration, record.state);
             let rank = |expiration: f64, record: &ServerRecord| (expiration, record.state);
-            let fresh = || Latest { record: record.clone(), expiration, online_at: BTreeSet::new() };
+            let fresh = || Latest { record: record.clone(), expiration, at: BTreeSet::new() };
             let latest = peers.entry(peer).or_insert_with(fresh);
             if rank(expiration, &record) > rank(latest.expiration, &latest.record) {
                 (latest.record, latest.expiration) = (record, expiration);
             }
-            if online {
-                latest.online_at.insert(block);
-            }
+            latest.at.insert((state, block));
         }
     }
     let seen = |(peer, latest): (&str, Latest)| {
         let announced = latest.record.start_block.zip(latest.record.end_block);
         let spans = match announced {
             Some((start, end)) => BlockRange::new(start, end.min(blocks)).into_iter().collect(),
-            None => runs(&latest.online_at),
+            None => runs(latest.at.iter().filter(|(state, _)| *state == latest.record.state).map(|(_, block)| *block)),
         };
         Seen { peer: PeerId(peer.to_owned()), record: latest.record, spans }
     };
@@ -85,17 +83,17 @@ fn covers(record: &ServerRecord, block: usize) -> bool {
     record.start_block.zip(record.end_block).is_none_or(|(start, end)| start <= block && block < end)
 }
 
-/// The gapless runs of a set of blocks.
-fn runs(blocks: &BTreeSet<usize>) -> Vec<BlockRange> {
+/// The gapless runs of blocks in order.
+fn runs(blocks: impl Iterator<Item = usize>) -> Vec<BlockRange> {
     let mut runs: Vec<BlockRange> = Vec::new();
     for block in blocks {
         let start = match runs.last() {
-            Some(run) if run.end() == *block => {
+            Some(run) if run.end() == block => {
                 let start = run.start();
                 runs.pop();
                 start
             }
-            _ => *block,
+            _ => block,
         };
         runs.extend(BlockRange::new(start, block + 1));
     }
@@ -195,6 +193,17 @@ mod tests {
         let online = || record(Online, None);
         let entries = [(0, PEER, 9.0, online()), (1, PEER, 9.0, online()), (3, PEER, 9.0, online())];
         assert_eq!(spans(&entries), "0:2 3:4");
+    }
+
+    #[test]
+    fn a_server_that_loads_has_a_span_and_serves_nobody() {
+        let joining = || record(Joining, None);
+        let entries = [(1, PEER, 9.0, joining()), (2, PEER, 9.0, joining())];
+        assert_eq!(spans(&entries), "1:3");
+        assert_eq!(seen(&entries)[0].infos(None, None), []);
+        // It serves one block already, and is loading another: what it serves counts.
+        let entries = [(1, PEER, 9.0, joining()), (2, PEER, 9.0, record(Online, None))];
+        assert_eq!(spans(&entries), "2:3");
     }
 
     #[test]

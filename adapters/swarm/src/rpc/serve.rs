@@ -15,7 +15,7 @@ use corolla_domain::ports::PortError;
 use futures_util::{AsyncReadExt as _, AsyncWriteExt as _, future::BoxFuture};
 use libp2p::{PeerId, Stream};
 use tokio::{
-    task::{AbortHandle, JoinSet},
+    task::{JoinHandle, JoinSet},
     time::timeout,
 };
 
@@ -51,7 +51,15 @@ impl Default for ServeLimits {
 
 /// A method that is served. Dropping it refuses the method from then on and cancels the calls under way.
 #[derive(Debug)]
-pub struct Service(AbortHandle);
+pub struct Service(JoinHandle<()>);
+
+impl Service {
+    /// Ends it as dropping does, and waits until the method can be served anew.
+    pub async fn end(mut self) {
+        self.0.abort();
+        let _ = (&mut self.0).await; // aborted, or ended before
+    }
+}
 
 impl Drop for Service {
     fn drop(&mut self) {
@@ -95,7 +103,7 @@ pub(crate) async fn serve(
     run: impl Fn(PeerId, Stream) -> BoxFuture<'static, ()> + Send + Sync + 'static,
 ) -> Result<Service, PortError> {
     let incoming = host.accept(method).await?;
-    Ok(Service(tokio::spawn(take(incoming, method, limits, run)).abort_handle()))
+    Ok(Service(tokio::spawn(take(incoming, method, limits, run))))
 }
 
 /// Takes streams as long as there is room. The calls end with this future.

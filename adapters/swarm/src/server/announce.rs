@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use corolla_domain::{model::ElementType, ports::PortError};
+use corolla_domain::{model::ElementType, placement::Pace, ports::PortError};
 use tokio::{
     sync::{oneshot, watch},
     time::timeout,
@@ -33,18 +33,20 @@ pub struct Speed {
     pub network: f64,
 }
 
+/// Bits a second that a network is taken to carry where it cannot be measured (§8.3).
+pub const NETWORK_BITS: f64 = 100e6;
+
 impl Speed {
+    /// Of blocks of that pace, for a model whose hidden states are `hidden` numbers, in a network of `bits` a second.
+    #[must_use]
+    pub fn new(pace: Pace, bits: f64, hidden: usize) -> Self {
+        Self { inference: pace.inference, forward: pace.forward, network: bits / (hidden.max(1) as f64 * 16.0) }
+    }
+
     /// Positions a second as routes for whole passes are weighed (§8.3).
-    fn throughput(&self, blocks: usize) -> f64 {
+    pub(super) fn throughput(&self, blocks: usize) -> f64 {
         (self.forward / ((blocks as f64 + 1.0) / 2.0)).min(self.network)
     }
-}
-
-/// What changes in the course of a server's life.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Condition {
-    pub(super) state: ServerState,
-    pub(super) speed: Option<Speed>,
 }
 
 /// Tells the swarm.
@@ -55,18 +57,18 @@ pub(super) struct Announcer {
 }
 
 impl Announcer {
-    /// Announces until the condition's sender is gone: at once where it changes, and again and again before what was
-    /// said expires. `free` says how many positions the cache can take over all blocks.
+    /// Announces until the state's sender is gone: at once where it changes, and again and again before what was said
+    /// expires. `free` says how many positions the cache can take over all blocks.
     pub(super) async fn run(
-        self,
-        mut conditions: watch::Receiver<Condition>,
+        self: Arc<Self>,
+        mut states: watch::Receiver<ServerState>,
         free: impl Fn() -> Option<usize> + Send,
         first: oneshot::Sender<Result<(), PortError>>,
     ) {
         let mut first = Some(first);
         loop {
-            let condition = *conditions.borrow_and_update();
-            let told = self.tell(condition, free()).await;
+            let state = *states.borrow_and_update();
+            let told = self.tell(state, free()).await;
             if let Err(error) = &told {
                 tracing::warn!(%error, "the swarm could not be told about this server");
             }
@@ -74,7 +76,7 @@ impl Announcer {
             if let Some(first) = first.take() {
                 let _ = first.send(told); // whoever started this may no longer wait
             }
-            if let Ok(Err(_)) = timeout(wait, conditions.changed()).await {
+            if let Ok(Err(_)) = timeout(wait, states.changed()).await {
                 return;
             }
         }
@@ -82,20 +84,16 @@ impl Announcer {
 
     /// Says goodbye.
     pub(super) async fn offline(&self) {
-        let condition = Condition { state: ServerState::Offline, speed: None };
-        match timeout(GOODBYE, self.tell(condition, None)).await {
+        match timeout(GOODBYE, self.tell(ServerState::Offline, None)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the swarm could not be told that this server goes"),
             Err(_) => tracing::warn!("the swarm could not be told in time that this server goes"),
         }
     }
 
-    async fn tell(&self, condition: Condition, free: Option<usize>) -> Result<(), PortError> {
-        let record = Record {
-            key: String::new(),
-            subkey: self.peer.clone(),
-            value: self.record(condition, free).encode().into(),
-        };
+    async fn tell(&self, state: ServerState, free: Option<usize>) -> Result<(), PortError> {
+        let record =
+            Record { key: String::new(), subkey: self.peer.clone(), value: self.record(state, free).encode().into() };
         let prefix = &self.config.dht_prefix;
         let blocks = self.config.blocks;
         let mut records: Vec<Record> = (blocks.start()..blocks.end())
@@ -109,9 +107,8 @@ impl Announcer {
         self.node.publish(&records, unix_time() + life.as_secs_f64()).await
     }
 
-    fn record(&self, condition: Condition, free: Option<usize>) -> ServerRecord {
-        let blocks = self.config.blocks;
-        let throughput = condition.speed.map_or(0.0, |speed| speed.throughput(blocks.len()));
+    fn record(&self, state: ServerState, free: Option<usize>) -> ServerRecord {
+        let (blocks, speed) = (self.config.blocks, self.config.speed);
         let dtype = if self.config.dtype == ElementType::F32 { Dtype::F32 } else { Dtype::Bf16 };
         // K and V of each block are counted apart.
         let left = free.map(|tokens| tokens.saturating_mul(2 * blocks.len()) as u64);
@@ -120,14 +117,14 @@ impl Announcer {
             end_block: Some(blocks.end()),
             public_name: self.config.public_name.clone(),
             version: Some(VERSION.to_owned()),
-            network_rps: condition.speed.map(|speed| speed.network),
-            forward_rps: condition.speed.map(|speed| speed.forward),
-            inference_rps: condition.speed.map(|speed| speed.inference),
+            network_rps: Some(speed.network),
+            forward_rps: Some(speed.forward),
+            inference_rps: Some(speed.inference),
             torch_dtype: Some(dtype.name().to_owned()),
             quant_type: Some("none".to_owned()),
             using_relay: Some(false),
             cache_tokens_left: left,
-            ..ServerRecord::new(condition.state, throughput)
+            ..ServerRecord::new(state, speed.throughput(blocks.len()))
         }
     }
 }

@@ -8,6 +8,7 @@ use corolla_domain::{
 };
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
+use super::announce::Speed;
 use crate::{transport::Access, wire::server::check_prefix};
 
 /// What a [`Bootstrap`](super::Bootstrap) node is told when it starts.
@@ -30,8 +31,10 @@ pub struct ServerConfig {
     pub dht_prefix: String,
     /// Blocks of the whole model.
     pub model_blocks: usize,
-    /// The blocks this server has.
+    /// The blocks this server has; a [`Tenant`](super::Tenant) that chooses for itself takes as many.
     pub blocks: BlockRange,
+    /// How fast it is, measured before.
+    pub speed: Speed,
     /// Numbers of a hidden state.
     pub hidden: usize,
     /// The type that hidden states leave in: single precision, or bfloat16.
@@ -102,6 +105,10 @@ impl ServerConfig {
         }
         if self.hidden == 0 || self.update_period.is_zero() {
             return Err(PortError::invalid("hidden and the update period of a server must be above 0"));
+        }
+        let Speed { inference, forward, network } = self.speed;
+        if ![inference, forward, network].into_iter().all(|rate| rate.is_finite() && rate >= 0.0) {
+            return Err(PortError::invalid("the speed of a server must be finite and not negative"));
         }
         if self.dtype == ElementType::F16 {
             return Err(PortError::invalid("hidden states leave a server in f32 or bf16"));

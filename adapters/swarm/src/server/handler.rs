@@ -9,7 +9,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use corolla_domain::model::Hidden;
 use libp2p::PeerId;
 use tokio::{
     sync::{Notify, Semaphore},
@@ -56,7 +55,7 @@ pub(super) struct Handler {
     sessions: Arc<Sessions>,
 }
 
-/// How many sessions live.
+/// How many sessions live, and passes.
 #[derive(Debug, Default)]
 struct Sessions {
     open: AtomicUsize,
@@ -87,7 +86,7 @@ impl Handler {
         }
     }
 
-    /// Counts a session, unless the server is about to end.
+    /// Counts a session or a pass, unless the server is about to end.
     pub(super) fn enter(&self) -> Result<Counted, Refusal> {
         if self.draining.load(SeqCst) {
             return Err(Refusal::new("RuntimeError", "the server is shutting down and takes no new sessions"));
@@ -96,7 +95,7 @@ impl Handler {
         Ok(Counted(self.sessions.clone()))
     }
 
-    /// How many sessions live.
+    /// How many sessions live, and passes.
     pub(super) fn open_sessions(&self) -> usize {
         self.sessions.open.load(SeqCst)
     }
@@ -186,6 +185,7 @@ impl Handler {
         let range = input::blocks(&self.config, &request.uid)?;
         let metadata = CallMetadata::decode(&request.metadata)?;
         refuse_adapter(&metadata)?;
+        let _counted = self.enter()?;
         let compression = match metadata.output_compression.as_deref() {
             None => Compression::None,
             Some([one]) => *one,
@@ -240,16 +240,6 @@ impl Handler {
                 tracing::debug!(%peer, %error, "a push did not arrive");
             }
         });
-    }
-
-    /// Runs one row of `seq` positions through all blocks, as a first session would.
-    pub(super) async fn try_out(&self, seq: usize) -> Result<Hidden, Refusal> {
-        let width = self.config.hidden;
-        let numbers = vec![0.01; seq * width];
-        let hidden = Hidden::from_f32((1, seq, width), &numbers)?;
-        let input = input::Input { hidden: Some(hidden), shape: (1, seq, width), prompts: None, rows: None };
-        let passed = self.blocks.pass(self.config.blocks, input, Duration::ZERO).await?;
-        passed.ok_or_else(|| Refusal::new("RuntimeError", "nothing came out of the blocks"))
     }
 }
 

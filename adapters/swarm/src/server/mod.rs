@@ -8,8 +8,10 @@ mod blocks;
 mod config;
 mod handler;
 mod input;
+mod map;
 mod refusal;
 mod session;
+mod tenant;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,17 +22,14 @@ use corolla_domain::{
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
-    time::{Instant, timeout},
+    time::timeout,
 };
 
+use self::{announce::Announcer, blocks::Blocks, handler::Handler};
 pub use self::{
-    announce::Speed,
+    announce::{NETWORK_BITS, Speed},
     config::{BootstrapConfig, ServerConfig, ServerLimits},
-};
-use self::{
-    announce::{Announcer, Condition},
-    blocks::Blocks,
-    handler::Handler,
+    tenant::{Balance, Loader, Placement, Tenant},
 };
 use crate::{
     dht::DhtNode,
@@ -52,15 +51,8 @@ const INBOX: usize = 512 << 20;
 /// Passes of one peer at a time, and of all.
 const PASSES_OF_PEER: usize = 16;
 const PASSES: usize = 256;
-/// How long it is tried out how fast the blocks are.
-const TRYING: Duration = Duration::from_millis(300);
-/// Positions of the long pass that is tried.
-const TRIED: usize = 128;
-/// Bits a second that a network is taken to carry where nobody measured it (§8.3).
-const NETWORK_BITS: f64 = 100e6;
-
-/// A member of a swarm that hosts nothing: others enter through it.
-#[derive(Debug)]
+/// A member of a swarm that hosts nothing: others enter through it. Clones are the same member.
+#[derive(Debug, Clone)]
 pub struct Bootstrap {
     host: Host,
     node: Arc<DhtNode>,
@@ -113,103 +105,143 @@ fn entrances(host: &Host) -> Vec<String> {
 
 /// A server of blocks. Dropping it ends it without a word; [`shut_down`](Self::shut_down) says goodbye.
 pub struct BlockServer {
-    bootstrap: Bootstrap,
-    config: ServerConfig,
-    conditions: watch::Sender<Condition>,
+    member: Bootstrap,
+    announcer: Arc<Announcer>,
+    states: watch::Sender<ServerState>,
     handler: watch::Sender<Option<Arc<Handler>>>,
-    announcing: JoinHandle<()>,
+    announcing: Option<JoinHandle<()>>,
     services: Vec<Service>,
 }
 
 impl BlockServer {
-    /// Enters the swarm and announces that blocks are about to be served. They are once [`serve`](Self::serve) was
-    /// called, which may take its time: models are large.
+    /// Enters the swarm, then [`over`](Self::over).
     ///
     /// # Errors
-    /// `InvalidInput` for a configuration that cannot work, `Unavailable` where the swarm cannot be entered or told.
+    /// As there, and `Unavailable` where the swarm cannot be entered.
     pub async fn join(config: ServerConfig) -> Result<Self, PortError> {
         config.check()?;
-        let member = BootstrapConfig {
+        let settings = BootstrapConfig {
             listen: config.listen.clone(),
             identity: config.identity.clone(),
             initial_peers: config.initial_peers.clone(),
             access: config.access.clone(),
         };
-        let bootstrap = Bootstrap::start(member).await?;
-        let (conditions, watched) = watch::channel(Condition { state: ServerState::Joining, speed: None });
-        let (handler, handlers) = watch::channel(None::<Arc<Handler>>);
-        let peer = bootstrap.host.peer_id().to_base58();
-        let announcer = Announcer { node: bootstrap.node.clone(), config: config.clone(), peer };
-        let (first, told) = oneshot::channel();
-        let free = move || handlers.borrow().as_ref().map(|handler| handler.blocks.free_tokens());
-        let announcing = tokio::spawn(announcer.run(watched, free, first));
+        let member = Bootstrap::start(settings).await?;
+        Self::over(member, config).await
+    }
+
+    /// Announces that blocks are about to be served by a member of the swarm, which serves none yet. They are once
+    /// [`serve`](Self::serve) was called, which may take its time: models are large.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a configuration that cannot work, `Unavailable` where the swarm cannot be told.
+    pub async fn over(member: Bootstrap, config: ServerConfig) -> Result<Self, PortError> {
+        config.check()?;
+        let peer = member.host.peer_id().to_base58();
+        let announcer = Arc::new(Announcer { node: member.node.clone(), config, peer });
+        let (states, handler) = (watch::Sender::new(ServerState::Joining), watch::Sender::new(None));
+        let (announcing, told) = announce(&announcer, &states, &handler);
+        let server = Self { member, announcer, states, handler, announcing: Some(announcing), services: Vec::new() };
         told.await.map_err(|_| PortError::internal("the announcements have ended"))??;
-        Ok(Self { bootstrap, config, conditions, handler, announcing, services: Vec::new() })
+        Ok(server)
     }
 
     /// Its name in the swarm.
     #[must_use]
     pub fn peer_id(&self) -> PeerId {
-        self.bootstrap.host.peer_id()
+        self.member.host.peer_id()
     }
 
     /// Where it can be reached.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
-        self.bootstrap.addresses()
+        self.member.addresses()
     }
 
     /// The blocks it serves, or is about to.
     #[must_use]
     pub fn blocks(&self) -> BlockRange {
-        self.config.blocks
+        self.announcer.config.blocks
     }
 
-    /// Sessions that are open now.
+    /// Sessions that are open now, and passes under way.
     #[must_use]
     pub fn open_sessions(&self) -> usize {
         self.handler.borrow().as_ref().map_or(0, |handler| handler.open_sessions())
     }
 
-    /// Measures how fast the engine is, serves it, and announces that.
+    /// Serves the engine, and announces that.
     ///
     /// # Errors
-    /// `InvalidInput` for an engine of other blocks, and what the engine says.
-    pub async fn serve(&mut self, engine: Arc<dyn BlockEngine>) -> Result<Speed, PortError> {
-        let (hosted, promised) = (engine.hosted(), self.config.blocks);
+    /// `InvalidInput` for an engine of other blocks, `Conflict` where the member serves blocks already.
+    pub async fn serve(&mut self, engine: Arc<dyn BlockEngine>) -> Result<(), PortError> {
+        let config = &self.announcer.config;
+        let (hosted, promised) = (engine.hosted(), config.blocks);
         if hosted != promised {
             return Err(PortError::invalid(format!("blocks {promised} were announced, the engine has {hosted}")));
         }
-        let host = self.bootstrap.host.clone();
+        let host = self.member.host.clone();
         let rpc = Rpc::new(host.clone(), RpcLimits::default());
-        let handler = Arc::new(Handler::new(self.config.clone(), Blocks::new(engine), rpc));
-        let speed = measure(&handler).await?;
+        let handler = Arc::new(Handler::new(config.clone(), Blocks::new(engine), rpc));
         self.services = methods(&host, &handler).await?;
         self.handler.send_replace(Some(handler));
-        self.conditions.send_replace(Condition { state: ServerState::Online, speed: Some(speed) });
-        Ok(speed)
+        self.states.send_replace(ServerState::Online);
+        Ok(())
     }
 
-    /// Announces that it goes, takes no new sessions, lets those that are open go on for up to `grace`, and ends.
-    pub async fn shut_down(mut self, grace: Duration) {
-        self.announcing.abort();
-        let peer = self.bootstrap.host.peer_id().to_base58();
-        let announcer = Announcer { node: self.bootstrap.node.clone(), config: self.config.clone(), peer };
-        announcer.offline().await;
+    /// Announces that it goes: clients that look at the swarm come no more. It serves whoever comes nevertheless.
+    async fn say_goodbye(&mut self) {
+        if let Some(announcing) = self.announcing.take() {
+            announcing.abort();
+            let _ = announcing.await; // nothing may be announced after the goodbye
+        }
+        self.announcer.offline().await;
+    }
+
+    /// Takes the goodbye back.
+    fn stay(&mut self) {
+        self.announcing = Some(announce(&self.announcer, &self.states, &self.handler).0);
+    }
+
+    /// Takes no new sessions, lets those that are open go on for up to `grace`, and ends.
+    async fn drain(&mut self, grace: Duration) {
         let handler = self.handler.borrow().clone();
         if let Some(handler) = handler
             && timeout(grace, handler.drain()).await.is_err()
         {
             tracing::warn!(sessions = handler.open_sessions(), "sessions are broken off");
         }
-        self.services.clear();
+        for service in self.services.drain(..) {
+            service.end().await;
+        }
+        self.handler.send_replace(None);
+    }
+
+    /// Announces that it goes, takes no new sessions, lets those that are open go on for up to `grace`, and ends.
+    pub async fn shut_down(mut self, grace: Duration) {
+        self.say_goodbye().await;
+        self.drain(grace).await;
     }
 }
 
 impl Drop for BlockServer {
     fn drop(&mut self) {
-        self.announcing.abort();
+        if let Some(announcing) = &self.announcing {
+            announcing.abort();
+        }
     }
+}
+
+/// Begins to announce; what came of the first time comes with the second.
+fn announce(
+    announcer: &Arc<Announcer>,
+    states: &watch::Sender<ServerState>,
+    handler: &watch::Sender<Option<Arc<Handler>>>,
+) -> (JoinHandle<()>, oneshot::Receiver<Result<(), PortError>>) {
+    let handlers = handler.subscribe();
+    let free = move || handlers.borrow().as_ref().map(|handler| handler.blocks.free_tokens());
+    let (first, told) = oneshot::channel();
+    (tokio::spawn(announcer.clone().run(states.subscribe(), free, first)), told)
 }
 
 /// Serves all methods.
@@ -270,22 +302,4 @@ async fn methods(host: &Host, handler: &Arc<Handler>) -> Result<Vec<Service>, Po
 fn longest_message(handler: &Handler) -> usize {
     let states = handler.config.limits.max_batch.saturating_mul(handler.config.hidden).saturating_mul(4);
     states.saturating_mul(1 + handler.config.blocks.len()).saturating_add(64 << 10)
-}
-
-/// How fast the blocks are, on this machine as busy as it is.
-async fn measure(handler: &Handler) -> Result<Speed, PortError> {
-    let fault = |refusal: refusal::Refusal| PortError::internal(format!("the blocks were tried out: {refusal}"));
-    let blocks = handler.config.blocks.len() as f64;
-    handler.try_out(1).await.map_err(fault)?; // what happens only once is not counted
-    let (begun, mut steps) = (Instant::now(), 0.0);
-    while begun.elapsed() < TRYING {
-        handler.try_out(1).await.map_err(fault)?;
-        steps += 1.0;
-    }
-    let inference = steps * blocks / begun.elapsed().as_secs_f64();
-    let begun = Instant::now();
-    let positions = TRIED.min(handler.blocks.free_tokens().max(1)).min(handler.config.limits.max_batch);
-    handler.try_out(positions).await.map_err(fault)?;
-    let forward = positions as f64 * blocks / begun.elapsed().as_secs_f64().max(1e-6);
-    Ok(Speed { inference, forward, network: NETWORK_BITS / (handler.config.hidden as f64 * 16.0) })
 }

@@ -177,10 +177,10 @@ mod tests {
         let broken = hex.replacen('f', "g", 1);
         for (text, why) in [
             ("", "32 bytes, this one 0"),
-            ("secret", "neither"),
+            ("mellon", "neither"),
             ("c2VjcmV0", "32 bytes, this one 6"),
             (broken.as_str(), "hexadecimal: character 16"),
-            (&hex[..62], "32 bytes, this one 46"),
+            (&hex[..62], "it has 62 characters"),
         ] {
             let error = text.parse::<SwarmSecret>().unwrap_err();
             assert!(error.context().contains(why), "{text:?}: {error}");

@@ -11,6 +11,7 @@ mod doors;
 mod engine;
 mod node;
 mod strangers;
+mod tenants;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +22,7 @@ use corolla_domain::{
 use corolla_swarm::{
     PetalsConfig,
     rpc::{Rpc, RpcLimits},
-    server::{BlockServer, Bootstrap, BootstrapConfig, ServerConfig, ServerLimits},
+    server::{BlockServer, Bootstrap, BootstrapConfig, ServerConfig, ServerLimits, Speed},
     transport::{Access, Host, HostConfig, PeerId},
 };
 use engine::{Ledger, Toy};
@@ -58,6 +59,7 @@ fn server(range: (usize, usize), initial_peers: Vec<String>) -> ServerConfig {
         dht_prefix: PREFIX.to_owned(),
         model_blocks: BLOCKS,
         blocks: BlockRange::new(range.0, range.1).unwrap(),
+        speed: Speed { inference: 100.0, forward: 1000.0, network: 1000.0 },
         hidden: WIDTH,
         dtype: ElementType::F32,
         initial_peers,

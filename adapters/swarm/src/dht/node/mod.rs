@@ -4,6 +4,7 @@
 mod answer;
 mod storage;
 mod table;
+mod upload;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +31,7 @@ use crate::{
     wire::{
         key::DhtId,
         proto::{self, StoreRequest, StoreResponse},
-        record::Entry,
+        record::{Dictionary, Entry},
     },
 };
 
@@ -128,6 +129,27 @@ impl DhtNode {
     /// `Unavailable` where there are other nodes and none took any of them.
     pub async fn publish(&self, records: &[Record], expiration: f64) -> Result<(), PortError> {
         self.shared.publish(records, expiration).await
+    }
+
+    /// What other nodes keep under `keys`, see [`Dht::get_many`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn get_many(
+        &self,
+        keys: &[String],
+        sound: &(dyn Fn(&[u8]) -> bool + Sync),
+    ) -> Result<BTreeMap<String, Dictionary>, PortError> {
+        self.shared.dht.get_many(keys, sound).await
+    }
+
+    /// How many bits a second go from here to the initial peer that takes most: it is sent pings of half a MiB more
+    /// than they need. What comes the other way is not measured; a network at home is slower outwards.
+    ///
+    /// # Errors
+    /// `Unavailable` or `TimedOut` where no initial peer answers.
+    pub async fn upload(&self) -> Result<f64, PortError> {
+        upload::measure(&self.shared.dht).await
     }
 }
 
