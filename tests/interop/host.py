@@ -25,6 +25,11 @@ PROMPTS = 6
 CACHE = 8192  # positions, over all blocks of a server
 
 
+def own_choice(blocks, fixed, counted):
+    """Flags for blocks such as 0:2, or for so many as the server finds a place for."""
+    return [fixed if ":" in blocks else counted, blocks]
+
+
 class House:
     """A swarm with members of ours; ends with the `with` block. `members`: (who, blocks), where who is corolla or python."""
 
@@ -57,7 +62,7 @@ class House:
 
     def host(self, name, blocks, *flags, dtype="f32", period=15):
         self.ours(
-            name, "host", "--model", self.model["folder"], "--blocks", blocks, "--dtype", dtype, "--threads", 1, "--public-name", name,
+            name, "host", "--model", self.model["folder"], *own_choice(blocks, "--blocks", "--num-blocks"), "--dtype", dtype, "--threads", 1, "--public-name", name,
             "--initial-peers", ",".join(self.facts["initial_peers"]), "--dht-prefix", self.facts["dht_prefix"], "--update-period", period,
             "--attn-cache-tokens", CACHE, *flags,
         )
@@ -87,7 +92,7 @@ class House:
         }
         command = [
             self.venv / "bin/python", "-W", "ignore", HERE / "node.py", "server", pathlib.Path(self.model["folder"]).resolve(),
-            "--dht_prefix", self.facts["dht_prefix"], "--block_indices", blocks, "--public_name", name, "--device", "cpu", "--torch_dtype", "float32",
+            "--dht_prefix", self.facts["dht_prefix"], *own_choice(blocks, "--block_indices", "--num_blocks"), "--public_name", name, "--device", "cpu", "--torch_dtype", "float32",
             "--throughput", "1.0", "--num_handlers", 1, "--attn_cache_tokens", 8192, "--host_maddrs", "/ip4/127.0.0.1/tcp/0", "--no_auto_relay",
             "--initial_peers", *self.facts["initial_peers"], "--skip_reachability_check", "--update_period", 15,
         ]
@@ -162,6 +167,8 @@ LAYOUTS = {
     "2 of ours": ([("corolla", "0:2"), ("corolla", "2:4")], "corolla"),
     "ours, stock": ([("corolla", "0:2"), ("python", "2:4")], "corolla"),
     "stock, ours": ([("python", "0:2"), ("corolla", "2:4")], "python"),
+    "ours, then stock, choose": ([("corolla", "2"), ("python", "2")], "corolla"),
+    "stock, then ours, choose": ([("python", "2"), ("corolla", "2")], "corolla"),
 }
 
 
@@ -175,6 +182,8 @@ def check(asked, venv, model, logs, table):
             f"{label}: our client, sessions": lambda house: sessions(model, corolla.Corolla(asked.binary, house), house),
             f"{label}: one of ours says goodbye": lambda house: goodbye(model, house, asked.binary),
         }
+        if "choose" in label:  # the blocks are what is new; one goodbye and one client tell whether both found theirs
+            checks = {what: run for what, run in checks.items() if what.endswith(("stock client", "goodbye"))}
         checks = {what: run for what, run in checks.items() if table.wants(what)}
         if not checks:
             continue
