@@ -91,6 +91,17 @@ pub trait Arithmetic: Send + Sync + 'static {
         bias: Option<&Self::Vector>,
     ) -> Result<Self::Rows, PortError>;
 
+    /// What becomes of a gradient on its way back through [`product`](Self::product): `y` of shape `[m, rows]` times
+    /// `matrix` as it stands, `[m, cols]`. The matrix was taken for [`Use::Product`]; its numbers are taken as they are,
+    /// without rounding `y`.
+    ///
+    /// # Errors
+    /// `Unsupported` where the library cannot do it, and see [`Arithmetic::rows`].
+    fn product_gradient(&self, y: &Self::Rows, matrix: &Self::Matrix) -> Result<Self::Rows, PortError> {
+        let _ = (y, matrix);
+        Err(PortError::new(FaultKind::Unsupported, "gradients cannot be computed with this backend"))
+    }
+
     /// `x + y`.
     ///
     /// # Errors

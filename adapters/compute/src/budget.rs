@@ -28,6 +28,11 @@ impl Budget {
         self.free.load(Ordering::Acquire) / self.blocks
     }
 
+    /// Positions of one block that there are, free or not.
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
     /// Sets `positions` over `blocks` blocks aside, until the reservation is dropped.
     pub(crate) fn reserve(&self, positions: Option<usize>, blocks: usize) -> Result<Reservation, PortError> {
         let amount = positions.and_then(|positions| positions.checked_mul(blocks));

@@ -1,5 +1,7 @@
 //! A loaded model: [`LocalModel`] over its ends, [`BlockEngine`] over its blocks.
 
+mod backward;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -9,7 +11,7 @@ use async_trait::async_trait;
 use corolla_checkpoint::Checkpoint;
 use corolla_domain::{
     model::{BlockRange, Hidden, Logits, ModelId, ModelSpec, TokenId, Want},
-    ports::{BlockEngine, BlockSession, LocalModel, PortError, SessionNeed},
+    ports::{BackwardInput, BlockEngine, BlockSession, Gradients, LocalModel, PortError, SessionNeed},
 };
 
 use crate::{
@@ -68,11 +70,12 @@ impl Model {
         make: impl FnOnce() -> Result<B, PortError> + Send + 'static,
     ) -> Result<Self, PortError> {
         let (ends, cache_tokens) = (config.ends, config.cache_tokens);
-        let (worker, (spec, hosted)) = Worker::start(move || Loaded::read(&config, make()?)).await?;
+        let (worker, about) = Worker::start(move || Loaded::read(&config, make()?)).await?;
+        let About { spec, hosted, cache_numbers } = about;
         let spec = Arc::new(spec);
         let engine = hosted.map(|hosted| {
             let budget = Budget::new(cache_tokens, hosted.len());
-            let engine = Engine { worker: worker.clone(), hosted, hidden: spec.hidden, budget };
+            let engine = Engine { worker: worker.clone(), hosted, hidden: spec.hidden, cache_numbers, budget };
             Arc::new(engine) as Arc<dyn BlockEngine>
         });
         let local = ends.then(|| Arc::new(Local { worker, spec }) as Arc<dyn LocalModel>);
@@ -99,8 +102,16 @@ pub(crate) struct Loaded<B: Arithmetic> {
     blocks: Option<Blocks<B>>,
 }
 
+/// What the worker says of it.
+struct About {
+    spec: ModelSpec,
+    hosted: Option<BlockRange>,
+    /// Numbers that a position takes in the KV cache of one block.
+    cache_numbers: usize,
+}
+
 impl<B: Arithmetic> Loaded<B> {
-    fn read(config: &LoadConfig, arithmetic: B) -> Result<(Self, (ModelSpec, Option<BlockRange>)), PortError> {
+    fn read(config: &LoadConfig, arithmetic: B) -> Result<(Self, About), PortError> {
         let checkpoint = Checkpoint::open(&config.path)?;
         let model = checkpoint.description()?;
         let summary = checkpoint.summary(&model)?;
@@ -115,7 +126,8 @@ impl<B: Arithmetic> Loaded<B> {
             model = %spec.id, family = spec.family, blocks = hosted.map_or(0, BlockRange::len), dtype = spec.dtype,
             "model loaded"
         );
-        Ok((Self { arithmetic, ends, blocks }, (spec, hosted)))
+        let about = About { spec, hosted, cache_numbers: summary.cache_numbers };
+        Ok((Self { arithmetic, ends, blocks }, about))
     }
 
     pub(crate) fn arithmetic(&self) -> &B {
@@ -216,7 +228,18 @@ struct Engine<B: Arithmetic> {
     worker: Worker<B>,
     hosted: BlockRange,
     hidden: usize,
+    /// Numbers that a position takes in the cache of one block.
+    cache_numbers: usize,
     budget: Budget,
+}
+
+impl<B: Arithmetic> Engine<B> {
+    fn hosts(&self, range: BlockRange) -> Result<(), PortError> {
+        if self.hosted.contains(range) {
+            return Ok(());
+        }
+        Err(PortError::invalid(format!("blocks {range} are not hosted here, {} are", self.hosted)))
+    }
 }
 
 #[async_trait]
@@ -230,9 +253,7 @@ impl<B: Arithmetic> BlockEngine for Engine<B> {
     }
 
     async fn open(&self, range: BlockRange, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
-        if !self.hosted.contains(range) {
-            return Err(PortError::invalid(format!("blocks {range} are not hosted here, {} are", self.hosted)));
-        }
+        self.hosts(range)?;
         if need.max_length == 0 || need.batch == 0 {
             return Err(PortError::invalid("a session needs at least one row and one position"));
         }
@@ -253,5 +274,9 @@ impl<B: Arithmetic> BlockEngine for Engine<B> {
             width: self.hidden,
             position: 0,
         }))
+    }
+
+    async fn backward(&self, range: BlockRange, input: BackwardInput) -> Result<Gradients, PortError> {
+        self.gradients(range, input).await
     }
 }

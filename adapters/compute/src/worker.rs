@@ -42,6 +42,16 @@ impl<T> Reply<T> {
     }
 }
 
+/// Whether anybody still waits for the result of a job.
+pub(crate) struct Waiting<'a>(&'a dyn Fn() -> bool);
+
+impl Waiting<'_> {
+    /// An error, to be seen by nobody, where the caller has gone.
+    pub(crate) fn check(&self) -> Result<(), PortError> {
+        if (self.0)() { Ok(()) } else { Err(PortError::internal("the caller has gone")) }
+    }
+}
+
 /// Hands jobs to the thread that owns a model. Clones share the thread; it ends with the last of them.
 pub(crate) struct Worker<B: Arithmetic> {
     jobs: mpsc::Sender<Job<B>>,
@@ -88,6 +98,23 @@ impl<B: Arithmetic> Worker<B> {
             Job::Call(Box::new(move |model| {
                 if reply.is_wanted() {
                     reply.send(guarded(what, || work(model)));
+                }
+            }))
+        };
+        self.ask(call).await
+    }
+
+    /// The same for what takes a while: it may ask whether anybody still waits for it.
+    pub(crate) async fn call_while<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&Loaded<B>, Waiting<'_>) -> Result<T, PortError> + Send + 'static,
+    ) -> Result<T, PortError> {
+        let call = |reply: Reply<T>| -> Job<B> {
+            Job::Call(Box::new(move |model| {
+                if reply.is_wanted() {
+                    let result = guarded(what, || work(model, Waiting(&|| reply.is_wanted())));
+                    reply.send(result);
                 }
             }))
         };

@@ -73,6 +73,10 @@ impl Arithmetic for TchArithmetic {
         product.map_err(library)
     }
 
+    fn product_gradient(&self, y: &Tensor, matrix: &Weight) -> Result<Tensor, PortError> {
+        matrix.with(|matrix| y.f_matmul(matrix)).map_err(library)
+    }
+
     fn add(&self, x: Tensor, y: &Tensor) -> Result<Tensor, PortError> {
         x.f_add(y).map_err(library)
     }

@@ -50,6 +50,61 @@ pub struct Inbox {
     pub blocks: BlockRange,
 }
 
+/// What a backward pass is over: a pass of whole rows, from position 0 on, without a cache.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackwardInput {
+    /// Hidden states before the first block, of shape `[batch, seq, width]`.
+    pub hidden: Hidden,
+    /// Derivatives of a loss by the hidden states after the last block, of the same shape.
+    pub gradient: Hidden,
+    /// Deep prompts (Liu et al., 2021), none or one for each block: of shape `[batch or 1, positions, width]`, added to the
+    /// first `positions` positions of the block's input, of every row where there is one for all.
+    pub prompts: Vec<Hidden>,
+}
+
+/// What a backward pass finds: derivatives of the loss by what went in. Weights stay as they are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gradients {
+    /// By the hidden states before the first block: `[batch, seq, width]`.
+    pub hidden: Hidden,
+    /// By each prompt, in the order of the blocks: `[batch, positions, width]`. Rows are not summed up where they share a
+    /// prompt: that is left to the caller.
+    pub prompts: Vec<Hidden>,
+}
+
+impl BackwardInput {
+    /// Refuses shapes that do not fit each other, or `blocks` blocks of a model of that width.
+    ///
+    /// # Errors
+    /// `InvalidInput`.
+    pub fn check(&self, blocks: usize, width: usize) -> Result<(), PortError> {
+        let shape = |hidden: &Hidden| [hidden.batch(), hidden.seq(), hidden.width()];
+        let [batch, seq, numbers] = shape(&self.hidden);
+        if numbers != width || shape(&self.gradient) != [batch, seq, numbers] {
+            return Err(PortError::invalid(format!(
+                "a backward pass over hidden states of shape {:?} and gradients of shape {:?} in a model of width {width}",
+                shape(&self.hidden),
+                shape(&self.gradient)
+            )));
+        }
+        if !self.prompts.is_empty() && self.prompts.len() != blocks {
+            return Err(PortError::invalid(format!("{} prompts for {blocks} blocks", self.prompts.len())));
+        }
+        let fits = |prompt: &&Hidden| {
+            let [rows, positions, numbers] = shape(prompt);
+            (rows == 1 || rows == batch) && positions <= seq && numbers == width
+        };
+        match self.prompts.iter().find(|prompt| !fits(prompt)) {
+            None => Ok(()),
+            Some(prompt) => Err(PortError::invalid(format!(
+                "a prompt of shape {:?} for hidden states of shape {:?}",
+                shape(prompt),
+                shape(&self.hidden)
+            ))),
+        }
+    }
+}
+
 /// Hosts transformer blocks of one model.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[async_trait]
@@ -63,6 +118,21 @@ pub trait BlockEngine: Send + Sync {
     /// Opens a session over `range` and sets its KV cache aside. `InvalidInput` for a range that is not hosted or a
     /// need of 0; `Capacity` where the cache has no room (nothing is set aside then).
     async fn open(&self, range: BlockRange, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError>;
+
+    /// Carries the derivatives of a loss back through `range`, which is computed anew to that end; open sessions are left
+    /// alone. Derivatives are f32, whatever the blocks compute in, and those of the numbers that a session of `range` gives
+    /// for the same input.
+    ///
+    /// `InvalidInput` for a range that is not hosted, for shapes that do not fit (see [`BackwardInput::check`]), and for a
+    /// pass that keeps more meanwhile than there is ever room for; `Capacity` where there is no room now, found before
+    /// anything is computed; `Unsupported` where the engine cannot do it. A pass whose future was dropped MUST stop
+    /// computing soon: at the latest when the block it is in is done.
+    async fn backward(&self, range: BlockRange, input: BackwardInput) -> Result<Gradients, PortError> {
+        let shape = (input.hidden.batch(), input.hidden.seq());
+        let text =
+            format!("no gradients are computed here (blocks {range}, {} rows of {} positions)", shape.0, shape.1);
+        Err(PortError::new(FaultKind::Unsupported, text))
+    }
 }
 
 /// A KV cache over a run of blocks, wherever they are. Dropping it frees the cache, on every machine involved.

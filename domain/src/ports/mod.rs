@@ -11,7 +11,7 @@ mod remote_swarm;
 mod session_store;
 mod tokenizer;
 
-pub use block_engine::{BlockEngine, BlockSession, Inbox, Relay, SessionNeed, StepInput};
+pub use block_engine::{BackwardInput, BlockEngine, BlockSession, Gradients, Inbox, Relay, SessionNeed, StepInput};
 pub use error::{FaultKind, PortError};
 pub use local_model::LocalModel;
 pub use remote_swarm::RemoteSwarm;

@@ -1,5 +1,7 @@
 //! Contract of [`BlockEngine`] and its sessions: one function per promise, [`all`] for the lot.
 
+mod backward;
+
 use std::{future::Future, sync::Arc, time::Duration};
 
 use corolla_domain::{
@@ -9,6 +11,11 @@ use corolla_domain::{
 use futures_util::future::{join, join_all};
 
 use crate::local_model::{assert_near, noise};
+
+pub use backward::{
+    gradients_equal_numerical_differences, gradients_go_from_part_to_part, gradients_leave_sessions_alone,
+    gradients_of_what_does_not_fit_are_refused,
+};
 
 /// Positions of the longest session that is tried.
 pub const LONGEST: usize = 48;
@@ -79,6 +86,10 @@ pub async fn all<F: Future<Output = Subject>>(make: impl Fn() -> F) {
     opening_sets_cache_aside_and_dropping_gives_it_back(&make().await).await;
     a_full_cache_is_capacity_and_sets_nothing_aside(&make().await).await;
     impossible_needs_are_refused(&make().await).await;
+    gradients_equal_numerical_differences(&make().await).await;
+    gradients_go_from_part_to_part(&make().await).await;
+    gradients_of_what_does_not_fit_are_refused(&make().await).await;
+    gradients_leave_sessions_alone(&make().await).await;
 }
 
 /// The result has the shape of the input; the position moves by its length.

@@ -1,18 +1,21 @@
 //! What other implementations computed with the same weights: the files of `tests/fixtures/golden`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use corolla_domain::{
-    model::BlockRange,
-    ports::{SessionNeed, StepInput},
+    model::{BlockRange, Hidden},
+    ports::{BackwardInput, SessionNeed, StepInput},
 };
 use futures_util::future::join_all;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     fixtures,
-    local_model::assert_near,
+    local_model::{assert_near, noise},
     run::{Loaded, embed, greedy},
 };
 
@@ -61,6 +64,20 @@ pub struct GgufFile {
     pub file: String,
     /// Prompts and what follows them.
     pub cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct GoldenGradients {
+    models: HashMap<String, Vec<GradientCase>>,
+}
+
+#[derive(Deserialize)]
+struct GradientCase {
+    name: String,
+    /// Rows, positions, rows of the prompts, their positions.
+    shape: [usize; 4],
+    hidden: Vec<Vec<f32>>,
+    prompts: Vec<Vec<Vec<f32>>>,
 }
 
 /// Reads a file of `tests/fixtures/golden`.
@@ -128,5 +145,33 @@ pub async fn transformers_agree(name: &str, load: impl AsyncFn(PathBuf, Option<B
         let mut session = engine.open(range, need).await.unwrap();
         hidden = session.step(StepInput::from(hidden)).await.unwrap();
         assert_near(&hidden.to_f32(), &wanted.concat(), TOLERANCE, &format!("states after block {}", end - 1));
+    }
+}
+
+/// Gradients through all blocks of the tiny model of that name, loaded with f32 arithmetic, are what torch says.
+///
+/// # Panics
+/// Where they are not.
+pub async fn gradients_agree(name: &str, load: impl AsyncFn(PathBuf) -> Loaded) {
+    let golden: GoldenGradients = read("gradients.json");
+    let engine = load(fixtures::path("models").join(name)).await.engine;
+    let cases = &golden.models[name];
+    assert!(!cases.is_empty());
+    for case in cases {
+        let [batch, seq, rows, positions] = case.shape;
+        let width = case.hidden[0].len();
+        // As in scripts/golden/gradients.py.
+        let states = |rows: usize, positions: usize, seed: u64| {
+            Hidden::from_f32((rows, positions, width), &noise(rows * positions * width, seed)).unwrap()
+        };
+        let prompts = (0..engine.hosted().len() as u64).map(|nth| states(rows, positions, 10 + nth)).collect();
+        let input = BackwardInput { hidden: states(batch, seq, 1), gradient: states(batch, seq, 2), prompts };
+        let found = engine.backward(engine.hosted(), input).await.unwrap();
+        let what = format!("{name}, {}, derivatives by", case.name);
+        assert_near(&found.hidden.to_f32(), &case.hidden.concat(), TOLERANCE, &format!("{what} hidden states"));
+        assert_eq!(found.prompts.len(), case.prompts.len());
+        for (nth, (found, wanted)) in found.prompts.iter().zip(&case.prompts).enumerate() {
+            assert_near(&found.to_f32(), &wanted.concat(), TOLERANCE, &format!("{what} the prompt of block {nth}"));
+        }
     }
 }

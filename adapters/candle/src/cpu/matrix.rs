@@ -1,5 +1,7 @@
 //! Weights in memory, in whatever form they are kept, and their two uses: products and rows.
 
+mod gradient;
+
 use corolla_checkpoint::{Stored, View};
 use corolla_domain::ports::PortError;
 use half::slice::HalfFloatSliceExt;

@@ -128,6 +128,12 @@ impl Arithmetic for CpuArithmetic {
         Ok(Rows::new(numbers, width))
     }
 
+    fn product_gradient(&self, y: &Rows, matrix: &Matrix) -> Result<Rows, PortError> {
+        let numbers = matrix.product_gradient((&self.kernels, &self.pool), &y.numbers, y.width);
+        let width = numbers.len() / (y.numbers.len() / y.width);
+        Ok(Rows::new(numbers, width))
+    }
+
     fn add(&self, mut x: Rows, y: &Rows) -> Result<Rows, PortError> {
         add(&mut x.numbers, &y.numbers);
         let width = x.width;

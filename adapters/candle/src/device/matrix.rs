@@ -1,5 +1,7 @@
 //! Weights on a device.
 
+mod gradient;
+
 use candle_core::{
     DType, Device, Module, Result, Tensor,
     quantized::{QMatMul, QTensor},

@@ -86,6 +86,10 @@ impl Arithmetic for TensorArithmetic {
         product().map_err(library)
     }
 
+    fn product_gradient(&self, y: &Tensor, matrix: &Matrix) -> Result<Tensor, PortError> {
+        matrix.product_gradient(y).map_err(library)
+    }
+
     fn add(&self, x: Tensor, y: &Tensor) -> Result<Tensor, PortError> {
         (x + y).map_err(library)
     }

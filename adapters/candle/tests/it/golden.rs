@@ -28,6 +28,7 @@ pub(crate) async fn transformers_agree(name: &str, target: Target) {
 async fn all_agree(name: &str) {
     for target in [cpu(fit::Dtype::F32), exact(fit::Dtype::Stored), tensors(fit::Dtype::F32)] {
         transformers_agree(name, target).await;
+        testkit::golden::gradients_agree(name, async |path| load_as(config(&path), target).await).await;
     }
 }
 

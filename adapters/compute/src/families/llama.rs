@@ -3,7 +3,7 @@
 use corolla_checkpoint::{Description, LlamaBlock, Tensors};
 use corolla_domain::ports::PortError;
 
-use super::{Block, Linear, Norm, Sequences};
+use super::{Block, Linear, Norm, Pass, Sequences, gradient};
 use crate::arithmetic::Arithmetic;
 
 pub(super) struct Llama<B: Arithmetic> {
@@ -44,5 +44,27 @@ impl<B: Arithmetic> Block<B> for Llama<B> {
         let normed = self.inner_norm.of(b, &x)?;
         let inner = b.gated(self.gate.of(b, &normed)?, &self.up.of(b, &normed)?)?;
         b.add(x, &self.down.of(b, &inner)?)
+    }
+
+    fn backward(&self, b: &B, x: &[f32], grad: &[f32], pass: &Pass<'_, B>) -> Result<Vec<f32>, PortError> {
+        let rows = pass.rows(b, x.to_vec())?;
+        let normed = self.attention_norm.of(b, &rows)?;
+        let layer = |layer: &Linear<B>, x: &B::Rows| b.numbers(layer.of(b, x)?);
+        let qkv = [layer(&self.query, &normed)?, layer(&self.key, &normed)?, layer(&self.value, &normed)?];
+        let mixed = pass.attend(b, &qkv)?;
+        let carried = b.numbers(b.add(rows, &self.output.of(b, &mixed)?)?)?;
+        let normed = self.inner_norm.of(b, &pass.rows(b, carried.clone())?)?;
+        let (gate, up) = (layer(&self.gate, &normed)?, layer(&self.up, &normed)?);
+
+        let back = |layer: &Linear<B>, grad: Vec<f32>| pass.linear_gradient(b, layer, grad);
+        let (by_gate, by_up) = gradient::gated(&gate, &up, &back(&self.down, grad.to_vec())?);
+        let by_normed = gradient::joined(back(&self.gate, by_gate)?, &back(&self.up, by_up)?);
+        let by_carried = gradient::joined(self.inner_norm.gradient(&carried, &by_normed), grad);
+
+        let by_mixed = back(&self.output, by_carried.clone())?;
+        let [by_query, by_key, by_value] = pass.attention_gradient(qkv, &by_mixed);
+        let by_normed = gradient::joined(back(&self.query, by_query)?, &back(&self.key, by_key)?);
+        let by_normed = gradient::joined(by_normed, &back(&self.value, by_value)?);
+        Ok(gradient::joined(self.attention_norm.gradient(x, &by_normed), &by_carried))
     }
 }

@@ -1,6 +1,9 @@
 //! Llama and BLOOM over any arithmetic.
 
+mod attention_gradient;
+mod backward;
 mod bloom;
+mod gradient;
 mod llama;
 
 use std::ops::Range;
@@ -8,6 +11,7 @@ use std::ops::Range;
 use corolla_checkpoint::{BlockPlan, Description, Heads, MAX_VOCAB, NormKind, Positions, Tensors};
 use corolla_domain::ports::PortError;
 
+use self::backward::Pass;
 use crate::arithmetic::{Arithmetic, Place, Use};
 
 /// Embeddings and head.
@@ -68,12 +72,16 @@ pub(crate) struct Blocks<B: Arithmetic> {
     frequencies: Option<Vec<f32>>,
     /// Slopes of ALiBi.
     slopes: Option<B::Vector>,
+    host_slopes: Option<Vec<f32>>,
 }
 
 /// One block. It has checked its tensors; calls have checked their arguments.
 trait Block<B: Arithmetic>: Send + Sync {
     /// Hidden states after the block, for those before it.
     fn forward(&self, b: &B, x: B::Rows, sequences: &mut Sequences<'_, B>) -> Result<B::Rows, PortError>;
+
+    /// Derivatives by the hidden states `x` before the block, for those by the ones after it.
+    fn backward(&self, b: &B, x: &[f32], grad: &[f32], pass: &Pass<'_, B>) -> Result<Vec<f32>, PortError>;
 }
 
 /// What the rows of one session bring to a block.
@@ -121,11 +129,13 @@ impl<B: Arithmetic> Blocks<B> {
                 BlockPlan::Llama(plan) => Box::new(llama::Llama::load(b, model, tensors, &plan)?),
             })
         };
-        let (frequencies, slopes) = match &model.positions {
+        let (frequencies, host_slopes) = match &model.positions {
             Positions::Rope(frequencies) => (Some(frequencies.clone()), None),
-            Positions::Alibi(slopes) => (None, Some(b.vector(slopes.clone())?)),
+            Positions::Alibi(slopes) => (None, Some(slopes.clone())),
         };
-        Ok(Self { blocks: blocks.map(load).collect::<Result<_, _>>()?, heads: model.heads, frequencies, slopes })
+        let slopes = host_slopes.clone().map(|slopes| b.vector(slopes)).transpose()?;
+        let blocks = blocks.map(load).collect::<Result<_, _>>()?;
+        Ok(Self { blocks, heads: model.heads, frequencies, slopes, host_slopes })
     }
 
     /// An empty cache of one block.
@@ -166,6 +176,7 @@ fn turns(frequencies: &[f32], positions: Range<usize>) -> Vec<(f32, f32)> {
 /// A norm of either kind.
 struct Norm<B: Arithmetic> {
     scale: B::Vector,
+    host_scale: Vec<f32>,
     /// `None` is a root-mean-square norm.
     shift: Option<B::Vector>,
     eps: f32,
@@ -173,12 +184,13 @@ struct Norm<B: Arithmetic> {
 
 impl<B: Arithmetic> Norm<B> {
     fn load(b: &B, model: &Description, tensors: Tensors<'_>, name: &str) -> Result<Self, PortError> {
-        let vector = |part: &str| b.vector(tensors.vector(&format!("{name}.{part}"), model.hidden)?);
+        let vector = |part: &str| tensors.vector(&format!("{name}.{part}"), model.hidden);
         let shift = match model.norm {
-            NormKind::Layer => Some(vector("bias")?),
+            NormKind::Layer => Some(b.vector(vector("bias")?)?),
             NormKind::Rms => None,
         };
-        Ok(Self { scale: vector("weight")?, shift, eps: model.eps })
+        let host_scale = vector("weight")?;
+        Ok(Self { scale: b.vector(host_scale.clone())?, host_scale, shift, eps: model.eps })
     }
 
     fn of(&self, b: &B, x: &B::Rows) -> Result<B::Rows, PortError> {

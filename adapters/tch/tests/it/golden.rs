@@ -14,6 +14,7 @@ async fn transformers_agree(name: &str) {
         load_as(LoadConfig { blocks, ..config(&path) }).await
     })
     .await;
+    testkit::golden::gradients_agree(name, async |path| load_as(config(&path)).await).await;
 }
 
 #[tokio::test]

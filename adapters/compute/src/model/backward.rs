@@ -1,0 +1,132 @@
+//! A backward pass over a run of blocks.
+//!
+//! Of the forward pass only the input of each block is kept, and what lies within a block is computed anew on the way back.
+//! Each block is a job of its own, so that steps of sessions get their turn in between. What is kept counts against the
+//! budget of the KV caches before anything is computed.
+
+use std::sync::Arc;
+
+use corolla_domain::{
+    model::{BlockRange, Hidden},
+    ports::{BackwardInput, FaultKind, Gradients, PortError},
+};
+
+use super::{Engine, Loaded};
+use crate::{
+    arithmetic::{Arithmetic, Place},
+    budget::Reservation,
+    families::Sequence,
+    worker::Waiting,
+};
+
+/// Arrays of the size of the input that live beside the inputs of the blocks: what a block is given, and what it returns.
+const BESIDE: usize = 2;
+
+impl<B: Arithmetic> Engine<B> {
+    /// As `BlockEngine::backward`.
+    pub(super) async fn gradients(&self, range: BlockRange, input: BackwardInput) -> Result<Gradients, PortError> {
+        self.hosts(range)?;
+        input.check(range.len(), self.hidden)?;
+        let (batch, seq, width) = (input.hidden.batch(), input.hidden.seq(), self.hidden);
+        let _kept = self.room(batch * seq, range.len())?;
+        let first = range.start() - self.hosted.start();
+
+        let mut x = input.hidden.to_f32();
+        let mut inputs = Vec::with_capacity(range.len());
+        for nth in 0..range.len() {
+            if let Some(prompt) = input.prompts.get(nth) {
+                add_prompt(&mut x, prompt, batch);
+            }
+            let before = Arc::new(x);
+            x = if nth + 1 < range.len() {
+                let given = before.clone();
+                let work = move |model: &Loaded<B>, waiting: Waiting<'_>| {
+                    waiting.check()?;
+                    model.forward(first + nth, (given.to_vec(), width), (batch, seq))
+                };
+                self.worker.call_while("running a block", work).await?
+            } else {
+                Vec::new()
+            };
+            inputs.push(before);
+        }
+
+        let mut gradient = input.gradient.to_f32();
+        let mut prompts = Vec::with_capacity(input.prompts.len());
+        while let Some(before) = inputs.pop() {
+            let nth = inputs.len();
+            let work = move |model: &Loaded<B>, waiting: Waiting<'_>| {
+                model.backward(first + nth, (&before, &gradient), (batch, seq), &waiting)
+            };
+            gradient = self.worker.call_while("running a block backwards", work).await?;
+            if let Some(prompt) = input.prompts.get(nth) {
+                let positions = prompt.seq();
+                let rows = gradient.chunks_exact(seq * width).flat_map(|row| &row[..positions * width]);
+                let numbers: Vec<f32> = rows.copied().collect();
+                prompts.push(Hidden::from_f32((batch, positions, width), &numbers)?);
+            }
+        }
+        prompts.reverse();
+        Ok(Gradients { hidden: Hidden::from_f32((batch, seq, width), &gradient)?, prompts })
+    }
+
+    /// Sets aside what a pass over `positions` positions, of all rows together, keeps: as many numbers in positions of KV
+    /// cache, of one block.
+    fn room(&self, positions: usize, blocks: usize) -> Result<Reservation, PortError> {
+        let numbers = positions.checked_mul(self.hidden).and_then(|states| states.checked_mul(blocks + BESIDE));
+        // One block at a time has a cache.
+        let worth = numbers.and_then(|numbers| numbers.div_ceil(self.cache_numbers).checked_add(positions));
+        let refused = |kind, what: String| {
+            let worth = worth.map_or("too many".to_owned(), |worth| worth.to_string());
+            let text = format!(
+                "a backward pass of {positions} positions over {blocks} blocks needs the memory of {worth} positions of KV \
+                 cache in one block, {what}"
+            );
+            PortError::new(kind, text)
+        };
+        if worth.is_none_or(|worth| worth > self.budget.total()) {
+            return Err(refused(FaultKind::InvalidInput, format!("there are {}", self.budget.total())));
+        }
+        self.budget.reserve(worth, 1).map_err(|_| {
+            let (free, blocks) = (self.budget.free_tokens(), self.hosted.len());
+            refused(FaultKind::Capacity, format!("{free} are free in each of {blocks}"))
+        })
+    }
+}
+
+impl<B: Arithmetic> Loaded<B> {
+    /// Runs `[batch * seq, width]` numbers through block number `nth`, from position 0 on.
+    fn forward(
+        &self,
+        nth: usize,
+        (x, width): (Vec<f32>, usize),
+        (batch, seq): (usize, usize),
+    ) -> Result<Vec<f32>, PortError> {
+        let (b, blocks) = (&self.arithmetic, self.blocks()?);
+        let frame = blocks.frame(b, Place { batch, seq, position: 0 })?;
+        let mut cache = blocks.cache(b, batch, seq)?;
+        let sequence = Sequence { frame: &frame, cache: &mut cache, rows: batch * seq };
+        b.numbers(blocks.forward(b, nth, b.rows(x, width)?, vec![sequence])?)
+    }
+
+    /// See [`Blocks::backward`](crate::families::Blocks::backward).
+    fn backward(
+        &self,
+        nth: usize,
+        (x, gradient): (&[f32], &[f32]),
+        shape: (usize, usize),
+        waiting: &Waiting<'_>,
+    ) -> Result<Vec<f32>, PortError> {
+        let b = &self.arithmetic;
+        self.blocks()?.backward(b, nth, (x, gradient), shape, || waiting.check())
+    }
+}
+
+/// Adds a prompt to the first positions of each row.
+fn add_prompt(x: &mut [f32], prompt: &Hidden, batch: usize) {
+    let (numbers, length) = (prompt.to_f32(), prompt.seq() * prompt.width());
+    for (row, states) in x.chunks_exact_mut(x.len() / batch).enumerate() {
+        let from = if prompt.batch() == 1 { 0 } else { row * length };
+        states.iter_mut().zip(&numbers[from..from + length]).for_each(|(state, add)| *state += add);
+    }
+}
