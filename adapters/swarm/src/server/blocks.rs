@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use corolla_domain::{
     model::{BlockRange, Hidden},
-    ports::{BlockEngine, BlockSession, FaultKind, PortError, SessionNeed},
+    ports::{BackwardInput, BlockEngine, BlockSession, FaultKind, Gradients, PortError, SessionNeed},
 };
 use tokio::{
     sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore},
@@ -110,6 +110,47 @@ impl Blocks {
             hidden = stack.step(hidden, None).await?;
         }
         Ok(Some(hidden))
+    }
+
+    /// Gradients through `range`. Where there is no room for what the pass keeps meanwhile, it makes way for others and
+    /// waits for some, for as long as `patience`.
+    pub(super) async fn backward(
+        &self,
+        range: BlockRange,
+        input: BackwardInput,
+        turn: OwnedSemaphorePermit,
+        patience: Duration,
+    ) -> Result<Gradients, Refusal> {
+        let (deadline, mut turn) = (Instant::now() + patience, Some(turn));
+        loop {
+            let held = match turn.take() {
+                Some(turn) => turn,
+                None => self.turn().await?,
+            };
+            let freed = Freed(Some(&self.freed));
+            match self.engine.backward(range, input.clone()).await {
+                Err(error) if error.kind() == FaultKind::Capacity && Instant::now() < deadline => freed.nothing(),
+                outcome => return Ok(outcome?),
+            }
+            drop(held);
+            let _ = tokio::time::timeout(LOOK, self.freed.notified()).await;
+        }
+    }
+}
+
+/// Tells somebody in line, when it is dropped, that there may be room.
+struct Freed<'a>(Option<&'a Notify>);
+
+impl Freed<'_> {
+    /// There is no more room than before.
+    fn nothing(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Freed<'_> {
+    fn drop(&mut self) {
+        self.0.inspect(|line| line.notify_one());
     }
 }
 

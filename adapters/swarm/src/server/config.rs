@@ -58,11 +58,11 @@ pub struct ServerConfig {
 /// What callers may ask (wire protocol §8.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Rows times positions of one step or forward pass.
+    /// Rows times positions of one step or pass.
     pub max_batch: usize,
     /// Positions of one session.
     pub max_length: usize,
-    /// How long a forward pass may take, its way here included.
+    /// How long a pass may take, its way here included.
     pub request: Duration,
     /// How long a session may last.
     pub session: Duration,

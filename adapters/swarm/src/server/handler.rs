@@ -1,4 +1,4 @@
-//! What all methods share, and the unary ones: `rpc_info`, `rpc_forward`, `rpc_push` (wire protocol §6).
+//! What all methods share, and the short ones: `rpc_info`, `rpc_push` (wire protocol §6).
 
 use std::{
     sync::{
@@ -10,28 +10,17 @@ use std::{
 
 use bytes::Bytes;
 use libp2p::PeerId;
-use tokio::{
-    sync::{Notify, Semaphore},
-    time::timeout,
-};
+use tokio::sync::{Notify, Semaphore};
 
-use super::{
-    VERSION,
-    blocks::Blocks,
-    config::ServerConfig,
-    input,
-    refusal::Refusal,
-    session::{Inboxes, refuse_adapter},
-};
+use super::{VERSION, blocks::Blocks, config::ServerConfig, input, pass::Room, refusal::Refusal, session::Inboxes};
 use crate::{
-    rpc::{Caller, Outcome, Rpc},
+    rpc::{Outcome, Rpc},
     wire::{
         frame::MAX_UNARY,
         inference::{RpcInfo, StepMetadata},
         proto::{self, Compression, ExpertRequest, ExpertResponse, ExpertUid, Tensor},
         server::block_uids,
         serving::{CallMetadata, RPC_PUSH, info_reply},
-        tensor::{CHUNK, Joiner, split},
     },
 };
 
@@ -39,16 +28,13 @@ use crate::{
 const PUSHING: usize = 64;
 /// How long a push may take.
 const PUSH: Duration = Duration::from_secs(10);
-/// Tensors of a pass in pieces.
-const TENSORS: usize = 4;
-/// Most bytes of a pass in pieces, all tensors together.
-const MOST_PIECES: usize = 256 << 20;
 
 /// The state of a server.
 pub(super) struct Handler {
     pub(super) config: ServerConfig,
     pub(super) blocks: Arc<Blocks>,
     pub(super) inboxes: Inboxes,
+    pub(super) room: Room,
     rpc: Rpc,
     pushing: Arc<Semaphore>,
     draining: AtomicBool,
@@ -79,6 +65,7 @@ impl Handler {
             config,
             blocks: Arc::new(blocks),
             inboxes: Inboxes::default(),
+            room: Room::default(),
             rpc,
             pushing: Arc::new(Semaphore::new(PUSHING)),
             draining: AtomicBool::new(false),
@@ -135,71 +122,6 @@ impl Handler {
         answer().map_err(|refusal| refusal.repr())
     }
 
-    /// `rpc_forward`.
-    pub(super) async fn forward(&self, request: Bytes) -> Outcome {
-        let pass = async {
-            let request: ExpertRequest = proto::decode(request)?;
-            let tensor = self.pass(request).await?;
-            Ok(proto::encode(&ExpertResponse { tensors: vec![tensor], ..ExpertResponse::default() }))
-        };
-        let outcome: Result<Bytes, Refusal> =
-            timeout(self.config.limits.request, pass).await.unwrap_or_else(|_| Err(Refusal::new("TimeoutError", "")));
-        outcome.map_err(|refusal| refusal.repr())
-    }
-
-    /// `rpc_forward_stream`.
-    pub(super) async fn forward_stream(&self, mut caller: Caller) {
-        let pass = async {
-            let request = match pieces(&mut caller).await {
-                Ok(request) => request?,
-                Err(error) => {
-                    tracing::debug!(peer = %caller.peer(), %error, "a caller has gone");
-                    return Ok(None);
-                }
-            };
-            tokio::select! {
-                biased;
-                tensor = self.pass(request) => tensor.map(Some),
-                () = caller.stirs() => Ok(None),
-            }
-        };
-        let outcome: Result<Option<Tensor>, Refusal> =
-            timeout(self.config.limits.request, pass).await.unwrap_or_else(|_| Err(Refusal::new("TimeoutError", "")));
-        match outcome {
-            Ok(Some(tensor)) => {
-                for piece in split(&tensor, CHUNK) {
-                    let reply = ExpertResponse { tensors: vec![piece], ..ExpertResponse::default() };
-                    if caller.send(&proto::encode(&reply)).await.is_err() {
-                        return;
-                    }
-                }
-                caller.close().await;
-            }
-            Ok(None) => {}
-            Err(refusal) => caller.fail(&refusal.to_string()).await,
-        }
-    }
-
-    /// Runs a request through its blocks, without a cache.
-    async fn pass(&self, request: ExpertRequest) -> Result<Tensor, Refusal> {
-        let range = input::blocks(&self.config, &request.uid)?;
-        let metadata = CallMetadata::decode(&request.metadata)?;
-        refuse_adapter(&metadata)?;
-        let _counted = self.enter()?;
-        let compression = match metadata.output_compression.as_deref() {
-            None => Compression::None,
-            Some([one]) => *one,
-            Some(_) => return Err(Refusal::assertion("output_compression tuple should have 1 element")),
-        };
-        let _turn = self.blocks.turn().await?;
-        let input = input::input(&self.config, range, request, &metadata)?;
-        let shape = input.shape;
-        match self.blocks.pass(range, input, self.config.limits.request).await? {
-            Some(hidden) => input::output(&hidden, self.config.dtype, compression),
-            None => Ok(input::nothing(shape, self.config.dtype)),
-        }
-    }
-
     /// `rpc_push`: hands the output of another server to the session that it is for.
     pub(super) fn take_push(&self, peer: PeerId, request: Bytes) -> Outcome {
         let take = || -> Result<(), Refusal> {
@@ -241,31 +163,4 @@ impl Handler {
             }
         });
     }
-}
-
-/// A request put together from its pieces: the outer fault is the caller's end.
-async fn pieces(caller: &mut Caller) -> std::io::Result<Result<ExpertRequest, Refusal>> {
-    let mut joiner = Joiner::new(TENSORS, MOST_PIECES);
-    let mut whole: Option<ExpertRequest> = None;
-    while let Some(message) = caller.next().await? {
-        let mut piece: ExpertRequest = match proto::decode(message) {
-            Ok(piece) => piece,
-            Err(error) => return Ok(Err(error.into())),
-        };
-        for tensor in std::mem::take(&mut piece.tensors) {
-            if let Err(error) = joiner.push(tensor) {
-                return Ok(Err(error.into()));
-            }
-        }
-        match &whole {
-            None => whole = Some(piece),
-            Some(first) if first.uid != piece.uid => {
-                return Ok(Err(Refusal::value("Block uids differ in one request")));
-            }
-            Some(_) => {}
-        }
-    }
-    let Some(mut request) = whole else { return Ok(Err(Refusal::value("a request without a message"))) };
-    request.tensors = joiner.finish();
-    Ok(Ok(request))
 }

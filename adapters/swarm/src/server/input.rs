@@ -86,7 +86,7 @@ pub(super) fn shape(config: &ServerConfig, hidden: &Tensor) -> Result<(usize, us
 }
 
 /// Hidden states in a type that the blocks take.
-fn states(tensor: &Tensor, config: &ServerConfig) -> Result<Hidden, Refusal> {
+pub(super) fn states(tensor: &Tensor, config: &ServerConfig) -> Result<Hidden, Refusal> {
     let decoded = decode(tensor, config.limits.max_batch.saturating_mul(config.hidden))?;
     match decoded.dtype {
         Dtype::F32 | Dtype::F16 | Dtype::Bf16 => Ok(decoded.to_hidden()?),
@@ -98,12 +98,12 @@ fn states(tensor: &Tensor, config: &ServerConfig) -> Result<Hidden, Refusal> {
     }
 }
 
-fn prompts_of(
-    config: &ServerConfig,
+/// Blocks, rows, positions and width of deep prompts for hidden states of that shape.
+pub(super) fn prompt_sides(
     blocks: BlockRange,
     (batch, seq, width): (usize, usize, usize),
     tensor: &Tensor,
-) -> Result<Prompts, Refusal> {
+) -> Result<[usize; 4], Refusal> {
     let &[count, rows, positions, numbers] = &tensor.size[..] else {
         return Err(Refusal::value(format!("deep prompts must have 4 sides, got {:?}", tensor.size)));
     };
@@ -116,6 +116,16 @@ fn prompts_of(
         let text = format!("deep prompts of shape {sides:?} for hidden states of shape [{batch}, {seq}, {width}]");
         return Err(Refusal::value(text));
     }
+    Ok(sides)
+}
+
+pub(super) fn prompts_of(
+    config: &ServerConfig,
+    blocks: BlockRange,
+    shape: (usize, usize, usize),
+    tensor: &Tensor,
+) -> Result<Prompts, Refusal> {
+    let [count, rows, positions, width] = prompt_sides(blocks, shape, tensor)?;
     let most = count.saturating_mul(config.limits.max_batch).saturating_mul(width);
     let decoded = decode(tensor, most.min(tensor::Limits::default().elements))?;
     if !decoded.dtype.is_float() {
@@ -149,11 +159,22 @@ fn decode(tensor: &Tensor, elements: usize) -> Result<DecodedTensor, Refusal> {
     Ok(tensor::decode(tensor, tensor::Limits { elements })?)
 }
 
-fn is_dummy(tensor: &Tensor) -> bool {
+pub(super) fn is_dummy(tensor: &Tensor) -> bool {
     tensor.size.contains(&0)
 }
 
+/// Bytes of a tensor of that shape in single precision.
+pub(super) fn bytes<const N: usize>(sides: [usize; N]) -> usize {
+    sides.iter().fold(4, |bytes: usize, side| bytes.saturating_mul(*side))
+}
+
 impl Prompts {
+    /// Those of each block, as the blocks take them.
+    pub(super) fn states(&self, width: usize) -> Result<Vec<Hidden>, Refusal> {
+        let shape = (self.batch, self.positions, width);
+        self.blocks.iter().map(|prompt| Ok(Hidden::from_f32(shape, prompt)?)).collect()
+    }
+
     /// Adds the prompt of the block that is number `nth` of the request to its input.
     pub(super) fn add(&self, nth: usize, hidden: &Hidden) -> Result<Hidden, Refusal> {
         let (batch, seq, width) = (hidden.batch(), hidden.seq(), hidden.width());

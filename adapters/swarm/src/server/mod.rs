@@ -4,11 +4,13 @@
 //! beside each queue. A caller that goes takes its cache and its computation with it.
 
 mod announce;
+mod backward;
 mod blocks;
 mod config;
 mod handler;
 mod input;
 mod map;
+mod pass;
 mod refusal;
 mod session;
 mod tenant;
@@ -25,7 +27,7 @@ use tokio::{
     time::timeout,
 };
 
-use self::{announce::Announcer, blocks::Blocks, handler::Handler};
+use self::{announce::Announcer, blocks::Blocks, handler::Handler, pass::Way};
 pub use self::{
     announce::{NETWORK_BITS, Speed},
     config::{BootstrapConfig, ServerConfig, ServerLimits},
@@ -39,7 +41,7 @@ use crate::{
         frame::{MAX_RECORD, MAX_UNARY},
         inference::{RPC_FORWARD, RPC_FORWARD_STREAM, RPC_INFERENCE, RPC_INFO},
         server::ServerState,
-        serving::{RPC_BACKWARD, RPC_PUSH},
+        serving::{RPC_BACKWARD, RPC_BACKWARD_STREAM, RPC_PUSH},
     },
 };
 
@@ -48,7 +50,7 @@ pub const VERSION: &str = concat!("2.3.0.dev2+corolla.", env!("CARGO_PKG_VERSION
 
 /// Room for long messages that are being received, all callers together.
 const INBOX: usize = 512 << 20;
-/// Passes of one peer at a time, and of all.
+/// Passes of one peer at a time, and of all, by one method.
 const PASSES_OF_PEER: usize = 16;
 const PASSES: usize = 256;
 /// A member of a swarm that hosts nothing: others enter through it. Clones are the same member.
@@ -259,33 +261,33 @@ async fn methods(host: &Host, handler: &Arc<Handler>) -> Result<Vec<Service>, Po
     let sessions = ServeLimits { calls: server.sessions, calls_of_peer: server.sessions_of_peer, ..limits };
     let most = MAX_RECORD.min(longest_message(handler));
     let of = |handler: &Arc<Handler>| handler.clone();
-    let (info, forward, push) = (of(handler), of(handler), of(handler));
-    let (session, stream) = (of(handler), of(handler));
-    let stream_inbox = inbox.clone();
-    Ok(vec![
+    let (info, push, session) = (of(handler), of(handler), of(handler));
+    let mut services = Vec::new();
+    for (way, method, stream_method) in
+        [(Way::Forward, RPC_FORWARD, RPC_FORWARD_STREAM), (Way::Backward, RPC_BACKWARD, RPC_BACKWARD_STREAM)]
+    {
+        let (unary, stream, inbox) = (of(handler), of(handler), inbox.clone());
+        let unary = serve_unary(host, method, large, move |_, request| {
+            let handler = unary.clone();
+            Box::pin(async move { pass::unary(&handler, way, request).await })
+        });
+        services.push(unary.await?);
+        let stream = serve(host, stream_method, large, move |peer, stream_| {
+            let caller = Caller::new(peer, stream_, most, limits.write, inbox.clone());
+            let handler = stream.clone();
+            Box::pin(async move { pass::stream(&handler, way, caller).await })
+        });
+        services.push(stream.await?);
+    }
+    services.extend([
         serve_unary(host, RPC_INFO, limits, move |_, request| {
             let handler = info.clone();
             Box::pin(async move { handler.info(request) })
         })
         .await?,
-        serve_unary(host, RPC_FORWARD, large, move |_, request| {
-            let handler = forward.clone();
-            Box::pin(async move { handler.forward(request).await })
-        })
-        .await?,
         serve_unary(host, RPC_PUSH, large, move |peer, request| {
             let handler = push.clone();
             Box::pin(async move { handler.take_push(peer, request) })
-        })
-        .await?,
-        serve_unary(host, RPC_BACKWARD, limits, |_, _| {
-            Box::pin(async { Err("NotImplementedError('this server computes no gradients')".to_owned()) })
-        })
-        .await?,
-        serve(host, RPC_FORWARD_STREAM, large, move |peer, stream_| {
-            let caller = Caller::new(peer, stream_, most, limits.write, stream_inbox.clone());
-            let handler = stream.clone();
-            Box::pin(async move { handler.forward_stream(caller).await })
         })
         .await?,
         serve(host, RPC_INFERENCE, sessions, move |peer, stream| {
@@ -294,7 +296,8 @@ async fn methods(host: &Host, handler: &Arc<Handler>) -> Result<Vec<Service>, Po
             Box::pin(async move { session::serve(handler, caller).await })
         })
         .await?,
-    ])
+    ]);
+    Ok(services)
 }
 
 /// Bytes of the longest message that may be of use: hidden states in single precision, and as much for the prompts of each

@@ -16,6 +16,8 @@ use super::{
 pub const RPC_PUSH: &str = "TransformerConnectionHandler.rpc_push";
 /// Protocol of gradients: unary.
 pub const RPC_BACKWARD: &str = "TransformerConnectionHandler.rpc_backward";
+/// Protocol of gradients in pieces: streaming.
+pub const RPC_BACKWARD_STREAM: &str = "TransformerConnectionHandler.rpc_backward_stream";
 
 /// Most bytes of a uid list: a few hundred blocks of a long prefix.
 const MOST_UIDS: usize = 128 << 10;

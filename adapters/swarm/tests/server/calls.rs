@@ -19,7 +19,6 @@ use corolla_swarm::{
         msgpack::Value,
         proto::{self, Compression, ExpertRequest, ExpertResponse, Tensor},
         server::block_uids,
-        serving::RPC_BACKWARD,
         tensor::{self, Dtype, Joiner},
     },
 };
@@ -53,7 +52,7 @@ pub(crate) async fn ask(stream: &mut RpcStream, request: ExpertRequest) -> Resul
     Ok(response.tensors.remove(0))
 }
 
-fn plain(tensor: &Tensor) -> Hidden {
+pub(crate) fn plain(tensor: &Tensor) -> Hidden {
     tensor::decode(tensor, tensor::Limits::default()).unwrap().to_hidden().unwrap()
 }
 
@@ -63,7 +62,7 @@ pub(crate) async fn refused(rpc: &Rpc, peer: PeerId, request: ExpertRequest) -> 
     ask(&mut stream, request).await.expect_err("a refusal").context().to_owned()
 }
 
-fn prompts(blocks: usize, positions: usize) -> Tensor {
+pub(crate) fn prompts(blocks: usize, positions: usize) -> Tensor {
     let numbers: Vec<u8> = (0..blocks * positions * WIDTH).flat_map(|i| ((i % 5) as f32).to_le_bytes()).collect();
     let size = [blocks, 1, positions, WIDTH].map(|side| side as u32).to_vec();
     Tensor { buffer: numbers.into(), size, ..tensor::dummy(Dtype::F32) }
@@ -102,8 +101,6 @@ async fn a_server_says_what_it_is() {
         let fault = rpc.unary(peer, RPC_INFO, info_request(stranger), WAIT).await.unwrap_err();
         assert!(fault.context().contains(&format!("Remote peer does not serve {stranger}")), "{fault}");
     }
-    let fault = rpc.unary(peer, RPC_BACKWARD, Bytes::new(), WAIT).await.unwrap_err();
-    assert!(fault.context().contains("NotImplementedError"), "{fault}");
 }
 
 #[tokio::test]

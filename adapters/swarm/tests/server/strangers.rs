@@ -25,7 +25,7 @@ use crate::{
     states, until,
 };
 
-fn tensor_of(shape: &[u32], dtype: Dtype) -> Tensor {
+pub(crate) fn tensor_of(shape: &[u32], dtype: Dtype) -> Tensor {
     let count: u32 = shape.iter().product();
     let buffer = vec![0; count as usize * dtype.size()];
     Tensor { buffer: buffer.into(), size: shape.to_vec(), ..tensor::dummy(dtype) }
