@@ -5,6 +5,8 @@ Each line is {"ids": [...], "max_new_tokens": N}; the answer, a line too, is {"i
 {"talk": [N, ...], "ids": [...]} generates in one session of several calls, {"beams": N, "ids": [...], "max_new_tokens": M} by beam search, each
 beside transformers alone: {"ids": [...], "wanted": [...]}.
 {"states": [...ids...]} runs all blocks over a prompt without a cache, beside transformers alone: {"apart": D}, as a part of the largest number.
+{"tune": "ptune" or "deep_ptune", "rows": [[...ids...], ...], "length": N, "steps": M} trains N prompts on those rows, beside transformers alone
+with the same prompts at every step: {"losses": [...], "loss_apart": D, "grads_apart": D}, both as parts, the worst of all steps.
 hivemind leaves processes behind: this one leads a group of its own, and ends with it when its standard input closes.
 """
 import json
@@ -62,7 +64,7 @@ def beams(model, alone, ids, beams, max_new_tokens):
 
 def states(model, alone, ids):
     seen = {}
-    layers = alone().transformer.h if hasattr(alone(), "transformer") else alone().model.layers
+    layers = layers_of(alone())
     hooks = [
         layers[0].register_forward_pre_hook(lambda _, args, kwargs: seen.update(before=args[0] if args else kwargs["hidden_states"]), with_kwargs=True),
         layers[-1].register_forward_hook(lambda _, args, out: seen.update(after=out[0])),
@@ -73,6 +75,64 @@ def states(model, alone, ids):
             hook.remove()
         apart = (model.transformer.h(seen["before"]) - seen["after"]).abs().max() / seen["after"].abs().max()
     return {"apart": apart.item()}
+
+
+def layers_of(alone):
+    return alone.transformer.h if hasattr(alone, "transformer") else alone.model.layers
+
+
+def logits_alone(alone, ids, prompt, deep):
+    """What the model says after `prompt`, [positions, width], with `deep` prompts, [positions, blocks * width] or None, before each block."""
+    count, blocks = len(prompt), layers_of(alone)
+    embeds = torch.cat([prompt.expand(len(ids), -1, -1), alone.get_input_embeddings()(ids)], dim=1)
+
+    def before(nth):
+        added = deep.view(count, len(blocks), -1)[:, nth]
+
+        def add(_, args, kwargs):
+            states = args[0] if args else kwargs.pop("hidden_states")
+            return (torch.cat([states[:, :count] + added, states[:, count:]], dim=1), *args[1:]), kwargs
+
+        return add
+
+    hooks = [block.register_forward_pre_hook(before(nth), with_kwargs=True) for nth, block in enumerate(blocks) if deep is not None]
+    logits = alone(inputs_embeds=embeds).logits[:, count:]
+    for hook in hooks:
+        hook.remove()
+    return logits
+
+
+def loss_of(logits, ids):
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+
+def tune(swarm, alone, tune, rows, length, steps):
+    """Prompt tuning as the authors' notebooks do it: weights in the swarm are frozen, prompts are the client's own."""
+    torch.manual_seed(7)
+    folder, prefix, peer = swarm
+    model = AutoDistributedModelForCausalLM.from_pretrained(
+        folder, initial_peers=[peer], dht_prefix=prefix, torch_dtype=torch.float32, show_route=False, max_retries=2, tuning_mode=tune,
+        pre_seq_len=length,
+    )
+    ids, losses, loss_apart, grads_apart = torch.tensor(rows), [], 0.0, 0.0
+    trained = [parameter for _, parameter in sorted(model.named_parameters()) if parameter.requires_grad]
+    if len(trained) != 1 + (tune == "deep_ptune"):
+        raise ValueError(f"{len(trained)} parameters are trained")
+    optimizer = torch.optim.Adam(trained, lr=0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = loss_of(model(ids).logits, ids)
+        loss.backward()
+        # In order of their names: deep prompts stand before those that enter the first block.
+        mine = [parameter.detach().clone().requires_grad_() for parameter in trained]
+        wanted = loss_of(logits_alone(alone(), ids, mine[-1], mine[0] if len(mine) > 1 else None), ids)
+        wanted.backward()
+        losses.append(loss.item())
+        loss_apart = max(loss_apart, abs(loss.item() / wanted.item() - 1))
+        for parameter, other in zip(trained, mine):
+            grads_apart = max(grads_apart, ((parameter.grad - other.grad).abs().max() / other.grad.abs().max()).item())
+        optimizer.step()
+    return {"losses": losses, "loss_apart": loss_apart, "grads_apart": grads_apart}
 
 
 def speed(model, steps):
@@ -99,7 +159,9 @@ def main():
     alone = Alone(folder)
     for line in sys.stdin:
         asked = json.loads(line)
-        if "steps" in asked:
+        if "tune" in asked:
+            answer = tune((folder, prefix, peer), alone, **asked)
+        elif "steps" in asked:
             answer = speed(model, asked["steps"])
         elif "talk" in asked:
             answer = talk(model, alone, **asked)

@@ -153,6 +153,26 @@ def by_python(model, house, venv):
     return f"{len(model['cases'])} prompts x {NEW_TOKENS} ids, a session, 3 beams; states {apart:.0e} apart; {speed['steps_per_s']} steps/s"
 
 
+def tuned(model, house, venv):
+    """Prompt tuning by the stock client: losses and gradients are those of transformers, and losses fall."""
+    text = [id for case in model["cases"] for id in case["prompt_ids"] + case["new_ids"]]
+    rows, seen = [text[at : at + 14] for at in (0, 20, 40)], []
+    # The last is long enough to go in pieces (more than 1 MiB of inputs, gradients and prompts).
+    asks = [("ptune", rows, 5, 5), ("deep_ptune", rows, 5, 5), ("deep_ptune", [(text * 8)[:700]], 700, 1)]
+    with Client(venv, house) as client:
+        for mode, rows, length, steps in asks:
+            answer = client.ask(tune=mode, rows=rows, length=length, steps=steps)
+            losses = answer["losses"]
+            if not (answer["loss_apart"] <= 1e-3 and answer["grads_apart"] <= 1e-3):
+                raise Failure(f"{mode} with {length} prompts is off from transformers: {answer}")
+            if steps > 1 and not losses[-1] < 0.9 * losses[0]:
+                raise Failure(f"{mode} does not learn: {losses}")
+            learned = f", loss {losses[0]:.2f} to {losses[-1]:.2f}" if steps > 1 else ""
+            seen.append(f"{mode} of {len(rows)} x {length + len(rows[0])}: grads {answer['grads_apart']:.0e} apart{learned}")
+    house.all_closed()
+    return "; ".join(seen)
+
+
 def goodbye(model, house, binary):
     """A server that is asked to stop is gone from the swarm at once, and a reply says which blocks are missing."""
     name = next(name for name in house.servers if name.startswith("corolla"))
@@ -177,6 +197,7 @@ def check(asked, venv, model, logs, table):
         name = model["name"]
         checks = {
             f"{label}: the stock client": lambda house: by_python(model, house, venv),
+            f"{label}: prompt tuning by the stock client": lambda house: tuned(model, house, venv),
             f"{label}: our client": lambda house: exact(model, corolla.Corolla(asked.binary, house)),
             f"{label}: our client, scored prompts": lambda house: scores(model, corolla.Corolla(asked.binary, house)),
             f"{label}: our client, sessions": lambda house: sessions(model, corolla.Corolla(asked.binary, house), house),
