@@ -18,7 +18,9 @@ use corolla_domain::{
     session::Limits,
 };
 pub(crate) use swarm::{HostSettings, SwarmSettings};
-pub(crate) use typed::{Backend as TypedBackend, Blocks, Dtype as TypedDtype, HostFlags, Overrides};
+pub(crate) use typed::{
+    Backend as TypedBackend, Blocks, Dtype as TypedDtype, HostFlags, Overrides, Reach as TypedReach,
+};
 
 use crate::backend::Backend;
 

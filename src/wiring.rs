@@ -20,6 +20,7 @@ use corolla_sessions::{MemorySessions, RedisSessions};
 use corolla_swarm::{PetalsConfig, PetalsSwarm, default_dht_prefix};
 pub(crate) use corolla_swarm::{
     Pin, check_pins,
+    server::{Reach, Way},
     transport::{Access, PeerId, SwarmSecret},
 };
 
@@ -164,6 +165,7 @@ pub(crate) async fn swarm(model: &ModelSettings, spec: &ModelSpec) -> Result<Arc
     let mut config = PetalsConfig {
         identity: settings.identity.clone(),
         access: settings.access.clone(),
+        listen: settings.listen.clone(),
         allowed_servers: settings.allowed_servers.clone(),
         blocked_servers: settings.blocked_servers.clone(),
         pinned_servers: settings.pinned_servers.clone(),

@@ -8,7 +8,7 @@ use crate::{
     join::JoinToken,
     secret,
     wiring::{
-        Access, PeerId,
+        Access, PeerId, Reach,
         host::{Bootstrap, BootstrapConfig},
     },
 };
@@ -55,6 +55,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
         identity: options.identity,
         initial_peers: options.initial_peers,
         access: Access { secret: secret.clone(), allowed: options.allowed_peers },
+        reach: Reach::Direct,
     });
     let node = started.await.map_err(|fault| host_fault(&fault))?;
     let addresses = node.addresses();

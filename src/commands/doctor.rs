@@ -1,17 +1,22 @@
 //! `corolla doctor`: what each model needs, what this machine has, and how the model would be run. Loads nothing.
 
-use std::fmt::Write;
+use std::{fmt::Write, path::PathBuf};
 
 use corolla_domain::fit::{self, Choice, Dtype, Row, check_kernels};
 use serde::Serialize;
 
-use super::{Compute, ConfigFile, print};
+use super::{Compute, ConfigFile, host_fault, print};
 use crate::{
     Stop,
     backend::Backend,
     config::{self, ModelSettings, Settings},
     plan::{self, Program, Survey},
     plugin::{self, Answer, Device, PlugIn, Probe},
+    secret,
+    wiring::{
+        Access, Way,
+        host::{self, BootstrapConfig},
+    },
 };
 
 /// Flags of `doctor`.
@@ -21,9 +26,29 @@ pub(crate) struct Options {
     file: ConfigFile,
     #[command(flatten)]
     compute: Compute,
+    /// Instead: how others would reach a server that enters the swarm of these nodes, several with commas.
+    #[arg(long, value_name = "MULTIADDRESS", value_delimiter = ',', requires = "listen")]
+    initial_peers: Vec<String>,
+    /// Where that server is to listen, several with commas; it must not be running.
+    #[arg(long, value_name = "MULTIADDRESS", value_delimiter = ',', requires = "initial_peers")]
+    listen: Vec<String>,
+    /// File with that swarm's secret, where it has one.
+    #[arg(long, value_name = "FILE", requires = "initial_peers")]
+    secret_file: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// How others would reach a server.
+#[derive(Serialize)]
+struct ReachReport {
+    /// `direct`, `relayed` or `unreachable`.
+    reachability: &'static str,
+    /// Peer ids of the relays that gave a slot.
+    relays: Vec<String>,
+    /// Ports at which others get no answer, e.g. `TCP 31401`.
+    blocked: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -112,6 +137,9 @@ struct ChoiceReport {
 
 /// Prints the report. The exit code tells whether every model can be run.
 pub(crate) async fn run(options: &Options) -> Result<(), Stop> {
+    if !options.initial_peers.is_empty() {
+        return reach(options).await;
+    }
     let file = options.file.config.as_deref();
     let settings = config::load_without_files(file, &options.compute.overrides()).map_err(Stop::usage)?;
     let lacking: Vec<Backend> = Backend::ALL.into_iter().filter(|backend| !backend.built_in()).collect();
@@ -125,6 +153,30 @@ pub(crate) async fn run(options: &Options) -> Result<(), Stop> {
     let faults: Vec<String> =
         report.models.iter().filter_map(|it| Some(format!("model {}: {}", it.id, it.error.as_ref()?))).collect();
     if faults.is_empty() { Ok(()) } else { Err(Stop::usage(faults.join("\n"))) }
+}
+
+/// Tries how others would reach a server. One that nobody reaches is a failure.
+async fn reach(options: &Options) -> Result<(), Stop> {
+    let secret = options.secret_file.as_deref().map(secret::read).transpose().map_err(Stop::usage)?;
+    let server = BootstrapConfig {
+        listen: options.listen.clone(),
+        initial_peers: options.initial_peers.clone(),
+        access: Access { secret, allowed: None },
+        ..BootstrapConfig::default()
+    };
+    let found = host::reachability(&server).await.map_err(|fault| host_fault(&fault))?;
+    let (reachability, relays) = match &found.way {
+        Way::Direct { .. } => ("direct", Vec::new()),
+        Way::Relayed(relays) => ("relayed", relays.iter().map(ToString::to_string).collect()),
+        Way::Unreachable => ("unreachable", Vec::new()),
+    };
+    if options.json {
+        let report = ReachReport { reachability, relays, blocked: found.blocked.clone() };
+        print(&(serde_json::to_string_pretty(&report).map_err(Stop::failure)? + "\n"))?;
+    } else {
+        print(&format!("{found}\n"))?;
+    }
+    if found.way == Way::Unreachable { Err(Stop::failure("nobody would reach a server here")) } else { Ok(()) }
 }
 
 /// A choice in a few words and its reason.

@@ -5,8 +5,8 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 use super::{Compute, ConfigFile, asked_to_stop, host_fault, log, planned, print};
 use crate::{
     Stop,
-    config::{HostFlags, Overrides},
-    wiring::host,
+    config::{HostFlags, Overrides, TypedReach},
+    wiring::{Way, host},
 };
 
 /// Flags of `host`.
@@ -55,6 +55,12 @@ pub(crate) struct Options {
     /// keys and values, else 4096]
     #[arg(long, value_name = "N")]
     attn_cache_tokens: Option<usize>,
+    /// Do not ask others whether they reach this server: they do.
+    #[arg(long, conflicts_with = "relayed")]
+    skip_reachability_check: bool,
+    /// Do not ask others either: they do not reach this server, it needs a relay.
+    #[arg(long)]
+    relayed: bool,
     /// What the server is called in lists.
     #[arg(long, value_name = "NAME")]
     public_name: Option<String>,
@@ -113,6 +119,11 @@ impl Options {
                 listen: self.listen,
                 identity: self.identity,
                 cache_tokens,
+                reach: match (self.skip_reachability_check, self.relayed) {
+                    (true, _) => Some(TypedReach::Direct),
+                    (_, true) => Some(TypedReach::Relayed),
+                    _ => None,
+                },
                 public_name: self.public_name,
                 threads: self.threads,
                 update_period: self.update_period,
@@ -138,6 +149,11 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     let interrupted = || Stop { sentence: "interrupted".to_owned(), code: 130 };
     let entering = async {
         let member = host::enter(&plan).await.map_err(fault)?;
+        let reachability = member.reachability();
+        match reachability.way {
+            Way::Direct { .. } => tracing::info!(%reachability, "how others reach this server"),
+            Way::Relayed(_) | Way::Unreachable => tracing::warn!(%reachability, "how others reach this server"),
+        }
         print(&(member.addresses().join("\n") + "\n"))?;
         host::tenant(plan, member).await.map_err(fault)
     };

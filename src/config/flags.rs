@@ -98,6 +98,7 @@ fn about_host(model: &mut Model, flags: &HostFlags) {
     set(&mut host.listen, &flags.listen);
     set(&mut host.identity, &flags.identity);
     set(&mut host.num_blocks, &flags.num_blocks);
+    host.reach = flags.reach.unwrap_or(host.reach);
     set(&mut host.public_name, &flags.public_name);
     set(&mut host.update_period, &flags.update_period);
     set(&mut host.drain, &flags.drain);

@@ -6,7 +6,7 @@ use super::typed::{self, Blocks};
 use crate::{
     join::JoinToken,
     secret,
-    wiring::{Access, PeerId, Pin, check_pins},
+    wiring::{Access, PeerId, Pin, Reach, check_pins},
 };
 
 /// How to reach a Petals swarm.
@@ -14,6 +14,8 @@ use crate::{
 pub(crate) struct SwarmSettings {
     /// Addresses with `/p2p/` at their end; `None` is the public swarm.
     pub(crate) initial_peers: Option<Vec<String>>,
+    /// Where the client listens, for servers behind a NAT that meet it half-way; empty: nowhere.
+    pub(crate) listen: Vec<String>,
     /// Under which name the blocks are announced; `None` is the rule of the model's family.
     pub(crate) dht_prefix: Option<String>,
     /// With whom there is any connection at all.
@@ -37,6 +39,8 @@ pub(crate) struct HostSettings {
     pub(crate) listen: Vec<String>,
     /// File with the server's key; `None` is a new one each time.
     pub(crate) identity: Option<PathBuf>,
+    /// Whether others reach it.
+    pub(crate) reach: Reach,
     /// What the server is called in lists.
     pub(crate) public_name: Option<String>,
     /// How many blocks it takes where it chooses them; `None`: as many as there is memory for.
@@ -58,6 +62,10 @@ pub(super) fn check(at: usize, swarm: typed::Swarm) -> Result<SwarmSettings, Str
                  \"/ip4/127.0.0.1/tcp/31400/p2p/Qm...\""
             ));
         }
+    }
+    if let Some(address) = swarm.listen.iter().find(|address| !address.starts_with('/')) {
+        let key = key("listen");
+        return Err(format!("{key} has \"{address}\"; write addresses such as \"/ip4/0.0.0.0/tcp/0\""));
     }
     if swarm.initial_peers.as_ref().is_some_and(Vec::is_empty) {
         return Err(format!("{} is empty; leave it out for the public swarm", key("initial_peers")));
@@ -87,6 +95,7 @@ pub(super) fn check(at: usize, swarm: typed::Swarm) -> Result<SwarmSettings, Str
     }
     Ok(SwarmSettings {
         initial_peers: swarm.initial_peers.or(peers),
+        listen: swarm.listen,
         dht_prefix: swarm.dht_prefix.or(prefix),
         access,
         allowed_servers: swarm.allowed_servers,
@@ -137,6 +146,11 @@ pub(super) fn check_host(
     Ok(HostSettings {
         listen,
         identity: host.identity,
+        reach: match host.reach {
+            typed::Reach::Ask => Reach::Ask,
+            typed::Reach::Direct => Reach::Direct,
+            typed::Reach::Relayed => Reach::Relayed,
+        },
         public_name: host.public_name,
         num_blocks: host.num_blocks,
         update_period: time(&key("update_period"), host.update_period.as_deref(), 120, 1)?,

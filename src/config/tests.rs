@@ -219,6 +219,7 @@ fn a_host_is_read_and_needs_a_swarm_and_blocks() {
         Some(HostSettings {
             listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
             identity: None,
+            reach: crate::wiring::Reach::Ask,
             public_name: None,
             num_blocks: None,
             update_period: Duration::from_secs(15),

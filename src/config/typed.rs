@@ -108,6 +108,8 @@ pub(super) struct Swarm {
     pub(super) blocked_servers: Vec<String>,
     #[serde(default)]
     pub(super) pinned_servers: Vec<String>,
+    #[serde(default)]
+    pub(super) listen: Vec<String>,
     pub(super) request_timeout: Option<String>,
     pub(super) identity: Option<PathBuf>,
 }
@@ -117,10 +119,25 @@ pub(super) struct Swarm {
 pub(super) struct Host {
     pub(super) listen: Option<Vec<String>>,
     pub(super) identity: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) reach: Reach,
     pub(super) public_name: Option<String>,
     pub(super) num_blocks: Option<usize>,
     pub(super) update_period: Option<String>,
     pub(super) drain: Option<String>,
+}
+
+/// Whether others reach a server of blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Reach {
+    /// They are asked.
+    #[default]
+    Ask,
+    /// They do.
+    Direct,
+    /// They do not; it needs a relay.
+    Relayed,
 }
 
 fn cache_tokens() -> usize {
@@ -300,6 +317,8 @@ pub(crate) struct HostFlags {
     pub(crate) identity: Option<PathBuf>,
     /// Positions that the KV cache holds.
     pub(crate) cache_tokens: Option<usize>,
+    /// Whether others reach it.
+    pub(crate) reach: Option<Reach>,
     /// What the server is called in lists.
     pub(crate) public_name: Option<String>,
     /// Threads.

@@ -12,7 +12,7 @@ use corolla_domain::{
     placement::Share,
     ports::{BlockEngine, FaultKind, PortError},
 };
-pub(crate) use corolla_swarm::server::{Bootstrap, BootstrapConfig};
+pub(crate) use corolla_swarm::server::{Bootstrap, BootstrapConfig, reachability};
 use corolla_swarm::{
     server::{Balance, Loader, Placement, ServerConfig, ServerLimits, Tenant},
     wire::server::check_prefix,
@@ -107,6 +107,7 @@ pub(crate) async fn enter(plan: &HostPlan) -> Result<Bootstrap, PortError> {
         identity: host.identity.clone(),
         initial_peers: swarm.initial_peers.clone().unwrap_or_default(),
         access: swarm.access.clone(),
+        reach: host.reach,
     };
     Bootstrap::start(settings).await
 }
@@ -141,6 +142,7 @@ async fn serving(
         listen: host.listen,
         identity: host.identity,
         access: swarm.access,
+        reach: host.reach,
         public_name: host.public_name,
         update_period: host.update_period,
         limits: plan.limits,

@@ -34,6 +34,9 @@ pub struct PetalsConfig {
     pub identity: Option<PathBuf>,
     /// With whom to have to do at all: whom this shuts out is not used as a server, an initial peer or a relay either.
     pub access: Access,
+    /// Where to listen; empty: nowhere. Only who listens can be met half-way by a server behind a NAT; otherwise its relay
+    /// stays in between.
+    pub listen: Vec<String>,
     /// Peer ids of the only servers to be used; empty: all.
     pub allowed_servers: Vec<String>,
     /// Peer ids of servers that are not to be used.
@@ -65,6 +68,7 @@ impl PetalsConfig {
             initial_peers: PUBLIC_INITIAL_PEERS.map(str::to_owned).to_vec(),
             identity: None,
             access: Access::default(),
+            listen: Vec::new(),
             allowed_servers: Vec::new(),
             blocked_servers: Vec::new(),
             pinned_servers: Vec::new(),
@@ -118,6 +122,15 @@ impl PetalsConfig {
             }
         };
         self.initial_peers.iter().map(read).collect()
+    }
+
+    /// The addresses to listen on, read.
+    pub(super) fn listens(&self) -> Result<Vec<Multiaddr>, PortError> {
+        let read = |text: &String| {
+            Multiaddr::from_str(text)
+                .map_err(|error| PortError::invalid(format!("address to listen on {text:?}: {error}")))
+        };
+        self.listen.iter().map(read).collect()
     }
 
     /// Whether a server may be used.

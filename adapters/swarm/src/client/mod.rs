@@ -63,6 +63,7 @@ impl PetalsSwarm {
         let host = HostConfig {
             identity: config.identity.clone(),
             initial_peers,
+            listen: config.listens()?,
             access: config.access.clone(),
             dial_timeout: config.connect_timeout,
             ..HostConfig::default()

@@ -59,9 +59,9 @@ pub(super) fn find_request(keys: &[DhtId], from: Option<DhtId>) -> Bytes {
 pub(super) fn store_request<'a>(
     entries: impl Iterator<Item = (DhtId, &'a String, &'a Bytes)>,
     expiration: f64,
-    from: DhtId,
+    from: Option<DhtId>,
 ) -> Bytes {
-    let mut request = StoreRequest { peer: Some(node_info(Some(from))), ..StoreRequest::default() };
+    let mut request = StoreRequest { peer: Some(node_info(from)), ..StoreRequest::default() };
     for (key, subkey, value) in entries {
         request.keys.push(Bytes::copy_from_slice(&key.0));
         request.subkeys.push(Value::from(subkey.as_str()).encode().into());
@@ -109,7 +109,7 @@ mod tests {
         let value = Bytes::from_static(&[0xc7, 0x0b, 0x40, 0x92, 0x02, 0xcb, 0x3f, 0xf8, 0, 0, 0, 0, 0, 0]);
         let entry = (key, &"QmPeerA".to_owned(), &value);
         assert_eq!(
-            hex(store_request([entry].into_iter(), 1_700_000_100.0, place)),
+            hex(store_request([entry].into_iter(), 1_700_000_100.0, Some(place))),
             "1214ca10260960ae8a0303fcb5c7c18079f5223ae2a71a08a7516d5065657241220ec70b409202cb3ff80000000000002a080000\
              0059fc54d9413201003a160a14000102030405060708090a0b0c0d0e0f10111213"
         );

@@ -19,6 +19,8 @@ use crate::{
 
 /// Time to the next attempt where nobody could be told.
 const AGAIN: Duration = Duration::from_secs(5);
+/// What is left of the network's speed behind a relay (§8.3).
+const RELAYED: f64 = 0.2;
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -44,8 +46,9 @@ impl Speed {
     }
 
     /// Positions a second as routes for whole passes are weighed (§8.3).
-    pub(super) fn throughput(&self, blocks: usize) -> f64 {
-        (self.forward / ((blocks as f64 + 1.0) / 2.0)).min(self.network)
+    pub(super) fn throughput(&self, blocks: usize, relayed: bool) -> f64 {
+        let network = if relayed { self.network * RELAYED } else { self.network };
+        (self.forward / ((blocks as f64 + 1.0) / 2.0)).min(network)
     }
 }
 
@@ -54,6 +57,8 @@ pub(super) struct Announcer {
     pub(super) node: Arc<DhtNode>,
     pub(super) config: ServerConfig,
     pub(super) peer: String,
+    /// Whether it is reached through relays only.
+    pub(super) relayed: bool,
 }
 
 impl Announcer {
@@ -122,9 +127,9 @@ impl Announcer {
             inference_rps: Some(speed.inference),
             torch_dtype: Some(dtype.name().to_owned()),
             quant_type: Some("none".to_owned()),
-            using_relay: Some(false),
+            using_relay: Some(self.relayed),
             cache_tokens_left: left,
-            ..ServerRecord::new(state, speed.throughput(blocks.len()))
+            ..ServerRecord::new(state, speed.throughput(blocks.len(), self.relayed))
         }
     }
 }
@@ -136,7 +141,8 @@ mod tests {
     #[test]
     fn throughput_is_what_the_slower_of_blocks_and_network_does() {
         let speed = Speed { inference: 100.0, forward: 300.0, network: 1000.0 };
-        assert!((speed.throughput(5) - 100.0).abs() < 1e-9);
-        assert!((Speed { network: 50.0, ..speed }.throughput(5) - 50.0).abs() < 1e-9);
+        assert!((speed.throughput(5, false) - 100.0).abs() < 1e-9);
+        assert!((Speed { network: 50.0, ..speed }.throughput(5, false) - 50.0).abs() < 1e-9);
+        assert!((Speed { network: 50.0, ..speed }.throughput(5, true) - 10.0).abs() < 1e-9);
     }
 }

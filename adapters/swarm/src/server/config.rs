@@ -8,7 +8,7 @@ use corolla_domain::{
 };
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
-use super::announce::Speed;
+use super::{announce::Speed, reach::Reach};
 use crate::{transport::Access, wire::server::check_prefix};
 
 /// What a [`Bootstrap`](super::Bootstrap) node is told when it starts.
@@ -22,6 +22,8 @@ pub struct BootstrapConfig {
     pub initial_peers: Vec<String>,
     /// With whom to have to do at all.
     pub access: Access,
+    /// Whether others reach it directly.
+    pub reach: Reach,
 }
 
 /// What a [`BlockServer`](super::BlockServer) is told when it starts.
@@ -47,6 +49,8 @@ pub struct ServerConfig {
     pub identity: Option<PathBuf>,
     /// With whom to have to do at all.
     pub access: Access,
+    /// Whether others reach it directly.
+    pub reach: Reach,
     /// The operator's name for it.
     pub public_name: Option<String>,
     /// How often it announces itself.

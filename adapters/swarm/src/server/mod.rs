@@ -11,6 +11,7 @@ mod handler;
 mod input;
 mod map;
 mod pass;
+mod reach;
 mod refusal;
 mod session;
 mod tenant;
@@ -27,10 +28,11 @@ use tokio::{
     time::timeout,
 };
 
-use self::{announce::Announcer, blocks::Blocks, handler::Handler, pass::Way};
+use self::{announce::Announcer, blocks::Blocks, handler::Handler, pass::Direction, reach::Reached};
 pub use self::{
     announce::{NETWORK_BITS, Speed},
     config::{BootstrapConfig, ServerConfig, ServerLimits},
+    reach::{RPC_CHECK, Reach, Reachability, Way},
     tenant::{Balance, Loader, Placement, Tenant},
 };
 use crate::{
@@ -58,6 +60,7 @@ const PASSES: usize = 256;
 pub struct Bootstrap {
     host: Host,
     node: Arc<DhtNode>,
+    reached: Arc<Reached>,
 }
 
 impl Bootstrap {
@@ -66,31 +69,37 @@ impl Bootstrap {
     /// # Errors
     /// `InvalidInput` for addresses and files that cannot be used, `Unavailable` where no initial peer answers.
     pub async fn start(config: BootstrapConfig) -> Result<Self, PortError> {
-        let peers = config::peers(&config.initial_peers)?;
-        let host = Host::start(HostConfig {
-            identity: config.identity,
-            listen: config::listen_addresses(&config.listen)?,
-            initial_peers: peers.iter().map(|(_, address)| address.clone()).collect(),
-            access: config.access,
-            guides: true,
-            max_connections: 4096,
-            ..HostConfig::default()
-        })
-        .await?;
-        let mut initial: Vec<PeerId> = peers.into_iter().map(|(peer, _)| peer).collect();
-        initial.dedup();
+        let host = enter(&config).await?;
+        let reached = Reached::find_out(&host, &config::listen_addresses(&config.listen)?, config.reach).await?;
+        let reached = Arc::new(reached);
+        if !reached.relayed && config.reach == Reach::Ask {
+            host.guide()?;
+        }
+        let initial = host.initial_peers().to_vec();
         let alone = initial.is_empty();
-        let node = Arc::new(DhtNode::start(Rpc::new(host.clone(), RpcLimits::default()), initial).await?);
+        let rpc = Rpc::new(host.clone(), RpcLimits::default());
+        let node = Arc::new(DhtNode::start(rpc, initial, !reached.relayed).await?);
         if !alone {
             node.join().await?;
         }
-        Ok(Self { host, node })
+        Ok(Self { host, node, reached })
     }
 
     /// Where others enter: addresses that end in `/p2p/` and its peer id.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
         entrances(&self.host)
+    }
+
+    /// How others reach it.
+    #[must_use]
+    pub fn reachability(&self) -> Reachability {
+        self.reached.outcome(&self.host)
+    }
+
+    /// Whether it is reached through relays only.
+    fn is_relayed(&self) -> bool {
+        self.reached.relayed
     }
 
     /// Its place in the DHT, for those who look.
@@ -100,8 +109,45 @@ impl Bootstrap {
     }
 }
 
+/// How others would reach a server that listens and enters a swarm like this; it serves nothing and is soon gone.
+///
+/// # Errors
+/// `InvalidInput` for addresses and files that cannot be used, `Unavailable` where no initial peer answers.
+pub async fn reachability(config: &BootstrapConfig) -> Result<Reachability, PortError> {
+    let host = enter(config).await?;
+    let mut outcome = Err(PortError::invalid("there is no initial peer to ask"));
+    for peer in host.initial_peers() {
+        outcome = host.connect(*peer).await;
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome?;
+    let listen = config::listen_addresses(&config.listen)?;
+    Ok(Reached::find_out(&host, &listen, config.reach).await?.outcome(&host))
+}
+
+/// A host at the door of a swarm. One that has yet to find out whether others reach it does not tell them where peers live.
+async fn enter(config: &BootstrapConfig) -> Result<Host, PortError> {
+    let peers = config::peers(&config.initial_peers)?;
+    Host::start(HostConfig {
+        identity: config.identity.clone(),
+        listen: config::listen_addresses(&config.listen)?,
+        initial_peers: peers.into_iter().map(|(_, address)| address).collect(),
+        access: config.access.clone(),
+        guides: config.reach == Reach::Direct,
+        max_connections: 4096,
+        ..HostConfig::default()
+    })
+    .await
+}
+
 fn entrances(host: &Host) -> Vec<String> {
-    let entrance = |address: &Multiaddr| format!("{address}/p2p/{}", host.peer_id());
+    let own = format!("/p2p/{}", host.peer_id());
+    let entrance = |address: &Multiaddr| {
+        let text = address.to_string();
+        if text.ends_with(&own) { text } else { text + &own }
+    };
     host.listen_addresses().iter().map(entrance).collect()
 }
 
@@ -127,6 +173,7 @@ impl BlockServer {
             identity: config.identity.clone(),
             initial_peers: config.initial_peers.clone(),
             access: config.access.clone(),
+            reach: config.reach,
         };
         let member = Bootstrap::start(settings).await?;
         Self::over(member, config).await
@@ -140,7 +187,7 @@ impl BlockServer {
     pub async fn over(member: Bootstrap, config: ServerConfig) -> Result<Self, PortError> {
         config.check()?;
         let peer = member.host.peer_id().to_base58();
-        let announcer = Arc::new(Announcer { node: member.node.clone(), config, peer });
+        let announcer = Arc::new(Announcer { node: member.node.clone(), config, peer, relayed: member.is_relayed() });
         let (states, handler) = (watch::Sender::new(ServerState::Joining), watch::Sender::new(None));
         let (announcing, told) = announce(&announcer, &states, &handler);
         let server = Self { member, announcer, states, handler, announcing: Some(announcing), services: Vec::new() };
@@ -158,6 +205,12 @@ impl BlockServer {
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
         self.member.addresses()
+    }
+
+    /// How others reach it.
+    #[must_use]
+    pub fn reachability(&self) -> Reachability {
+        self.member.reachability()
     }
 
     /// The blocks it serves, or is about to.
@@ -263,9 +316,10 @@ async fn methods(host: &Host, handler: &Arc<Handler>) -> Result<Vec<Service>, Po
     let of = |handler: &Arc<Handler>| handler.clone();
     let (info, push, session) = (of(handler), of(handler), of(handler));
     let mut services = Vec::new();
-    for (way, method, stream_method) in
-        [(Way::Forward, RPC_FORWARD, RPC_FORWARD_STREAM), (Way::Backward, RPC_BACKWARD, RPC_BACKWARD_STREAM)]
-    {
+    for (way, method, stream_method) in [
+        (Direction::Forward, RPC_FORWARD, RPC_FORWARD_STREAM),
+        (Direction::Backward, RPC_BACKWARD, RPC_BACKWARD_STREAM),
+    ] {
         let (unary, stream, inbox) = (of(handler), of(handler), inbox.clone());
         let unary = serve_unary(host, method, large, move |_, request| {
             let handler = unary.clone();

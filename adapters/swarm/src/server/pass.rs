@@ -30,7 +30,7 @@ const UNIT: usize = 64 << 10;
 
 /// Which way a pass goes through the blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Direction {
     /// Hidden states.
     Forward,
     /// Gradients.
@@ -65,7 +65,7 @@ struct Reply {
 }
 
 /// The unary form.
-pub(super) async fn unary(handler: &Handler, way: Way, request: Bytes) -> Outcome {
+pub(super) async fn unary(handler: &Handler, way: Direction, request: Bytes) -> Outcome {
     let pass = async {
         let Reply { tensors, _room } = reply(handler, way, proto::decode(request)?).await?;
         Ok(proto::encode(&ExpertResponse { tensors, ..ExpertResponse::default() }))
@@ -74,7 +74,7 @@ pub(super) async fn unary(handler: &Handler, way: Way, request: Bytes) -> Outcom
 }
 
 /// The streaming form: tensors come and go in pieces.
-pub(super) async fn stream(handler: &Handler, way: Way, mut caller: Caller) {
+pub(super) async fn stream(handler: &Handler, way: Direction, mut caller: Caller) {
     let pass = async {
         let (request, _room) = match pieces(&handler.room, &mut caller).await {
             Ok(request) => request?,
@@ -111,14 +111,14 @@ async fn in_time<T>(handler: &Handler, pass: impl Future<Output = Result<T, Refu
     timeout(handler.config.limits.request, pass).await.unwrap_or_else(|_| Err(Refusal::new("TimeoutError", "")))
 }
 
-async fn reply(handler: &Handler, way: Way, request: ExpertRequest) -> Result<Reply, Refusal> {
+async fn reply(handler: &Handler, way: Direction, request: ExpertRequest) -> Result<Reply, Refusal> {
     let range = input::blocks(&handler.config, &request.uid)?;
     let metadata = CallMetadata::decode(&request.metadata)?;
     refuse_adapter(&metadata)?;
     let _counted = handler.enter()?;
     match way {
-        Way::Forward => forward(handler, range, request, &metadata).await,
-        Way::Backward => backward(handler, range, request, &metadata).await,
+        Direction::Forward => forward(handler, range, request, &metadata).await,
+        Direction::Backward => backward(handler, range, request, &metadata).await,
     }
 }
 

@@ -166,7 +166,7 @@ impl Tenant {
     async fn reconsider(&self, balance: Balance, seed: u64) -> Result<Option<BlockRange>, PortError> {
         let blocks = self.config.model_blocks;
         let seats = self.member.seats(&self.config.dht_prefix, blocks).await?;
-        let throughput = self.config.speed.throughput(self.config.blocks.len());
+        let throughput = self.config.speed.throughput(self.config.blocks.len(), self.member.is_relayed());
         let own = Seat { peer: self.name(), blocks: self.config.blocks, throughput, online: true };
         // Of hundreds of servers it takes a while.
         let decide = move || reconsider(&own, &seats, blocks, balance.quality, &mut shuffle(seed));

@@ -1,7 +1,7 @@
 //! The task that owns the swarm: it takes commands, drives connections, and says what is connected.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     error::Error,
     future::poll_fn,
     io,
@@ -12,8 +12,8 @@ use futures_util::StreamExt as _;
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol, Swarm, TransportError,
     allow_block_list::NotAllowed,
-    core::upgrade::NegotiationError,
-    identify,
+    core::{multiaddr::Protocol, transport::ListenerId, upgrade::NegotiationError},
+    dcutr, identify,
     kad::KBucketKey,
     ping,
     pnet::PnetError,
@@ -29,7 +29,7 @@ use super::{
     access::Access,
     address_book::AddressBook,
     behaviour::{Behaviour, BehaviourEvent},
-    find_node::PROTOCOL,
+    roster::{self, Roster, is_circuit},
     streams::{Open, Reply},
 };
 
@@ -37,6 +37,8 @@ use super::{
 const MAX_WAITING: usize = 4096;
 /// Addresses taken from what a peer says of itself.
 const MAX_INTRODUCED: usize = 16;
+/// Addresses at which the initial peers see this host.
+const MAX_SEEN: usize = 4;
 /// Peers named in an answer: a bucket of the daemons'.
 const NEAREST: usize = 20;
 /// Addresses that were tried in vain and are told.
@@ -55,6 +57,12 @@ pub(super) enum Command {
     Learn { peer: PeerId, addresses: Vec<Multiaddr> },
     /// Name peers that know others, the nearest to a key first, and the very peer whose id it is.
     Nearest { key: Vec<u8>, reply: oneshot::Sender<Vec<(PeerId, Vec<Multiaddr>)>> },
+    /// Say where a connected peer may be reached by others, once it has introduced itself.
+    Candidates { peer: PeerId, reply: oneshot::Sender<Vec<Multiaddr>> },
+    /// Take a slot at a connected relay: others reach this host through it as long as the connection lasts.
+    Reserve { relay: PeerId, reply: oneshot::Sender<Result<(), PortError>> },
+    /// Others reach this host directly: say where, and relay for those who are not reached.
+    Public,
     /// Forget nothing, but end all connections to a peer.
     Disconnect { peer: PeerId },
 }
@@ -64,8 +72,10 @@ pub(super) enum Command {
 pub(super) struct Status {
     /// Connected peers; true: by relay only.
     pub(super) connected: Vec<(PeerId, bool)>,
-    /// Addresses that are listened on.
+    /// Addresses that are listened on; those through relays among them.
     pub(super) listening: Vec<Multiaddr>,
+    /// Connected peers that relay.
+    pub(super) relays: Vec<PeerId>,
 }
 
 /// The actor's state.
@@ -73,16 +83,37 @@ pub(super) struct Actor {
     swarm: Swarm<Behaviour>,
     access: Access,
     book: AddressBook,
-    /// Connected peers that tell others where peers live.
-    guides: HashSet<PeerId>,
+    roster: Roster,
+    /// Peers whose word counts on where this host is seen, and what they said.
+    initial: Vec<PeerId>,
+    seen: Vec<Multiaddr>,
+    /// Whether others reach this host directly.
+    public: bool,
     dialling: HashMap<PeerId, Vec<oneshot::Sender<Result<(), PortError>>>>,
+    reserving: HashMap<ListenerId, oneshot::Sender<Result<(), PortError>>>,
     status: watch::Sender<Status>,
 }
 
 impl Actor {
-    pub(super) fn new(swarm: Swarm<Behaviour>, access: Access, status: watch::Sender<Status>) -> Self {
-        let (book, guides, dialling) = (AddressBook::default(), HashSet::new(), HashMap::new());
-        Self { swarm, access, book, guides, dialling, status }
+    /// The actor of a host that believes what the `initial` peers say about it.
+    pub(super) fn new(
+        swarm: Swarm<Behaviour>,
+        access: Access,
+        initial: Vec<PeerId>,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        Self {
+            swarm,
+            access,
+            book: AddressBook::default(),
+            roster: Roster::default(),
+            initial,
+            seen: Vec::new(),
+            public: false,
+            dialling: HashMap::new(),
+            reserving: HashMap::new(),
+            status,
+        }
     }
 
     /// Runs until the last sender of commands is gone; then everything is closed.
@@ -113,6 +144,15 @@ impl Actor {
             Command::Nearest { key, reply } => {
                 // Who asked may have gone.
                 let _ = reply.send(self.nearest(key));
+            }
+            Command::Candidates { peer, reply } => self.roster.candidates(peer, reply),
+            Command::Reserve { relay, reply } => self.reserve(relay, reply),
+            Command::Public => {
+                self.public = true;
+                if let Some(hop) = self.swarm.behaviour_mut().hop.as_mut() {
+                    hop.set_status(Some(relay::Status::Enable));
+                }
+                self.advertise();
             }
             // An error says that there was no connection.
             Command::Disconnect { peer } => drop(self.swarm.disconnect_peer_id(peer)),
@@ -145,17 +185,48 @@ impl Actor {
         }
     }
 
+    fn reserve(&mut self, relay: PeerId, reply: oneshot::Sender<Result<(), PortError>>) {
+        let known = || self.book.bare(&relay).into_iter().find(|address| !is_circuit(address));
+        let Some(address) = self.roster.way(&relay).cloned().or_else(known) else {
+            let _ =
+                reply.send(Err(PortError::new(FaultKind::NotFound, format!("no address of relay {relay} is known"))));
+            return;
+        };
+        let slot: Multiaddr = address.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect();
+        match self.swarm.listen_on(slot.with(Protocol::P2p(relay)).with(Protocol::P2pCircuit)) {
+            Ok(listener) => drop(self.reserving.insert(listener, reply)),
+            Err(error) => {
+                let _ = reply.send(Err(PortError::invalid(format!("relay {relay} cannot be used: {error}"))));
+            }
+        }
+    }
+
+    /// Tells peers, and those who take slots here, where this host is reached.
+    fn advertise(&mut self) {
+        if !self.public {
+            return;
+        }
+        let direct: Vec<Multiaddr> = self.swarm.listeners().filter(|it| !is_circuit(it)).cloned().collect();
+        // Loopback leads elsewhere for everybody else, unless there is nothing but loopback.
+        let loopback = |it: &Multiaddr| roster::ip(it).is_some_and(|ip| ip.is_loopback());
+        let local = direct.iter().all(loopback);
+        let seen = self.seen.iter().flat_map(|seen| roster::seen_at(seen, &direct));
+        let all: Vec<Multiaddr> = direct.iter().cloned().chain(seen).filter(|it| local || !loopback(it)).collect();
+        for address in all {
+            self.swarm.add_external_address(address);
+        }
+    }
+
     fn note(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
-            SwarmEvent::ConnectionEstablished { peer_id, .. } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.roster.connected(peer_id, connection_id, &endpoint);
                 self.announce();
                 self.answer(peer_id, &Ok(()));
             }
-            SwarmEvent::ConnectionClosed { peer_id, cause, .. } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 tracing::debug!(peer = %peer_id, ?cause, "connection closed");
-                if !self.swarm.is_connected(&peer_id) {
-                    self.guides.remove(&peer_id);
-                }
+                self.roster.disconnected(peer_id, connection_id, !self.swarm.is_connected(&peer_id));
                 self.announce();
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. }
@@ -166,9 +237,21 @@ impl Actor {
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 tracing::debug!(from = %send_back_addr, error = %chain(&error), "a connection was not let in");
             }
-            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => {
-                let listening = self.swarm.listeners().cloned().collect();
-                self.status.send_modify(|status| status.listening = listening);
+            SwarmEvent::NewListenAddr { listener_id, .. } => {
+                self.listens();
+                if let Some(reply) = self.reserving.remove(&listener_id) {
+                    let _ = reply.send(Ok(())); // who asked may have gone
+                }
+            }
+            SwarmEvent::ExpiredListenAddr { .. } => self.listens(),
+            SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
+                self.listens();
+                if let Some(reply) = self.reserving.remove(&listener_id) {
+                    let why =
+                        reason.err().map_or_else(|| "the connection to it ended".to_owned(), |error| chain(&error));
+                    let fault = PortError::new(FaultKind::Unavailable, format!("a relay gives no slot: {why}"));
+                    let _ = reply.send(Err(fault));
+                }
             }
             SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
                 self.introduced(peer_id, info);
@@ -185,31 +268,49 @@ impl Actor {
                 relay_peer_id,
                 limit,
             })) => tracing::debug!(relay = %relay_peer_id, ?limit, "a relay leads to a peer"),
+            SwarmEvent::Behaviour(BehaviourEvent::Dcutr(dcutr::Event { remote_peer_id: peer, result })) => match result
+            {
+                Ok(_) => tracing::info!(%peer, "a direct connection takes the place of the relayed one"),
+                Err(error) => tracing::debug!(%peer, error = %chain(&error), "there is no direct way, the relay stays"),
+            },
             _ => {}
         }
     }
 
-    /// Notes where a connected peer says that it listens, and whether it can be asked for others.
-    fn introduced(&mut self, peer: PeerId, info: identify::Info) {
-        for address in info.listen_addrs.into_iter().take(MAX_INTRODUCED).collect::<Vec<_>>().into_iter().rev() {
-            self.book.add(peer, address);
+    fn listens(&mut self) {
+        let listening = self.swarm.listeners().cloned().collect();
+        self.status.send_modify(|status| status.listening = listening);
+        self.advertise();
+    }
+
+    /// Notes where a connected peer says that it listens, and what it can be asked for.
+    fn introduced(&mut self, peer: PeerId, mut info: identify::Info) {
+        info.listen_addrs.truncate(MAX_INTRODUCED);
+        for address in info.listen_addrs.iter().rev() {
+            self.book.add(peer, address.clone());
         }
-        if info.protocols.iter().any(|protocol| protocol.as_ref() == PROTOCOL) {
-            self.guides.insert(peer);
-        } else {
-            self.guides.remove(&peer);
+        if self.initial.contains(&peer) && self.seen.len() < MAX_SEEN && !self.seen.contains(&info.observed_addr) {
+            self.seen.push(info.observed_addr);
+            self.advertise();
         }
+        self.roster.introduced(peer, &info.listen_addrs, &info.protocols);
+        self.announce();
     }
 
     fn nearest(&self, key: Vec<u8>) -> Vec<(PeerId, Vec<Multiaddr>)> {
         let own = *self.swarm.local_peer_id();
         let target = PeerId::from_bytes(&key).ok();
         let key = KBucketKey::new(key);
-        let mut guides: Vec<PeerId> = self.guides.iter().copied().filter(|peer| Some(*peer) != target).collect();
+        let mut guides: Vec<PeerId> = self.roster.guides().filter(|peer| Some(*peer) != target).collect();
         guides.sort_by_cached_key(|peer| KBucketKey::from(*peer).distance(&key));
         guides.truncate(NEAREST);
         let place = |peer: PeerId| {
-            let addresses = if peer == own { self.swarm.listeners().cloned().collect() } else { self.book.bare(&peer) };
+            let mut addresses = if peer == own { Vec::new() } else { self.book.bare(&peer) };
+            if peer == own {
+                addresses.extend(self.swarm.listeners().chain(self.swarm.external_addresses()).cloned());
+                addresses.sort_unstable();
+                addresses.dedup();
+            }
             (peer, addresses)
         };
         let named = target.into_iter().chain(guides).map(place);
@@ -218,7 +319,8 @@ impl Actor {
 
     fn announce(&mut self) {
         let connected = self.swarm.behaviour().streams.connected();
-        self.status.send_modify(|status| status.connected = connected);
+        let relays = self.roster.relays();
+        self.status.send_modify(|status| (status.connected, status.relays) = (connected, relays));
     }
 
     fn answer(&mut self, peer: PeerId, outcome: &Result<(), PortError>) {

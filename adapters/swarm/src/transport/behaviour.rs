@@ -1,6 +1,6 @@
 //! The swarm itself: transports, security, muxers and the protocols every peer speaks.
 
-use std::{convert::Infallible, num::NonZeroU8, sync::Arc};
+use std::{convert::Infallible, num::NonZeroU8, sync::Arc, time::Duration};
 
 use corolla_domain::ports::PortError;
 use libp2p::{
@@ -40,6 +40,7 @@ pub(super) struct Behaviour {
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     relay: relay::client::Behaviour,
+    pub(super) hop: Toggle<relay::Behaviour>,
     dcutr: dcutr::Behaviour,
     autonat: Toggle<autonat::Behaviour>,
 }
@@ -133,9 +134,17 @@ fn behaviour(
         .with_max_pending_outgoing(Some(config.max_connections))
         .with_max_established_per_peer(Some(MAX_PER_PEER));
     let identify = identify::Config::new(String::new(), key.public())
-        .with_agent_version(concat!("corolla/", env!("CARGO_PKG_VERSION")).to_owned());
-    // We ask others whether we can be reached; we never dial anybody on request.
-    let autonat = autonat::Config { throttle_clients_global_max: 0, ..autonat::Config::default() };
+        .with_agent_version(concat!("corolla/", env!("CARGO_PKG_VERSION")).to_owned())
+        .with_push_listen_addr_updates(true);
+    let listens = !config.listen.is_empty();
+    // All who listen ask others whether they can be reached; who guides others tells them, within the library's limits.
+    let asked = if config.guides { autonat::Config::default().throttle_clients_global_max } else { 0 };
+    let autonat = autonat::Config { throttle_clients_global_max: asked, ..autonat::Config::default() };
+    let hop = listens.then(|| {
+        let mut hop = relay::Behaviour::new(peer, circuits());
+        hop.set_status(Some(relay::Status::Disable)); // until it is known that others reach this host
+        hop
+    });
     let members = config.access.allowed.as_ref().map(|allowed| {
         let mut members = allow_block_list::Behaviour::<AllowedPeers>::default();
         for peer in allowed {
@@ -150,8 +159,23 @@ fn behaviour(
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new()),
         relay,
+        hop: hop.into(),
         dcutr: dcutr::Behaviour::new(peer),
-        autonat: (!config.listen.is_empty()).then(|| autonat::Behaviour::new(peer, autonat)).into(),
+        autonat: listens.then(|| autonat::Behaviour::new(peer, autonat)).into(),
+    }
+}
+
+/// What a relay gives, beyond the rates of the library: to a circuit as much as the daemons do (wire protocol §1.2), but to
+/// few peers at a time.
+fn circuits() -> relay::Config {
+    relay::Config {
+        max_reservations: 128,
+        max_reservations_per_peer: 2,
+        max_circuits: 128,
+        max_circuits_per_peer: 8,
+        max_circuit_duration: Duration::from_secs(30 * 60),
+        max_circuit_bytes: 4 << 30,
+        ..relay::Config::default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use corolla_domain::ports::{FaultKind, PortError};
 use futures_util::{AsyncReadExt as _, AsyncWriteExt as _};
-use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
+use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, core::multiaddr::Protocol, identity::Keypair};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout},
@@ -17,6 +17,7 @@ use super::{
     config::HostConfig,
     find_node, identity, kademlia,
     multistream::local_name,
+    roster::is_circuit,
     streams::Acceptors,
 };
 
@@ -40,6 +41,7 @@ pub struct Host {
 
 #[derive(Debug)]
 struct Shared {
+    key: Keypair,
     peer: PeerId,
     config: HostConfig,
     initial: Vec<PeerId>,
@@ -59,6 +61,10 @@ impl Host {
         let key = tokio::task::spawn_blocking(move || identity::load(path.as_deref()))
             .await
             .map_err(|e| PortError::internal("reading the identity file").with_source(e))??;
+        Self::start_as(key, config).await
+    }
+
+    async fn start_as(key: Keypair, config: HostConfig) -> Result<Self, PortError> {
         let peer = key.public().to_peer_id();
         let mut known = Vec::new();
         for address in &config.initial_peers {
@@ -78,17 +84,16 @@ impl Host {
         }
         let (status, watched) = watch::channel(Status::default());
         let (commands, received) = mpsc::channel(COMMANDS);
-        tokio::spawn(Actor::new(swarm, config.access.clone(), status).run(received));
         let mut initial: Vec<PeerId> = known.iter().map(|(peer, _)| *peer).collect();
         initial.dedup();
-        let (wanted, open_timeout) = (config.listen.len(), config.open_timeout);
-        if config.guides {
-            let questions = acceptors.register(stream_protocol(find_node::PROTOCOL)?, INCOMING)?;
-            tokio::spawn(kademlia::serve(questions, Directory(commands.downgrade())));
-        }
-        let shared =
-            Shared { peer, config, initial, acceptors, status: watched.clone(), searches: Semaphore::new(SEARCHES) };
+        tokio::spawn(Actor::new(swarm, config.access.clone(), initial.clone(), status).run(received));
+        let (wanted, open_timeout, guides) = (config.listen.len(), config.open_timeout, config.guides);
+        let (searches, status) = (Semaphore::new(SEARCHES), watched.clone());
+        let shared = Shared { key, peer, config, initial, acceptors, status, searches };
         let host = Self { commands, shared: Arc::new(shared) };
+        if guides {
+            host.guide()?;
+        }
         for (peer, address) in known {
             host.add_address(peer, address).await;
         }
@@ -214,8 +219,85 @@ impl Host {
         }
     }
 
+    /// Tells others from now on where the peers live that this host knows.
+    ///
+    /// # Errors
+    /// `Conflict` where it does already.
+    pub(crate) fn guide(&self) -> Result<(), PortError> {
+        let questions = self.shared.acceptors.register(stream_protocol(find_node::PROTOCOL)?, INCOMING)?;
+        tokio::spawn(kademlia::serve(questions, Directory(self.commands.downgrade())));
+        Ok(())
+    }
+
+    /// Others reach this host directly: from now on it says where, and relays for those who are not reached.
+    pub(crate) async fn go_public(&self) {
+        let _ = self.commands.send(Command::Public).await;
+    }
+
+    /// Takes a slot at a relay: others reach this host through it, as long as the connection lasts. Ends when the relay has
+    /// answered, or its connection or the library's patience has ended; must not be given up before.
+    ///
+    /// # Errors
+    /// `NotFound` where no address of it is known, `Unavailable` where it refuses.
+    pub(crate) async fn reserve(&self, relay: PeerId) -> Result<(), PortError> {
+        self.dial(relay).await?;
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Reserve { relay, reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// The relays through which others reach this host.
+    pub(crate) fn reserved(&self) -> Vec<PeerId> {
+        let relay = |address: &Multiaddr| {
+            let mut parts = address.iter().take_while(|part| *part != Protocol::P2pCircuit);
+            parts.find_map(|part| if let Protocol::P2p(peer) = part { Some(peer) } else { None })
+        };
+        let status = self.shared.status.borrow();
+        let mut relays: Vec<PeerId> =
+            status.listening.iter().filter(|address| is_circuit(address)).filter_map(relay).collect();
+        relays.sort_unstable();
+        relays.dedup();
+        relays
+    }
+
+    /// Connected peers that relay.
+    pub(crate) fn relays(&self) -> Vec<PeerId> {
+        self.shared.status.borrow().relays.clone()
+    }
+
+    /// Tells of changes of connections and addresses from now on.
+    pub(crate) fn changes(&self) -> Changes {
+        let mut status = self.shared.status.clone();
+        status.mark_unchanged();
+        Changes(status)
+    }
+
+    /// Where a connected peer may be reached by others, as soon as it has introduced itself; all on the machines from which
+    /// it is connected directly.
+    ///
+    /// # Errors
+    /// `Unavailable` where it is not connected.
+    pub(crate) async fn candidates(&self, peer: PeerId) -> Result<Vec<Multiaddr>, PortError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Candidates { peer, reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| closed(peer))
+    }
+
+    /// A host for trying whether others can be reached: it knows nobody, listens nowhere and is soon dropped. Where there is
+    /// a list of members it goes by this host's name, since another one would be refused.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub(crate) async fn probe(&self, patience: Duration) -> Result<Self, PortError> {
+        let access = self.shared.config.access.clone();
+        let key = if access.allowed.is_some() { self.shared.key.clone() } else { Keypair::generate_ed25519() };
+        let config =
+            HostConfig { access, dial_timeout: patience, max_connections: 4, max_streams: 16, ..HostConfig::default() };
+        Self::start_as(key, config).await
+    }
+
     /// Peers to ask first.
-    pub(super) fn initial_peers(&self) -> &[PeerId] {
+    pub(crate) fn initial_peers(&self) -> &[PeerId] {
         &self.shared.initial
     }
 
@@ -284,6 +366,17 @@ impl Directory {
         let (reply, answer) = oneshot::channel();
         let _ = commands.send(Command::Nearest { key, reply }).await;
         answer.await.unwrap_or_default()
+    }
+}
+
+/// Changes of a host's connections and addresses. Does not keep the host alive.
+#[derive(Debug)]
+pub(crate) struct Changes(watch::Receiver<Status>);
+
+impl Changes {
+    /// Waits for the next change, one since the last call included; false when the host has ended.
+    pub(crate) async fn next(&mut self) -> bool {
+        self.0.changed().await.is_ok()
     }
 }
 

@@ -11,6 +11,7 @@ mod contract;
 mod doors;
 mod engine;
 mod node;
+mod reach;
 mod strangers;
 mod tenants;
 
@@ -23,7 +24,7 @@ use corolla_domain::{
 use corolla_swarm::{
     PetalsConfig,
     rpc::{Rpc, RpcLimits},
-    server::{BlockServer, Bootstrap, BootstrapConfig, ServerConfig, ServerLimits, Speed},
+    server::{BlockServer, Bootstrap, BootstrapConfig, Reach, ServerConfig, ServerLimits, Speed},
     transport::{Access, Host, HostConfig, PeerId},
 };
 use engine::{Ledger, Toy};
@@ -67,6 +68,7 @@ fn server(range: (usize, usize), initial_peers: Vec<String>) -> ServerConfig {
         listen: here(),
         identity: None,
         access: Access::default(),
+        reach: Reach::Ask,
         public_name: None,
         update_period: Duration::from_secs(60),
         limits: ServerLimits { step: Duration::from_secs(2), ..ServerLimits::stock(false) },

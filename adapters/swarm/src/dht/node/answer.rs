@@ -91,7 +91,7 @@ impl Shared {
 
     /// Asks a node who it is; `None` where it does not say in time.
     pub(super) async fn call_back(&self, peer: PeerId) -> (PeerId, Option<DhtId>) {
-        let request = message::ping_request(Some(self.member.place), false);
+        let request = message::ping_request(self.dht.place(), false);
         let reply = timeout(CALLING_BACK, self.dht.network.unary(peer, message::PING, request, CALLING_BACK)).await;
         let id = reply.ok().and_then(Result::ok).and_then(|reply| message::ping_reply(reply).ok());
         (peer, id.map(|(id, _)| id))

@@ -78,13 +78,14 @@ struct State {
 
 impl DhtNode {
     /// A node on the host of `rpc`, at a place of its own. It answers from now on; [`join`](Self::join) makes it known.
+    /// One that is not `reachable` answers those who know it, but offers nobody to keep records: it is a client of the DHT.
     ///
     /// # Errors
     /// `Conflict` where the host has a node already.
-    pub async fn start(rpc: Rpc, initial: Vec<PeerId>) -> Result<Self, PortError> {
+    pub async fn start(rpc: Rpc, initial: Vec<PeerId>, reachable: bool) -> Result<Self, PortError> {
         let host = rpc.host().clone();
         let member = Member { peer: host.peer_id(), place: DhtId::of_bytes(&PeerId::random().to_bytes()) };
-        let dht = Dht::over_as(Arc::new(rpc), initial, DhtLimits::default(), unix_time, Some(member));
+        let dht = Dht::over_as(Arc::new(rpc), initial, DhtLimits::default(), unix_time, reachable.then_some(member));
         let state = State { storage: Storage::default(), table: Table::new(member.place) };
         let shared = Arc::new(Shared { dht, member, state: Mutex::new(state) });
         let limits = ServeLimits::default();
@@ -242,7 +243,7 @@ impl Shared {
         expiration: f64,
     ) -> (PeerId, &'a [usize], Result<(), PortError>) {
         let entry = |nth: &usize| (ids[*nth], &records[*nth].subkey, &records[*nth].value);
-        let request = message::store_request(some.iter().map(entry), expiration, self.member.place);
+        let request = message::store_request(some.iter().map(entry), expiration, self.dht.place());
         let wait = self.dht.limits.wait;
         let reply = timeout(wait, self.dht.network.unary(peer, message::STORE, request, wait)).await;
         let reply = reply.unwrap_or_else(|_| Err(PortError::new(FaultKind::TimedOut, "it did not answer")));
