@@ -3,7 +3,7 @@
 BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
-.PHONY: help run model test check tools unit browser libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo interop chaos soak spec bench \
+.PHONY: help run model test check tools unit browser libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec bench \
         bench-swarm bench-hosts bench-hostile bench-hop bench-backends bench-llama pictures
 
 help:            ## what there is to do
@@ -65,6 +65,10 @@ cuda-selftest: model  ## on a machine with a GPU (CUDA_SELFTEST=1: the second): 
 swarm-demo: model  ## a private swarm on this machine: a bootstrap node, three hosts, and the chat page on them (LISTEN=127.0.0.1:8000)
 	cargo build --release --locked
 	python3 scripts/swarm_demo.py $(BIN) --listen $(LISTEN)
+
+test-namespaces: ## hosts behind NATs in network namespaces, as root: relayed, punched through, direct (SKIPPED where it may not)
+	cargo build --locked
+	python3 tests/namespaces/run.py target/debug/corolla
 
 interop:         ## stock Python Petals on loopback: its servers, its clients, and both mixed with ours (1 GB of PyPI packages, once)
 	sh scripts/interop/install.sh

@@ -109,6 +109,9 @@ fn pins_are_read_and_what_contradicts_them_is_named() {
     let fine = swarm(&format!("pinned_servers = [\"0:2@{a}\", \"2:4@{b}\"]")).unwrap();
     let pins: Vec<String> = fine.models[0].swarm.pinned_servers.iter().map(ToString::to_string).collect();
     assert_eq!(pins, [format!("0:2@{a}"), format!("2:4@{b}")]);
+    assert_eq!(swarm("listen = [\"/ip4/0.0.0.0/tcp/0\"]").unwrap().models[0].swarm.listen, ["/ip4/0.0.0.0/tcp/0"]);
+    let fault = swarm("listen = [\"0.0.0.0:31401\"]").unwrap_err();
+    assert!(fault.starts_with("models[0].swarm.listen has \"0.0.0.0:31401\"; write"), "{fault}");
     for (keys, words) in [
         ("pinned_servers = [\"0:2\"]".to_owned(), "\"0:2\" is no pin; write".to_owned()),
         (
