@@ -118,6 +118,8 @@ pub(crate) struct ComputeSettings {
     pub(crate) head_on_processor: bool,
     /// Which kernels the processor runs.
     pub(crate) kernels: Option<Kernels>,
+    /// Whether the processor multiplies weights with activations as they are, rounded nowhere.
+    pub(crate) exact_activations: bool,
     /// Whether a model that does not fit is refused.
     pub(crate) check_memory: bool,
 }
@@ -325,6 +327,9 @@ fn check_compute(at: usize, model: &typed::Model) -> Result<ComputeSettings, Str
     if kernels.is_some() && !among(Backend::CandleCpu) {
         return Err(only("kernels", Backend::CandleCpu));
     }
+    if model.activations != typed::Activations::Auto && !among(Backend::CandleCpu) {
+        return Err(only("activations", Backend::CandleCpu));
+    }
     let card = model.device.as_ref().map(|device| {
         let number = device.strip_prefix("cuda:").filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
         number.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
@@ -338,6 +343,7 @@ fn check_compute(at: usize, model: &typed::Model) -> Result<ComputeSettings, Str
         card: card.transpose()?,
         head_on_processor: model.head == Some(typed::Head::Cpu),
         kernels,
+        exact_activations: model.activations == typed::Activations::F32,
         check_memory: model.memory_check,
     })
 }

@@ -137,11 +137,12 @@ fn what_computes_is_read_and_what_contradicts_it_is_named() {
         card: None,
         head_on_processor: false,
         kernels: None,
+        exact_activations: false,
         check_memory: true,
     };
     assert_eq!(open, left_open);
     let all = "backend = \"candle-cuda\"\ndevice = \"cuda:1\"\nhead = \"cpu\"\nblocks_backend = \"candle-cpu\"\n\
-               dtype = \"q8_0\"\nkernels = \"avx2\"\nmemory_check = false";
+               dtype = \"q8_0\"\nkernels = \"avx2\"\nactivations = \"f32\"\nmemory_check = false";
     assert_eq!(
         model(all).unwrap().models.remove(0).compute,
         ComputeSettings {
@@ -151,6 +152,7 @@ fn what_computes_is_read_and_what_contradicts_it_is_named() {
             card: Some(1),
             head_on_processor: true,
             kernels: Some(Kernels::Avx2),
+            exact_activations: true,
             check_memory: false,
         }
     );

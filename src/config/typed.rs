@@ -79,6 +79,8 @@ pub(super) struct Model {
     pub(super) dtype: Dtype,
     #[serde(default)]
     pub(super) kernels: Kernels,
+    #[serde(default)]
+    pub(super) activations: Activations,
     #[serde(default = "yes")]
     pub(super) memory_check: bool,
     #[serde(default)]
@@ -206,6 +208,17 @@ pub(super) enum Kernels {
     Avx2,
     /// None in particular.
     Scalar,
+}
+
+/// What the processor multiplies weights with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Activations {
+    /// Rounded where weights are and the processor is faster then.
+    #[default]
+    Auto,
+    /// As they are.
+    F32,
 }
 
 /// Where embeddings and head of a model on a card are kept.
@@ -341,6 +354,7 @@ impl Model {
             head: None,
             dtype: Dtype::default(),
             kernels: Kernels::default(),
+            activations: Activations::default(),
             memory_check: true,
             blocks: Blocks::default(),
             block_range: None,

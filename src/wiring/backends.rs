@@ -88,7 +88,9 @@ async fn on(side: Side, plan: &ModelPlan, ends: bool, blocks: BlockChoice) -> Re
     match Backend::named(side.backend) {
         Some(Backend::CandleCpu) => {
             let kernels = Some(plan.choice.kernels);
-            let target = Target::Cpu { dtype: side.dtype, kernels, activations: Activations::Auto, threads };
+            let exact = plan.settings.compute.exact_activations;
+            let activations = if exact { Activations::F32 } else { Activations::Auto };
+            let target = Target::Cpu { dtype: side.dtype, kernels, activations, threads };
             corolla_candle::load(config, target).await
         }
         Some(Backend::CandleCuda) => {
