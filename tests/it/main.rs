@@ -8,8 +8,6 @@ mod bad_input;
 mod chat;
 mod golden;
 #[cfg(unix)]
-mod host;
-#[cfg(unix)]
 mod hosting;
 mod layering;
 mod open_api;

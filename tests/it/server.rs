@@ -51,6 +51,7 @@ pub(crate) fn corolla() -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("COROLLA_")) {
         command.env_remove(name);
     }
+    command.env("COROLLA_CACHE", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 
