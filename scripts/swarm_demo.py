@@ -48,7 +48,8 @@ class Demo:
 
     def start(self, name, *arguments):
         """A process, and what it prints."""
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("COROLLA_")}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("COROLLA_")}
+        environment = {**kept, "COROLLA_CACHE": self.folder.name}
         with open(self.log(name), "w") as log:
             process = subprocess.Popen(
                 [self.binary, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, cwd=self.folder.name

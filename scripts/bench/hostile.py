@@ -38,9 +38,11 @@ def main():
         if not pathlib.Path(path).is_file():
             sys.exit(f"hostile: there is no {path}; run `make bench-hostile`")
     hidden = json.loads((MODEL / "config.json").read_text())["hidden_size"]
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("COROLLA_")}
     processes = []
     with tempfile.TemporaryDirectory() as folder, open(pathlib.Path(folder, "log"), "w+") as log:
+
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("COROLLA_")}
+        environment = {**kept, "COROLLA_CACHE": folder}
 
         def start(*command):
             process = subprocess.Popen([asked.binary, *map(str, command)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)

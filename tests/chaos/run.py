@@ -54,7 +54,8 @@ class Process:
         self.folder = folder
 
     def start(self):
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("COROLLA_")}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("COROLLA_")}
+        environment = {**kept, "COROLLA_CACHE": str(self.folder)}
         with open(self.log, "a") as log:
             log.write("---- started\n")
             log.flush()

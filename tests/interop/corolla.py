@@ -15,9 +15,10 @@ from reference import Failure, end, start
 PATIENCE = 120  # seconds; nothing here takes longer
 
 
-def environment(log=None):
+def environment(folder, log=None):
+    """What is measured and fetched stays in `folder`, out of the user's cache."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COROLLA_")}
-    return {**kept, "COROLLA_LOG": log or os.environ.get("COROLLA_LOG", "info")}
+    return {**kept, "COROLLA_CACHE": str(folder / "cache"), "COROLLA_LOG": log or os.environ.get("COROLLA_LOG", "info")}
 
 
 class Corolla:
@@ -45,7 +46,7 @@ class Corolla:
         return [self.binary, *map(str, arguments), "--config", self.config]
 
     def run(self, *arguments):
-        process = start(self.command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = start(self.command(*arguments), env=environment(self.folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             out, errors = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
@@ -75,7 +76,7 @@ class Corolla:
         here.settimeout(PATIENCE)
         with here, open(log, "w") as errors:
             with there:
-                process = start(command, env=environment(), stdout=there, stderr=errors)
+                process = start(command, env=environment(self.folder), stdout=there, stderr=errors)
             try:
                 text, begun = b"", time.monotonic()
                 while piece := here.recv(16):
@@ -98,7 +99,7 @@ class Server:
     """A running `corolla serve`; ends with the `with` block."""
 
     def __init__(self, corolla, log=None):
-        self.corolla, self.log, self.environment = corolla, corolla.folder / "serve.log", environment(log)
+        self.corolla, self.log, self.environment = corolla, corolla.folder / "serve.log", environment(corolla.folder, log)
 
     def __enter__(self):
         with open(self.log, "w") as out:

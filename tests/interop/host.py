@@ -73,7 +73,7 @@ class House:
         """A process of Corolla's; the address it prints."""
         log = self.logs / f"{name}.log"
         with open(log, "w") as errors:
-            process = start([self.binary, *arguments], env=corolla.environment(), stdout=-1, stderr=errors)
+            process = start([self.binary, *arguments], env=corolla.environment(self.logs), stdout=-1, stderr=errors)
         self.processes.append(process)
         self.servers[name] = {"name": name, "process": process, "log": log}
         ready, _, _ = select.select([process.stdout], [], [], STARTING)
@@ -204,7 +204,7 @@ def check(asked, venv, model, logs, table):
             f"{label}: one of ours says goodbye": lambda house: goodbye(model, house, asked.binary),
         }
         if "choose" in label:  # the blocks are what is new; one goodbye and one client tell whether both found theirs
-            checks = {what: run for what, run in checks.items() if what.endswith(("stock client", "goodbye"))}
+            checks = {what: run for what, run in checks.items() if what.endswith((": the stock client", "goodbye"))}
         checks = {what: run for what, run in checks.items() if table.wants(what)}
         if not checks:
             continue
@@ -226,7 +226,6 @@ def main():
     asked.binary = str(pathlib.Path(asked.binary).resolve())
     if not pathlib.Path(asked.binary).is_file():
         sys.exit(f"interop: there is no {asked.binary}; build it with `cargo build --release --locked`")
-    begun = time.monotonic()
     venv, models = reference.prepare()
     logs = pathlib.Path(tempfile.mkdtemp(prefix="corolla-host-"))
     table = Table(asked.only)
@@ -235,12 +234,7 @@ def main():
     for name in asked.models:
         models[name]["cases"] = models[name]["cases"][:PROMPTS]
         check(asked, venv, models[name], logs, table)
-    if table.failed:
-        print(f"logs: {logs}")
-    else:
-        shutil.rmtree(logs, ignore_errors=True)
-    print(f"{table.passed} passed, {table.failed} failed ({time.monotonic() - begun:.0f} s)")
-    sys.exit(1 if table.failed or not table.passed else 0)
+    table.finish(logs)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Table:
     """Results, printed as they come."""
 
     def __init__(self, only):
-        self.only, self.lock = only, threading.Lock()
+        self.only, self.lock, self.begun = only, threading.Lock(), time.monotonic()
         self.passed, self.failed = 0, 0
 
     def wants(self, *whats):
@@ -53,6 +53,15 @@ class Table:
         with self.lock:
             self.passed, self.failed = self.passed + (word == "ok"), self.failed + (word != "ok")
             print(f"{model:<11} {what:<46} {word:<6} {time.monotonic() - begun:6.1f} s  {detail}", flush=True)
+
+    def finish(self, logs):
+        """Ends the process; the logs stay where something failed."""
+        if self.failed:
+            print(f"logs: {logs}")
+        else:
+            shutil.rmtree(logs, ignore_errors=True)
+        print(f"{self.passed} passed, {self.failed} failed ({time.monotonic() - self.begun:.0f} s)")
+        sys.exit(1 if self.failed or not self.passed else 0)
 
 
 def first_difference(found, wanted):
@@ -279,7 +288,6 @@ def main():
     asked.binary = str(pathlib.Path(asked.binary).resolve())
     if asked.client == "corolla" and not pathlib.Path(asked.binary).is_file():
         sys.exit(f"interop: there is no {asked.binary}; build it with `cargo build --release --locked`")
-    begun = time.monotonic()
     venv, models = reference.prepare()
     logs = pathlib.Path(tempfile.mkdtemp(prefix="corolla-interop-"))
     table = Table(asked.only)
@@ -298,12 +306,7 @@ def main():
         reference.end_all()
         shutil.rmtree(logs, ignore_errors=True)
         raise
-    if table.failed:
-        print(f"logs: {logs}")
-    else:
-        shutil.rmtree(logs, ignore_errors=True)
-    print(f"{table.passed} passed, {table.failed} failed ({time.monotonic() - begun:.0f} s)")
-    sys.exit(1 if table.failed or not table.passed else 0)
+    table.finish(logs)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,8 @@ class Swarm:
 
     def start(self, name, short, *words, program=None, stdin=subprocess.DEVNULL, around=None):
         log = self.folder / f"{name}.log"
-        environment = {**{k: v for k, v in os.environ.items() if not k.startswith("COROLLA_")}, "COROLLA_LOG": "info,corolla_swarm=debug"}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("COROLLA_")}
+        environment = {**kept, "COROLLA_CACHE": str(self.folder), "COROLLA_LOG": "info,corolla_swarm=debug"}
         environment |= {key: str(value) for key, value in (around or {}).items()}
         with open(log, "w") as out:
             process = subprocess.Popen(
