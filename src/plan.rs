@@ -22,6 +22,8 @@ pub(crate) struct ModelPlan {
     pub(crate) about: String,
     /// What was decided.
     pub(crate) choice: Choice,
+    /// The room that there was for it.
+    pub(crate) room: Room,
 }
 
 /// A model's files, as far as they were looked at.
@@ -66,9 +68,12 @@ pub(crate) async fn decide(settings: &Settings) -> Result<Vec<ModelPlan>, Stop> 
     let survey = Survey::take(settings, &lacking(&settings.models), looks(settings)).await.map_err(Stop::usage)?;
     let program = survey.best();
     let plans = settings.models.iter().zip(survey.outcomes(program)).map(|(model, outcome)| match outcome {
-        Ok((looked, choice)) => {
-            Ok(ModelPlan { settings: model.clone(), about: looked.about.clone(), choice: choice.clone() })
-        }
+        Ok((looked, choice, room)) => Ok(ModelPlan {
+            settings: model.clone(),
+            about: looked.about.clone(),
+            choice: choice.clone(),
+            room: room.clone(),
+        }),
         Err(fault) => Err(format!("model {}: {fault}", model.id)),
     });
     let (plans, faults): (Vec<_>, Vec<_>) = plans.partition(Result::is_ok);
@@ -147,16 +152,16 @@ impl Survey {
         best
     }
 
-    /// What each model is and how `program` would run it, or why that is not possible.
+    /// What each model is, how `program` would run it and the room there is for it, or why that is not possible.
     pub(crate) fn outcomes<'a>(
         &'a self,
         program: &'a Program,
-    ) -> impl Iterator<Item = Result<(&'a Looked, &'a Choice), &'a str>> {
+    ) -> impl Iterator<Item = Result<(&'a Looked, &'a Choice, &'a Room), &'a str>> {
         let mut verdicts = program.verdicts.iter();
         self.models.iter().map(move |model| {
             let looked = model.as_ref().map_err(String::as_str)?;
-            let (verdict, _) = verdicts.next().ok_or("nothing was decided")?;
-            verdict.as_ref().map(|choice| (looked, choice)).map_err(String::as_str)
+            let (verdict, room) = verdicts.next().ok_or("nothing was decided")?;
+            verdict.as_ref().map(|choice| (looked, choice, room)).map_err(String::as_str)
         })
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use corolla_checkpoint::inspect;
+use corolla_checkpoint::{ModelSummary, inspect};
 use corolla_domain::{
     fit::{Demand, Sizes},
     model::{BlockRange, ModelSpec},
@@ -66,8 +66,7 @@ pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Loo
     }
     let here = model.certain(summary.blocks).map_or(0..0, |here| here.start()..here.end());
     let positions = summary.max_positions.map_or("any number of".to_owned(), |n| n.to_string());
-    // One position in one block.
-    let cache = (size_of::<f32>() * summary.cache_numbers) as u64;
+    let sizes = sizes(&summary);
     let about = format!(
         "{} in {}, {} blocks ({}), hidden {}, vocabulary {}, {positions} positions; {} MB of weights, {} MB of KV cache at most",
         summary.family,
@@ -77,12 +76,17 @@ pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Loo
         summary.hidden,
         summary.vocab,
         summary.bytes / 1_000_000,
-        (cache * here.len() as u64).saturating_mul(model.cache_tokens as u64) / 1_000_000,
+        (sizes.cache * here.len() as u64).saturating_mul(model.cache_tokens as u64) / 1_000_000,
     );
-    let sizes = Sizes { hidden: summary.hidden as u64, vocab: summary.vocab as u64, cache };
     let (tokens, chunk) = (model.cache_tokens as u64, prefill_chunk as u64);
     let demand = Demand::new(&summary.parts, here, summary.stored.into(), sizes, tokens, chunk);
     Ok(Looked { about, demand: if model.ends { demand } else { demand.without_ends() } })
+}
+
+/// The sizes of a model that say how much room a step takes.
+fn sizes(summary: &ModelSummary) -> Sizes {
+    let cache = size_of::<f32>() * summary.cache_numbers;
+    Sizes { hidden: summary.hidden as u64, vocab: summary.vocab as u64, cache: cache as u64 }
 }
 
 /// Loads every model of the catalogue, one after the other, and tells the service what became of it. Returns those whose

@@ -219,7 +219,7 @@ fn report(settings: &Settings, survey: &Survey) -> Report {
         models: models
             .map(|((model, looked), (outcome, room))| {
                 let default = model.id == settings.default_model;
-                let choice = outcome.map(|(_, choice)| choice);
+                let choice = outcome.map(|(_, choice, _)| choice);
                 model_report(model, default, looked.as_ref().ok(), room, choice, program)
             })
             .collect(),

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use super::{Compute, ConfigFile, asked_to_stop, host_fault, log, planned, print};
+use super::{Compute, ConfigFile, asked_to_stop, host_fault, interrupted_again, log, planned, print};
 use crate::{
     Stop,
     config::{HostFlags, Overrides, TypedReach},
@@ -108,7 +108,7 @@ impl Options {
             join: self.join,
             host: Some(HostFlags {
                 blocks: self.blocks,
-                num_blocks: self.num_blocks.and_then(|count| match count {
+                num_blocks: self.num_blocks.map(|count| match count {
                     Count::Auto => None,
                     Count::Blocks(count) => Some(count),
                 }),
@@ -176,7 +176,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     tracing::info!(sessions = tenant.open_sessions(), seconds = drain.as_secs(), "leaving the swarm");
     tokio::select! {
         () = tenant.shut_down(drain) => Ok(()),
-        () = asked_to_stop() => Err(Stop { sentence: "interrupted again: sessions were broken off".to_owned(), code: 130 }),
+        () = asked_to_stop() => Err(interrupted_again()),
     }
 }
 

@@ -132,6 +132,11 @@ fn host_fault(fault: &PortError) -> Stop {
     }
 }
 
+/// Whoever asks twice does not wait for what is open.
+fn interrupted_again() -> Stop {
+    Stop { sentence: "interrupted again: what was open was broken off".to_owned(), code: 130 }
+}
+
 /// Ready when the user or the system asks this process to end.
 async fn asked_to_stop() {
     let interrupt = tokio::signal::ctrl_c();

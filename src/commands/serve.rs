@@ -4,9 +4,13 @@ use std::{path::PathBuf, sync::Arc};
 
 use corolla_api::ApiSettings;
 use corolla_domain::session::SessionService;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 
-use super::{Compute, ConfigFile, asked_to_stop, log, planned};
+use super::{Compute, ConfigFile, asked_to_stop, interrupted_again, log, planned};
 use crate::{
     Stop,
     config::Overrides,
@@ -52,14 +56,29 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
         ..ApiSettings::default()
     };
     tracing::info!("listening on http://{address}");
-    let stopping = async move {
-        asked_to_stop().await;
-        leave.send_replace(());
+    let asked = Arc::new(Notify::new());
+    let stopping = {
+        let asked = asked.clone();
+        async move {
+            asked_to_stop().await;
+            leave.send_replace(());
+            asked.notify_one();
+        }
     };
-    let served = corolla_api::serve(listener, corolla_api::routes(service, api), stopping).await;
-    sweeping.abort();
-    working.await.map_err(|fault| Stop::failure(format!("the models' keeper ended early: {fault}")))?;
-    served.map_err(|fault| Stop::failure(format!("the server ended early: {fault}")))
+    let serving = async {
+        let served = corolla_api::serve(listener, corolla_api::routes(service, api), stopping).await;
+        sweeping.abort();
+        working.await.map_err(|fault| Stop::failure(format!("the models' keeper ended early: {fault}")))?;
+        served.map_err(|fault| Stop::failure(format!("the server ended early: {fault}")))
+    };
+    let again = async {
+        asked.notified().await;
+        asked_to_stop().await;
+    };
+    tokio::select! {
+        ended = serving => ended,
+        () = again => Err(interrupted_again()),
+    }
 }
 
 /// Loads the models, and serves blocks of those that are to be hosted, until it is told to leave.

@@ -84,9 +84,6 @@ fn about_host(model: &mut Model, flags: &HostFlags) {
     }
     model.ends = false;
     set(&mut model.block_range, &flags.blocks);
-    if flags.num_blocks.is_some() {
-        model.block_range = None; // the flag wins over the file
-    }
     set(&mut model.threads, &flags.threads);
     model.cache_tokens = flags.cache_tokens.unwrap_or(model.cache_tokens);
     let swarm = model.swarm.get_or_insert_default();
@@ -97,7 +94,9 @@ fn about_host(model: &mut Model, flags: &HostFlags) {
     let host = model.host.get_or_insert_with(Host::default);
     set(&mut host.listen, &flags.listen);
     set(&mut host.identity, &flags.identity);
-    set(&mut host.num_blocks, &flags.num_blocks);
+    if let Some(count) = flags.num_blocks {
+        (host.num_blocks, model.block_range) = (count, None); // the flag wins over the file
+    }
     host.reach = flags.reach.unwrap_or(host.reach);
     set(&mut host.public_name, &flags.public_name);
     set(&mut host.update_period, &flags.update_period);

@@ -274,6 +274,13 @@ fn the_flags_of_a_host_change_the_model_that_is_configured_for_it() {
     assert!(!model.ends && model.block_range == BlockRange::new(1, 2));
     let host = model.host.clone().unwrap();
     assert_eq!((host.public_name.as_deref(), host.listen), (Some("me"), vec!["/ip4/0.0.0.0/tcp/1".to_owned()]));
+    let written = "[[models]]\nid = \"m\"\npath = \"Cargo.toml\"\n[models.swarm]\n";
+    std::fs::write(&file, format!("{written}initial_peers = [\"{peer}\"]\n[models.host]\nnum_blocks = 2\n")).unwrap();
+    for (typed, count) in [(None, Some(2)), (Some(None), None), (Some(Some(3)), Some(3))] {
+        let host = Some(HostFlags { num_blocks: typed, ..HostFlags::default() });
+        let read = load(Some(&file), &Overrides { host, ..Overrides::default() }).unwrap();
+        assert_eq!(read.models[0].host.as_ref().unwrap().num_blocks, count, "{typed:?}");
+    }
     assert!(models(&[false]).unwrap_err().contains("which model's blocks?"));
     assert!(models(&[true, true]).unwrap_err().contains("models m0 and m1 both have a [models.host] table"));
 }

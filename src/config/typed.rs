@@ -314,8 +314,8 @@ pub(crate) struct Overrides {
 pub(crate) struct HostFlags {
     /// The blocks.
     pub(crate) blocks: Option<String>,
-    /// How many.
-    pub(crate) num_blocks: Option<usize>,
+    /// How many; `Some(None)` is as many as there is memory for.
+    pub(crate) num_blocks: Option<Option<usize>>,
     /// Where the swarm is entered.
     pub(crate) initial_peers: Option<Vec<String>>,
     /// The model's name in the swarm.

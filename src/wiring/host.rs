@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use corolla_checkpoint::{ModelSummary, inspect};
 use corolla_domain::{
-    fit::{Dtype, Side, Sizes, Stored},
+    fit::{Dtype, Side, Stored},
     model::{BlockRange, ElementType},
     placement::Share,
     ports::{BlockEngine, FaultKind, PortError},
@@ -20,7 +20,7 @@ use corolla_swarm::{
 use tokio::sync::watch;
 
 use self::files::{Files, InUse};
-use super::dht_prefix;
+use super::{dht_prefix, sizes};
 use crate::{config::HostSettings, machine, plan::ModelPlan};
 
 /// How long after a swarm could not be entered it is tried again.
@@ -66,34 +66,35 @@ pub(crate) fn plan(model: ModelPlan, measure: bool) -> Result<HostPlan, PortErro
     let dht_prefix = dht_prefix(&model.settings, &summary.family)?;
     check_prefix(&dht_prefix)?;
     let limits = ServerLimits::stock(shares_heads(&summary));
-    let cache = (size_of::<f32>() * summary.cache_numbers) as u64;
-    let sizes = Sizes { hidden: summary.hidden as u64, vocab: summary.vocab as u64, cache };
     let kept = (&summary.stored.into(), model.choice.blocks.dtype);
     let tokens = model.settings.cache_tokens as u64;
-    let share = Share::new(&summary.parts, sizes, kept, tokens, limits.max_batch as u64);
+    let share = Share::new(&summary.parts, sizes(&summary), kept, tokens, limits.max_batch as u64);
     let share = share.ok_or_else(|| PortError::invalid("the blocks cannot be kept in that dtype"))?;
     let all = BlockRange::first(summary.blocks);
-    let blocks = match (model.settings.block_range, settings.num_blocks) {
-        (Some(range), _) => range,
-        (None, Some(count)) if count <= all.len() => BlockRange::first(count),
-        (None, Some(count)) => {
-            let path = model.settings.path.display();
-            return Err(PortError::invalid(format!(
-                "num_blocks = {count} (--num-blocks): {path} has {} blocks",
-                all.len()
-            )));
-        }
-        (None, None) if !model.settings.ends && model.choice.blocks.card.is_none() => {
-            let full = |fault| PortError::invalid(format!("{}: {fault}", model.settings.path.display()));
-            BlockRange::first(share.most(all.len(), free_memory()?).map_err(full)?)
-        }
-        (None, None) => all,
+    let blocks = match model.settings.block_range {
+        Some(range) => range,
+        None if model.settings.ends => all, // those that this process computes with
+        None => BlockRange::first(count(&model, settings.num_blocks, all.len(), share)?),
     };
-    // In a process that computes with them itself blocks stay.
     let fixed = model.settings.block_range.is_some() || model.settings.ends || blocks == all;
     let balance = Balance { grace: settings.drain, ..Balance::default() };
     let placement = if fixed { Placement::Fixed } else { Placement::Free(balance) };
     Ok(HostPlan { model, settings, summary, dht_prefix, blocks, placement, share, limits, measure })
+}
+
+/// How many of `all` blocks a server takes that chooses them itself: as many as it was told, or as there is memory for.
+fn count(model: &ModelPlan, told: Option<usize>, all: usize, share: Share) -> Result<usize, PortError> {
+    let fault = |fault: String| PortError::invalid(format!("{}: {fault}", model.settings.path.display()));
+    let side = model.choice.blocks;
+    let free = side.card.map_or(model.room.memory, |nth| model.room.card(side.backend, nth));
+    match told {
+        None => share.most(all, free).map_err(fault),
+        Some(count) if count > all => Err(fault(format!("num_blocks = {count} (--num-blocks), but there are {all}"))),
+        Some(count) if model.settings.compute.check_memory => {
+            share.check(count, free).map(|()| count).map_err(|it| fault(format!("num_blocks (--num-blocks): {it}")))
+        }
+        Some(count) => Ok(count),
+    }
 }
 
 /// Enters the swarm.
@@ -168,24 +169,21 @@ fn free_memory() -> Result<u64, PortError> {
 /// again: what else this process does goes on.
 pub(crate) async fn stay(model: ModelPlan, engine: Arc<dyn BlockEngine>, mut leaving: watch::Receiver<()>) {
     let id = model.settings.id.clone();
-    let serving = async {
-        loop {
-            match beside(model.clone(), engine.clone()).await {
-                Ok(tenant) => return Some(tenant),
-                Err(fault) if fault.kind() == FaultKind::InvalidInput => {
-                    tracing::error!(model = %id, error = %fault, "blocks are not served");
-                    return None;
-                }
-                Err(fault) => tracing::warn!(model = %id, error = %fault, again_in = ?AGAIN, "blocks are not served"),
+    let tenant = loop {
+        match beside(model.clone(), engine.clone(), &mut leaving).await {
+            Ok(Some(tenant)) => break tenant,
+            Ok(None) => return,
+            Err(fault) if fault.kind() == FaultKind::InvalidInput => {
+                tracing::error!(model = %id, error = %fault, "blocks are not served");
+                return;
             }
-            tokio::time::sleep(AGAIN).await;
+            Err(fault) => tracing::warn!(model = %id, error = %fault, again_in = ?AGAIN, "blocks are not served"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(AGAIN) => {}
+            _ = leaving.changed() => return,
         }
     };
-    let tenant = tokio::select! {
-        tenant = serving => tenant,
-        _ = leaving.changed() => None,
-    };
-    let Some(tenant) = tenant else { return };
     tracing::info!(model = %id, blocks = %tenant.blocks(), "serving the blocks");
     let _ = leaving.changed().await;
     tracing::info!(model = %id, sessions = tenant.open_sessions(), "leaving the swarm");
@@ -193,10 +191,26 @@ pub(crate) async fn stay(model: ModelPlan, engine: Arc<dyn BlockEngine>, mut lea
     tenant.shut_down(grace).await;
 }
 
-async fn beside(model: ModelPlan, engine: Arc<dyn BlockEngine>) -> Result<Tenant, PortError> {
-    let plan = plan(model, false)?;
-    let member = enter(&plan).await?;
-    let mut tenant = serving(plan, member, Some(engine.clone()), Arc::new(InUse(engine))).await?;
-    tenant.settle().await?;
-    Ok(tenant)
+/// One attempt; `None` where it was told to leave meanwhile: what was announced by then is taken back.
+async fn beside(
+    model: ModelPlan,
+    engine: Arc<dyn BlockEngine>,
+    leaving: &mut watch::Receiver<()>,
+) -> Result<Option<Tenant>, PortError> {
+    let entering = async {
+        let plan = plan(model, false)?;
+        let member = enter(&plan).await?;
+        serving(plan, member, Some(engine.clone()), Arc::new(InUse(engine))).await
+    };
+    let mut tenant = tokio::select! {
+        entered = entering => entered?,
+        _ = leaving.changed() => return Ok(None),
+    };
+    tokio::select! {
+        settled = tenant.settle() => settled.map(|()| Some(tenant)),
+        _ = leaving.changed() => {
+            tenant.shut_down(Duration::ZERO).await;
+            Ok(None)
+        }
+    }
 }

@@ -226,7 +226,7 @@ fn what_cannot_be_hosted_is_said_in_a_sentence() {
         (&["host", "--model", path, "--join", &damaged], "the join token is damaged"),
         (&["host", "--model", path, "--join", &address], "is no join token"),
         (&["host", "--model", path, "--join", &token, "--blocks", "3:9"], "goes beyond the model's blocks"),
-        (&["host", "--model", path, "--join", &token, "--num-blocks", "4"], "has 3 blocks"),
+        (&["host", "--model", path, "--join", &token, "--num-blocks", "4"], "there are 3"),
         (&["host", "--model", path, "--join", &token, "--num-blocks", "0"], "a number of blocks from 1 on, or auto"),
         (&["host", "--model", path, "--num-blocks", "2", "--blocks", "0:2"], "cannot be used with"),
         (&["host", "--model", path, "--join", &token, "--attn-cache-tokens", "999999999999"], "not enough memory"),

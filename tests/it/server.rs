@@ -144,6 +144,22 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
     }
 
+    /// Asks it to end, again and again until it has; how it ended.
+    #[cfg(unix)]
+    pub(crate) async fn interrupt(mut self) -> std::process::ExitStatus {
+        let begun = Instant::now();
+        let mut ticks = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            ticks.tick().await;
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not end");
+            // One that has ended meanwhile cannot be asked.
+            let _ = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
+        }
+    }
+
     /// Whether the process runs.
     pub(crate) fn alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()

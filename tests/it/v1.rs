@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::server::{Server, smollm2};
+use crate::server::{Server, smollm2, tiny_llama};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_capital_of_france_is_paris() {
@@ -55,3 +55,20 @@ async fn a_closed_connection_stops_the_compute() {
 }
 
 const PATIENT: Duration = Duration::from_secs(600);
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_interrupts_twice_does_not_wait_for_what_is_open() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let server = Server::start(&tiny_llama()).await;
+    let mut slow = tokio::net::TcpStream::connect(server.base.trim_start_matches("http://")).await.unwrap();
+    let head = "POST /api/v1/generate HTTP/1.1\r\nHost: corolla\r\nContent-Length: 9\r\n\
+                Content-Type: application/x-www-form-urlencoded\r\nExpect: 100-continue\r\n\r\n";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let mut line = [0; 12];
+    slow.read_exact(&mut line).await.unwrap();
+    assert_eq!(&line, b"HTTP/1.1 100", "the server waits for the body");
+    let ended = server.interrupt().await;
+    assert_eq!(ended.code(), Some(130), "the first time alone, it waits for the request and ends well");
+}

@@ -96,7 +96,7 @@ impl Ask<'_> {
             help.push(format!("cache_tokens = {}", positions / FEWEST_POSITIONS * FEWEST_POSITIONS));
         }
         let alone = self.demand.ends(way.ends.dtype).map_or(u64::MAX, |ends| ends.total());
-        if self.demand.has_blocks() && alone <= free {
+        if self.demand.has_blocks() && self.demand.has_ends() && alone <= free {
             help.push(format!("blocks = \"swarm\" (needs {} here)", bytes(alone)));
         }
         let help = if help.is_empty() { String::new() } else { format!("set {}, or ", help.join(" or ")) };

@@ -190,6 +190,12 @@ impl Demand {
         &self.stored
     }
 
+    /// Whether embeddings and head are computed here.
+    #[must_use]
+    pub fn has_ends(&self) -> bool {
+        self.ends != Part::default()
+    }
+
     /// Whether any block is computed here.
     #[must_use]
     pub fn has_blocks(&self) -> bool {

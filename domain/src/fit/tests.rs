@@ -188,6 +188,10 @@ fn what_fits_in_no_form_is_refused_with_what_would_help() {
     );
     let wish = Wish { check_memory: false, ..Wish::default() };
     assert_eq!(decide(&llama_8b("f32"), &wish, &machine(5 * GB, true)).unwrap().ends.dtype, Dtype::Bf16);
+    // Whoever serves blocks cannot leave them to the swarm.
+    let host = llama_8b("f32").without_ends();
+    let fault = decide(&host, &Wish::default(), &machine(5 * GB, true)).unwrap_err();
+    assert!(fault.contains("; set cache_tokens = ") && !fault.contains("swarm"), "{fault}");
 }
 
 #[test]

@@ -76,7 +76,7 @@ fn key_of(plan: &HostPlan, sample: BlockRange) -> String {
     let (settings, choice, summary) = (&plan.model.settings, &plan.model.choice, &plan.summary);
     let threads = settings.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     format!(
-        "{} ({} {}, {} bytes), {} blocks of {} bytes, {}, {} {}, {threads} threads, corolla {}, {}",
+        "{} ({} {}, {} bytes), {} blocks of {} bytes, {}{}, {} {}{}, {threads} threads, corolla {}, {}",
         settings
             .path
             .file_name()
@@ -87,8 +87,10 @@ fn key_of(plan: &HostPlan, sample: BlockRange) -> String {
         sample.len(),
         plan.share.weights,
         choice.blocks.dtype,
+        if settings.compute.exact_activations { " beside f32" } else { "" },
         choice.blocks.backend,
         choice.kernels,
+        choice.blocks.card.map_or(String::new(), |nth| format!(" on card {nth}")),
         env!("CARGO_PKG_VERSION"),
         machine::name(),
     )
