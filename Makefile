@@ -88,9 +88,10 @@ soak:            ## fifty sessions at a time for ten minutes on such a swarm: ri
 spec:            ## write openapi.yaml
 	cargo run --quiet --locked -- openapi > openapi.yaml.new && mv openapi.yaml.new openapi.yaml
 
-bench: model     ## prefill and decode speed of the small chat model on this machine
+bench: model     ## prefill, decode, head and batch speed of the small chat model on this machine, with 1 thread and with all
 	cargo build --release --locked
-	python3 scripts/bench.py $(BIN)
+	$(BIN) bench --threads 1
+	$(BIN) bench
 
 bench-llama: model ## decoding and prefill beside llama.cpp, same files, one run (builds llama.cpp, makes 0.6 GB of models)
 	cargo build --release --locked -p corolla-candle --example greedy

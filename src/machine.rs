@@ -48,6 +48,13 @@ pub(crate) fn memory() -> Result<Memory, String> {
     Ok(Memory { total: system.total_memory(), available: system.available_memory(), group })
 }
 
+/// The most memory that this process has had, in bytes; `None` where the system does not tell.
+pub(crate) fn peak_resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
 /// What this machine is called in its network; empty where it has no name.
 pub(crate) fn name() -> String {
     System::host_name().unwrap_or_default()

@@ -35,6 +35,8 @@ enum Command {
     Generate(Box<commands::generate::Options>),
     /// Print how probable a model finds a text, token by token.
     Score(commands::score::Options),
+    /// Measure how fast a model is here: prefill, decode, LM head, replies at the same time, hops of a swarm.
+    Bench(commands::bench::Options),
     /// Print the OpenAPI description of the HTTP API.
     Openapi,
     /// Serve transformer blocks of a model to a Petals swarm.
@@ -79,6 +81,7 @@ async fn main() -> ExitCode {
         Command::Serve(options) => commands::serve::run(options).await,
         Command::Generate(options) => commands::generate::run(*options).await,
         Command::Score(options) => commands::score::run(options).await,
+        Command::Bench(options) => commands::bench::run(options).await,
         Command::Openapi => commands::print(&corolla_api::openapi_yaml()),
         Command::Host(options) => commands::host::run(*options).await,
         Command::Bootstrap(options) => commands::bootstrap::run(options).await,

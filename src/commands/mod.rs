@@ -1,5 +1,6 @@
 //! One module a subcommand.
 
+pub(crate) mod bench;
 pub(crate) mod bootstrap;
 pub(crate) mod check;
 pub(crate) mod doctor;

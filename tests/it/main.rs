@@ -5,6 +5,7 @@
 #[cfg(unix)]
 mod backends;
 mod bad_input;
+mod bench;
 mod chat;
 mod golden;
 #[cfg(unix)]
