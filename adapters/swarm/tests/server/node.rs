@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use corolla_domain::ports::RemoteSwarm as _;
+use corolla_domain::ports::{FaultKind, RemoteSwarm as _};
 use corolla_swarm::{
     PetalsSwarm,
     dht::{Dht, DhtLimits, Record},
@@ -63,6 +63,18 @@ async fn a_node_alone_publishes_to_itself() {
     let (rpc, peer) = client(&alone).await;
     let found = Dht::new(rpc, vec![peer], DhtLimits::default()).get_many(&["k".into()], &|_| true).await.unwrap();
     assert_eq!(found["k"].entries.len(), 1);
+}
+
+/// A record that is longer than nodes keep: it is refused by all that are asked.
+#[tokio::test]
+async fn what_every_node_refuses_is_not_published() {
+    let first = entrance(&[]).await.unwrap();
+    let second = entrance(&first.addresses()).await.unwrap();
+    let record = |bytes: usize| Record { key: "k".into(), subkey: "s".into(), value: vec![0; bytes].into() };
+    let fault = second.node().publish(&[record(65 << 10)], now() + 60.0).await.unwrap_err();
+    assert_eq!(fault.kind(), FaultKind::Unavailable, "{fault}");
+    assert!(fault.context().contains("refused the records"), "{fault}");
+    second.node().publish(&[record(1), record(65 << 10)], now() + 60.0).await.unwrap();
 }
 
 #[tokio::test]
