@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{asked_to_stop, host_fault, log, print};
 use crate::{
     Stop,
-    join::JoinToken,
+    join::{JoinToken, MOST_MEMBERS},
     secret,
     wiring::{
         Access, PeerId, Reach,
@@ -40,7 +40,8 @@ pub(crate) struct Options {
     /// File with the swarm's secret, made where there is none: without it nobody gets in. It is put into the join token.
     #[arg(long, value_name = "FILE", env = "COROLLA_BOOTSTRAP_SECRET_FILE")]
     secret_file: Option<PathBuf>,
-    /// Peer ids of the only members, several with commas.
+    /// Peer ids of the only members, several with commas. They are put into the join token, with this node's own: whoever
+    /// joins by it keeps to the same list.
     #[arg(long, value_name = "PEER_ID", value_delimiter = ',', env = "COROLLA_BOOTSTRAP_ALLOWED_PEERS")]
     allowed_peers: Option<Vec<PeerId>>,
 }
@@ -49,18 +50,28 @@ pub(crate) struct Options {
 /// asked to stop.
 pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     log("info");
+    let members = options.allowed_peers.as_ref().map_or(0, Vec::len);
+    if members >= MOST_MEMBERS {
+        return Err(Stop::usage(format!(
+            "--allowed-peers has {members} peer ids; with this node's own a join token holds {MOST_MEMBERS}"
+        )));
+    }
     let secret = options.secret_file.as_deref().map(secret::read_or_make).transpose().map_err(Stop::usage)?;
     let started = Bootstrap::start(BootstrapConfig {
         listen: options.listen,
         identity: options.identity,
         initial_peers: options.initial_peers,
-        access: Access { secret: secret.clone(), allowed: options.allowed_peers },
+        access: Access { secret: secret.clone(), allowed: options.allowed_peers.clone() },
         reach: Reach::Direct,
     });
     let node = started.await.map_err(|fault| host_fault(&fault))?;
     let addresses = node.addresses();
     let (peers, dht_prefix, model) = (reachable(&addresses), options.dht_prefix, options.model);
-    let token = JoinToken { peers, dht_prefix, model, secret };
+    let allowed = options.allowed_peers.map(|mut members| {
+        members.push(node.peer_id());
+        members
+    });
+    let token = JoinToken { peers, dht_prefix, model, secret, allowed };
     print(&format!("{}\n{token}\n", addresses.join("\n")))?;
     tracing::info!("the swarm can be entered");
     asked_to_stop().await;

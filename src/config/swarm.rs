@@ -72,13 +72,13 @@ pub(super) fn check(at: usize, swarm: typed::Swarm) -> Result<SwarmSettings, Str
     }
     let join = swarm.join.as_deref().map(str::parse::<JoinToken>).transpose();
     let token = join.map_err(|fault| format!("{}: {fault}", key("join")))?;
-    let (peers, prefix, secret) =
-        token.map_or((None, None, None), |token| (Some(token.peers), token.dht_prefix, token.secret));
+    let (peers, prefix, secret, members) = token
+        .map_or((None, None, None, None), |token| (Some(token.peers), token.dht_prefix, token.secret, token.allowed));
     let from_file = swarm.secret_file.as_deref().map(secret::read).transpose();
     let from_file = from_file.map_err(|fault| format!("{}: {fault}", key("secret_file")))?;
     let allowed = swarm.allowed_peers.as_ref().map(|ids| ids.iter().map(|id| peer(id)).collect::<Result<Vec<_>, _>>());
     let allowed = allowed.transpose().map_err(|fault| format!("{} has {fault}", key("allowed_peers")))?;
-    let access = Access { secret: from_file.or(secret), allowed };
+    let access = Access { secret: from_file.or(secret), allowed: allowed.or(members) };
     let request_timeout = time(&key("request_timeout"), swarm.request_timeout.as_deref(), 180, 1)?;
     let pins = swarm.pinned_servers.iter().map(|text| text.parse()).collect::<Result<Vec<Pin>, _>>();
     let pinned_servers = pins.and_then(|pins| check_pins(&pins).map(|()| pins));

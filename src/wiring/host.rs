@@ -131,7 +131,7 @@ async fn serving(
 ) -> Result<Tenant, PortError> {
     let speed = speed::speed(&plan, &member, engine).await?;
     let dtype = sent(plan.model.choice.blocks, &plan.summary.stored.into());
-    let (swarm, host) = (plan.model.settings.swarm, plan.settings);
+    let host = plan.settings;
     let config = ServerConfig {
         dht_prefix: plan.dht_prefix,
         model_blocks: plan.summary.blocks,
@@ -139,11 +139,6 @@ async fn serving(
         speed,
         hidden: plan.summary.hidden,
         dtype,
-        initial_peers: swarm.initial_peers.unwrap_or_default(),
-        listen: host.listen,
-        identity: host.identity,
-        access: swarm.access,
-        reach: host.reach,
         public_name: host.public_name,
         update_period: host.update_period,
         limits: plan.limits,

@@ -91,8 +91,11 @@ fn bootstrap() -> (Member, String, String) {
 }
 
 fn bootstrap_for(model: &str, prefix: &str) -> (Member, String, String) {
-    let swarm = ["--dht-prefix", prefix, "--model", model];
-    let node = Member::start(&[&["bootstrap", "--listen", "/ip4/127.0.0.1/tcp/0"][..], &swarm].concat());
+    bootstrap_with(&["--dht-prefix", prefix, "--model", model])
+}
+
+fn bootstrap_with(more: &[&str]) -> (Member, String, String) {
+    let node = Member::start(&[&["bootstrap", "--listen", "/ip4/127.0.0.1/tcp/0"][..], more].concat());
     let (address, token) = (node.line(), node.line());
     assert!(address.contains("/p2p/") && token.starts_with("corolla1-"), "{address} {token}");
     (node, address, token)
@@ -212,6 +215,41 @@ fn the_token_carries_the_secret_and_nobody_else_gets_in() {
     let text = String::from_utf8_lossy(&stranger.stderr);
     assert_eq!(stranger.status.code(), Some(1), "{text}");
     assert!(text.contains("private swarm, whose secret is missing here"), "{text}");
+}
+
+/// A host that joined by a token with a list admits who is on the list, and nobody else.
+#[test]
+fn the_token_carries_the_list_of_members_and_nobody_else_gets_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (host, client) = (file("host.id"), file("client.id"));
+    // Whoever starts once with a file has its name from then on.
+    let [host_name, client_name] = [&host, &client].map(|identity| {
+        let (_member, address, _) = bootstrap_with(&["--identity", identity]);
+        address.rsplit('/').next().unwrap().to_owned()
+    });
+    let members = format!("{host_name},{client_name}");
+    let (_node, entrance, token) = bootstrap_with(&["--dht-prefix", "tiny", "--allowed-peers", &members]);
+    let path = fixtures::path("models/tiny-llama");
+    let model = ["host", "--model", path.to_str().unwrap(), "--blocks", "0:1"];
+    let first = Member::start(&[&model[..], &["--join", &token, "--identity", &host]].concat());
+    let address = first.line();
+    assert!(address.ends_with(&host_name), "{address}");
+    first.until("serving the blocks");
+
+    let through_the_host = ["--initial-peers", &address, "--dht-prefix", "tiny"];
+    let stranger = corolla().args(model).args(through_the_host).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&stranger.stderr);
+    assert_eq!(stranger.status.code(), Some(1), "{text}");
+    assert!(text.contains("listed peers only"), "{text}");
+    let listed = Member::start(&[&model[..], &through_the_host, &["--identity", &client]].concat());
+    listed.until("serving the blocks");
+
+    // What is typed takes the place of the token's list, in which the entrance is.
+    let closed = ["--join", &token, "--identity", &host, "--allowed-peers", &host_name];
+    let closed = corolla().args(model).args(closed).stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&closed.stderr);
+    assert!(text.contains(&format!("{entrance} is not in the list of allowed peers")), "{text}");
 }
 
 #[test]

@@ -40,8 +40,6 @@ use crate::{
 const MOST_KEYS: usize = 1024;
 /// Nodes that answered and are asked first next time.
 const MOST_KNOWN: usize = 256;
-/// Nodes near a key that a search names.
-const NEAREST: usize = 20;
 
 /// Limits of a [`Dht`].
 #[derive(Debug, Clone, Copy)]
@@ -267,7 +265,7 @@ impl Dht {
                 }
             }
         }
-        (answers > 0).then(|| Outcome { found: merged, nearest: search.nearest(NEAREST) })
+        (answers > 0).then(|| Outcome { found: merged, nearest: search.nearest() })
     }
 
     async fn find(&self, call: Call, ids: &[DhtId]) -> (Call, Result<Answer, PortError>) {

@@ -9,6 +9,9 @@ use libp2p::PeerId;
 
 use crate::wire::key::DhtId;
 
+/// Nearest nodes of each key that are asked, as hivemind does it.
+const BEAM: usize = 20;
+
 /// Bounds of one search.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
@@ -26,7 +29,7 @@ pub(super) struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { beam: 20, keys_per_call: 16, nodes: 2048, introductions: 160, calls: 512 }
+        Self { beam: BEAM, keys_per_call: 16, nodes: 2048, introductions: 160, calls: 512 }
     }
 }
 
@@ -129,11 +132,11 @@ impl Search {
         }
     }
 
-    /// For each key the nodes nearest to it that were asked and have not failed, nearest first, `most` at most.
-    pub(super) fn nearest(&self, most: usize) -> Vec<Vec<PeerId>> {
+    /// For each key the nodes nearest to it that were asked and have not failed, nearest first, as many as the beam is wide.
+    pub(super) fn nearest(&self) -> Vec<Vec<PeerId>> {
         let of = |key: &Key| {
             let asked = key.near.iter().filter(|(_, node)| key.asked.contains(node));
-            asked.take(most).map(|(_, node)| self.nodes[*node].peer).collect()
+            asked.take(self.bounds.beam).map(|(_, node)| self.nodes[*node].peer).collect()
         };
         self.keys.iter().map(of).collect()
     }

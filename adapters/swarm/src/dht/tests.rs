@@ -7,7 +7,7 @@ use std::{
 
 use super::*;
 use crate::wire::{
-    proto::{self, FindRequest, FindResponse, FindResult, NodeInfo, PingResponse},
+    proto::{self, FindRequest, FindResponse, FindResult, NodeInfo, PingResponse, ResultType},
     record::Entry,
 };
 
@@ -78,7 +78,7 @@ impl Network {
         others.truncate(20);
         let found = node.store.get(&key);
         FindResult {
-            r#type: if found.is_some() { 2 } else { 0 },
+            r#type: if found.is_some() { ResultType::Dictionary } else { ResultType::NotFound }.into(),
             value: found.map(|dictionary| dictionary.encode().into()).unwrap_or_default(),
             expiration_time: NOW + 100.0,
             nearest_node_ids: others.iter().map(|(_, id)| Bytes::copy_from_slice(&id.0)).collect(),

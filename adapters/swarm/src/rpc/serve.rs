@@ -3,24 +3,16 @@
 //!
 //! A caller that hangs up, or says anything it was not asked for, has cancelled its call (wire protocol §2.2).
 
-use std::{
-    collections::HashMap,
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use corolla_domain::ports::PortError;
 use futures_util::{AsyncReadExt as _, AsyncWriteExt as _, future::BoxFuture};
 use libp2p::{PeerId, Stream};
-use tokio::{
-    task::{JoinHandle, JoinSet},
-    time::timeout,
-};
+use tokio::{task::JoinHandle, time::timeout};
 
 use crate::{
-    transport::{Host, Incoming},
+    transport::{Host, Room, take},
     wire::frame::{CallId, UnaryDecoder, UnaryFrame, encode_unary_reply},
 };
 
@@ -103,73 +95,8 @@ pub(crate) async fn serve(
     run: impl Fn(PeerId, Stream) -> BoxFuture<'static, ()> + Send + Sync + 'static,
 ) -> Result<Service, PortError> {
     let incoming = host.accept(method).await?;
-    Ok(Service(tokio::spawn(take(incoming, method, limits, run))))
-}
-
-/// Takes streams as long as there is room. The calls end with this future.
-async fn take(
-    mut incoming: Incoming,
-    method: &'static str,
-    limits: ServeLimits,
-    run: impl Fn(PeerId, Stream) -> BoxFuture<'static, ()>,
-) {
-    let (mut calls, places) = (JoinSet::new(), Places::default());
-    loop {
-        tokio::select! {
-            stream = incoming.next() => {
-                let Some((peer, stream)) = stream else { return };
-                match places.enter(peer, limits.calls_of_peer).filter(|_| calls.len() < limits.calls) {
-                    Some(place) => {
-                        let call = run(peer, stream);
-                        calls.spawn(async move {
-                            let _place = place;
-                            call.await;
-                        });
-                    }
-                    None => tracing::debug!(%peer, method, "too many calls at a time"),
-                }
-            }
-            Some(ended) = calls.join_next(), if !calls.is_empty() => {
-                if let Err(error) = ended && error.is_panic() {
-                    tracing::error!(method, %error, "a call panicked");
-                }
-            }
-        }
-    }
-}
-
-/// How many calls each peer has under way.
-#[derive(Debug, Clone, Default)]
-struct Places(Arc<Mutex<HashMap<PeerId, usize>>>);
-
-struct Place(Places, PeerId);
-
-impl Places {
-    fn enter(&self, peer: PeerId, most: usize) -> Option<Place> {
-        let mut held = self.lock();
-        let count = held.entry(peer).or_default();
-        if *count >= most {
-            return None;
-        }
-        *count += 1;
-        Some(Place(self.clone(), peer))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut held = self.0.lock();
-        if let Some(count) = held.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.1);
-            }
-        }
-    }
+    let room = Room { all: limits.calls, of_peer: limits.calls_of_peer };
+    Ok(Service(tokio::spawn(take(incoming, method, room, run))))
 }
 
 /// One unary call.

@@ -41,16 +41,6 @@ pub struct ServerConfig {
     pub hidden: usize,
     /// The type that hidden states leave in: single precision, or bfloat16.
     pub dtype: ElementType,
-    /// Where the swarm is entered: addresses that end in `/p2p/` and a peer id.
-    pub initial_peers: Vec<String>,
-    /// Where to listen.
-    pub listen: Vec<String>,
-    /// The file of this server's key; `None`: a fresh one each time.
-    pub identity: Option<PathBuf>,
-    /// With whom to have to do at all.
-    pub access: Access,
-    /// Whether others reach it directly.
-    pub reach: Reach,
     /// The operator's name for it.
     pub public_name: Option<String>,
     /// How often it announces itself.

@@ -55,6 +55,7 @@ const INBOX: usize = 512 << 20;
 /// Passes of one peer at a time, and of all, by one method.
 const PASSES_OF_PEER: usize = 16;
 const PASSES: usize = 256;
+
 /// A member of a swarm that hosts nothing: others enter through it. Clones are the same member.
 #[derive(Debug, Clone)]
 pub struct Bootstrap {
@@ -100,6 +101,12 @@ impl Bootstrap {
     /// Whether it is reached through relays only.
     fn is_relayed(&self) -> bool {
         self.reached.relayed
+    }
+
+    /// Its name in the swarm.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.host.peer_id()
     }
 
     /// Its place in the DHT, for those who look.
@@ -162,37 +169,28 @@ pub struct BlockServer {
 }
 
 impl BlockServer {
-    /// Enters the swarm, then [`over`](Self::over).
-    ///
-    /// # Errors
-    /// As there, and `Unavailable` where the swarm cannot be entered.
-    pub async fn join(config: ServerConfig) -> Result<Self, PortError> {
-        config.check()?;
-        let settings = BootstrapConfig {
-            listen: config.listen.clone(),
-            identity: config.identity.clone(),
-            initial_peers: config.initial_peers.clone(),
-            access: config.access.clone(),
-            reach: config.reach,
-        };
-        let member = Bootstrap::start(settings).await?;
-        Self::over(member, config).await
-    }
-
-    /// Announces that blocks are about to be served by a member of the swarm, which serves none yet. They are once
+    /// Enters the swarm as `member` says, and announces that blocks are about to be served. They are once
     /// [`serve`](Self::serve) was called, which may take its time: models are large.
     ///
     /// # Errors
-    /// `InvalidInput` for a configuration that cannot work, `Unavailable` where the swarm cannot be told.
-    pub async fn over(member: Bootstrap, config: ServerConfig) -> Result<Self, PortError> {
+    /// `InvalidInput` for a configuration that cannot work, `Unavailable` where the swarm cannot be entered or told.
+    pub async fn join(member: BootstrapConfig, config: ServerConfig) -> Result<Self, PortError> {
+        config.check()?;
+        let (server, announced) = Self::begin(Bootstrap::start(member).await?, config)?;
+        announced.heard().await?;
+        Ok(server)
+    }
+
+    /// Begins to announce that blocks are about to be served by a member of the swarm, which serves none yet. Whether the
+    /// swarm has heard of it comes with the second; the server can say goodbye before.
+    fn begin(member: Bootstrap, config: ServerConfig) -> Result<(Self, Announced), PortError> {
         config.check()?;
         let peer = member.host.peer_id().to_base58();
         let announcer = Arc::new(Announcer { node: member.node.clone(), config, peer, relayed: member.is_relayed() });
         let (states, handler) = (watch::Sender::new(ServerState::Joining), watch::Sender::new(None));
-        let (announcing, told) = announce(&announcer, &states, &handler);
+        let (announcing, announced) = announce(&announcer, &states, &handler);
         let server = Self { member, announcer, states, handler, announcing: Some(announcing), services: Vec::new() };
-        told.await.map_err(|_| PortError::internal("the announcements have ended"))??;
-        Ok(server)
+        Ok((server, announced))
     }
 
     /// Its name in the swarm.
@@ -287,16 +285,26 @@ impl Drop for BlockServer {
     }
 }
 
-/// Begins to announce; what came of the first time comes with the second.
+/// What becomes of a server's first announcement.
+struct Announced(oneshot::Receiver<Result<(), PortError>>);
+
+impl Announced {
+    /// Waits until the swarm has heard of the server.
+    async fn heard(self) -> Result<(), PortError> {
+        self.0.await.map_err(|_| PortError::internal("the announcements have ended"))?
+    }
+}
+
+/// Begins to announce.
 fn announce(
     announcer: &Arc<Announcer>,
     states: &watch::Sender<ServerState>,
     handler: &watch::Sender<Option<Arc<Handler>>>,
-) -> (JoinHandle<()>, oneshot::Receiver<Result<(), PortError>>) {
+) -> (JoinHandle<()>, Announced) {
     let handlers = handler.subscribe();
     let free = move || handlers.borrow().as_ref().map(|handler| handler.blocks.free_tokens());
     let (first, told) = oneshot::channel();
-    (tokio::spawn(announcer.clone().run(states.subscribe(), free, first)), told)
+    (tokio::spawn(announcer.clone().run(states.subscribe(), free, first)), Announced(told))
 }
 
 /// Serves all methods.

@@ -2,7 +2,7 @@
 //! where they do not.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fmt,
     net::IpAddr,
     sync::{
@@ -39,7 +39,7 @@ const PROBING: Duration = Duration::from_secs(5);
 const PROBES: usize = 8;
 /// Relays to have slots at.
 const SLOTS: usize = 2;
-/// How long the first slot may take, and the time to the next attempt at the same relay.
+/// How long the first slot may take, and the time from one attempt at a relay, or call to it, to the next.
 const FIRST_SLOT: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -241,9 +241,27 @@ async fn try_out(host: &Host, peer: PeerId) -> Result<bool, PortError> {
     Ok(proto::decode::<PingResponse>(reply)?.available)
 }
 
+/// When each peer was last tried.
+#[derive(Debug, Default)]
+struct Attempts(HashMap<PeerId, Instant>);
+
+impl Attempts {
+    /// Whether `peer` may be tried at `now`: the last attempt was long enough ago. This is one, then.
+    fn begin(&mut self, peer: PeerId, now: Instant) -> bool {
+        self.0.retain(|_, at| now.saturating_duration_since(*at) < AGAIN);
+        match self.0.entry(peer) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(free) => {
+                free.insert(now);
+                true
+            }
+        }
+    }
+}
+
 /// Keeps slots at relays for ever, and tells at which.
 async fn hold(host: Host, slots: watch::Sender<Vec<PeerId>>) {
-    let mut tried: HashMap<PeerId, Instant> = HashMap::new();
+    let (mut reserving, mut calling) = (Attempts::default(), Attempts::default());
     let mut changes = host.changes();
     loop {
         let held = host.reserved();
@@ -253,13 +271,10 @@ async fn hold(host: Host, slots: watch::Sender<Vec<PeerId>>) {
             changed
         });
         if held.len() < SLOTS {
-            tried.retain(|_, at| at.elapsed() < AGAIN);
-            let mut free: Vec<PeerId> =
-                host.relays().into_iter().filter(|it| !held.contains(it) && !tried.contains_key(it)).collect();
+            let mut free: Vec<PeerId> = host.relays().into_iter().filter(|it| !held.contains(it)).collect();
             free.sort_by_key(|relay| !host.initial_peers().contains(relay));
-            if let Some(relay) = free.first() {
-                tried.insert(*relay, Instant::now());
-                match host.reserve(*relay).await {
+            if let Some(relay) = free.into_iter().find(|relay| reserving.begin(*relay, Instant::now())) {
+                match host.reserve(relay).await {
                     Ok(()) => tracing::info!(%relay, "others reach this host through a relay"),
                     Err(error) => tracing::debug!(%relay, %error, "a relay gives no slot"),
                 }
@@ -269,6 +284,9 @@ async fn hold(host: Host, slots: watch::Sender<Vec<PeerId>>) {
         if held.len() < SLOTS {
             // Whoever may relay is to be connected; a connection that is there is left as it is.
             for peer in host.initial_peers().iter().take(ASKED) {
+                if !calling.begin(*peer, Instant::now()) {
+                    continue;
+                }
                 if let Err(error) = host.connect(*peer).await {
                     tracing::debug!(%peer, %error, "an initial peer that may relay does not answer");
                 }
@@ -299,6 +317,16 @@ mod tests {
         ] {
             assert_eq!(needs_asking(&all(listen)), asks, "{listen:?}");
         }
+    }
+
+    #[test]
+    fn a_relay_is_tried_once_in_a_while_however_often_things_change() {
+        let (mut attempts, begun) = (Attempts::default(), Instant::now());
+        let (relay, other) = (PeerId::random(), PeerId::random());
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let tried: Vec<u64> = (0..30).filter(|seconds| attempts.begin(relay, at(*seconds))).collect();
+        assert_eq!(tried, [0, 10, 20]);
+        assert!(attempts.begin(other, at(29)) && !attempts.begin(relay, at(29)));
     }
 
     #[test]

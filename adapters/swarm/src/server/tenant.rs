@@ -111,7 +111,7 @@ impl Tenant {
             seats.retain(|seat| seat.peer != own); // of a life before
             self.config.blocks = choose(&seats, self.config.model_blocks, self.config.blocks.len());
         }
-        self.server = Some(BlockServer::over(self.member.clone(), self.config.clone()).await?);
+        self.announce().await?;
         let engine = self.loader.load(self.config.blocks).await;
         self.open(engine).await
     }
@@ -148,6 +148,18 @@ impl Tenant {
         tokio::join!(drain(self.server.take()), drain(self.leaving.take()));
     }
 
+    /// Announces that it is about to serve its blocks. From the first word on there is a server that can say goodbye, also
+    /// where this future is dropped.
+    async fn announce(&mut self) -> Result<(), PortError> {
+        let (server, announced) = BlockServer::begin(self.member.clone(), self.config.clone())?;
+        self.server = Some(server);
+        let outcome = announced.heard().await;
+        if outcome.is_err() {
+            self.server = None;
+        }
+        outcome
+    }
+
     /// Serves what was loaded, or withdraws what was announced.
     async fn open(&mut self, engine: Result<Arc<dyn BlockEngine>, PortError>) -> Result<(), PortError> {
         let Some(server) = &mut self.server else { return Err(PortError::internal("nothing was announced")) };
@@ -180,22 +192,25 @@ impl Tenant {
         server.say_goodbye().await;
         // Whoever else was about to go has said so by now, or will see that this one goes: of two that count on each other
         // not both may go. A swarm that cannot be looked at is not left either.
-        let Some(goal) = self.reconsider(balance, seed).await.ok().flatten() else {
-            tracing::info!(blocks = %self.config.blocks, "another server has gone meanwhile: this one stays");
-            self.server.iter_mut().for_each(BlockServer::stay);
-            return;
-        };
-        let before = std::mem::replace(&mut self.config.blocks, goal);
-        self.leaving = self.server.take();
-        match BlockServer::over(self.member.clone(), self.config.clone()).await {
-            Ok(next) => self.server = Some(next),
-            Err(error) => {
-                tracing::warn!(%error, blocks = %before, "the swarm could not be told of the move: this server stays");
-                self.config.blocks = before;
-                self.server = self.leaving.take();
+        let goal = match self.reconsider(balance, seed).await {
+            Ok(Some(goal)) => goal,
+            undecided => {
+                match undecided {
+                    Err(error) => tracing::warn!(%error, "the swarm could not be looked at again: this server stays"),
+                    Ok(_) => tracing::info!("another server has gone meanwhile: this one stays"),
+                }
                 self.server.iter_mut().for_each(BlockServer::stay);
                 return;
             }
+        };
+        let before = std::mem::replace(&mut self.config.blocks, goal);
+        self.leaving = self.server.take();
+        if let Err(error) = self.announce().await {
+            tracing::warn!(%error, blocks = %before, "the swarm could not be told of the move: this server stays");
+            self.config.blocks = before;
+            self.server = self.leaving.take();
+            self.server.iter_mut().for_each(BlockServer::stay);
+            return;
         }
         let loader = self.loader.clone();
         let beside = loader.fits_beside(goal);

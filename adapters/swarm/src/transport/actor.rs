@@ -68,7 +68,7 @@ pub(super) enum Command {
 }
 
 /// What the actor tells all handles.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Status {
     /// Connected peers; true: by relay only.
     pub(super) connected: Vec<(PeerId, bool)>,
@@ -76,6 +76,8 @@ pub(super) struct Status {
     pub(super) listening: Vec<Multiaddr>,
     /// Connected peers that relay.
     pub(super) relays: Vec<PeerId>,
+    /// Connections that have ended so far: who was about to open a stream on one must know.
+    pub(super) ended: u64,
 }
 
 /// The actor's state.
@@ -89,6 +91,8 @@ pub(super) struct Actor {
     seen: Vec<Multiaddr>,
     /// Whether others reach this host directly.
     public: bool,
+    /// Connections that have ended.
+    ended: u64,
     dialling: HashMap<PeerId, Vec<oneshot::Sender<Result<(), PortError>>>>,
     reserving: HashMap<ListenerId, oneshot::Sender<Result<(), PortError>>>,
     status: watch::Sender<Status>,
@@ -110,6 +114,7 @@ impl Actor {
             initial,
             seen: Vec::new(),
             public: false,
+            ended: 0,
             dialling: HashMap::new(),
             reserving: HashMap::new(),
             status,
@@ -227,6 +232,7 @@ impl Actor {
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 tracing::debug!(peer = %peer_id, ?cause, "connection closed");
                 self.roster.disconnected(peer_id, connection_id, !self.swarm.is_connected(&peer_id));
+                self.ended += 1;
                 self.announce();
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. }
@@ -278,8 +284,7 @@ impl Actor {
     }
 
     fn listens(&mut self) {
-        let listening = self.swarm.listeners().cloned().collect();
-        self.status.send_modify(|status| status.listening = listening);
+        self.announce();
         self.advertise();
     }
 
@@ -289,7 +294,12 @@ impl Actor {
         for address in info.listen_addrs.iter().rev() {
             self.book.add(peer, address.clone());
         }
-        if self.initial.contains(&peer) && self.seen.len() < MAX_SEEN && !self.seen.contains(&info.observed_addr) {
+        let direct = !is_circuit(&info.observed_addr); // otherwise it is the relay that is seen
+        if direct
+            && self.initial.contains(&peer)
+            && self.seen.len() < MAX_SEEN
+            && !self.seen.contains(&info.observed_addr)
+        {
             self.seen.push(info.observed_addr);
             self.advertise();
         }
@@ -301,9 +311,11 @@ impl Actor {
         let own = *self.swarm.local_peer_id();
         let target = PeerId::from_bytes(&key).ok();
         let key = KBucketKey::new(key);
-        let mut guides: Vec<PeerId> = self.roster.guides().filter(|peer| Some(*peer) != target).collect();
-        guides.sort_by_cached_key(|peer| KBucketKey::from(*peer).distance(&key));
+        let others = self.roster.guides().filter(|place| Some(*place.preimage()) != target);
+        let mut guides: Vec<_> = others.map(|place| (place.distance(&key), *place.preimage())).collect();
+        guides.sort_unstable();
         guides.truncate(NEAREST);
+        let guides = guides.into_iter().map(|(_, peer)| peer);
         let place = |peer: PeerId| {
             let mut addresses = if peer == own { Vec::new() } else { self.book.bare(&peer) };
             if peer == own {
@@ -317,10 +329,15 @@ impl Actor {
         named.filter(|(_, addresses): &(_, Vec<_>)| !addresses.is_empty()).collect()
     }
 
+    /// Shows all handles how things stand.
     fn announce(&mut self) {
-        let connected = self.swarm.behaviour().streams.connected();
-        let relays = self.roster.relays();
-        self.status.send_modify(|status| (status.connected, status.relays) = (connected, relays));
+        let mut connected = self.swarm.behaviour().streams.connected();
+        connected.sort_unstable();
+        let mut listening: Vec<Multiaddr> = self.swarm.listeners().cloned().collect();
+        listening.sort_unstable();
+        let mut relays = self.roster.relays();
+        relays.sort_unstable();
+        show(&self.status, Status { connected, listening, relays, ended: self.ended });
     }
 
     fn answer(&mut self, peer: PeerId, outcome: &Result<(), PortError>) {
@@ -345,6 +362,15 @@ impl Actor {
         };
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), farewell).await;
     }
+}
+
+/// Shows a status; who waits for a change is woken where there is one.
+fn show(shown: &watch::Sender<Status>, status: Status) {
+    shown.send_if_modified(|shown| {
+        let changed = *shown != status;
+        *shown = status;
+        changed
+    });
 }
 
 fn dial_fault(peer: PeerId, error: &DialError, access: &Access) -> PortError {
@@ -403,4 +429,19 @@ fn in_a_line(error: &DialError) -> String {
         reasons.push(format!("and {} more addresses", tried.len() - TRIED_SHOWN));
     }
     reasons.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_woken_for_nothing() {
+        let (shown, watched) = watch::channel(Status::default());
+        show(&shown, Status::default());
+        assert!(!watched.has_changed().unwrap());
+        // One of two connections to a peer has ended: whoever opens a stream on it waits for just that.
+        show(&shown, Status { ended: 1, ..Status::default() });
+        assert!(watched.has_changed().unwrap());
+    }
 }

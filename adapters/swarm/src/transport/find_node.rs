@@ -60,7 +60,7 @@ pub(super) async fn search(host: &Host, target: PeerId) -> bool {
         }
         queue.extend(nearer.into_iter().filter(|peer| !seen.contains(peer)));
         // The nearest last, as that is where the next is taken from.
-        queue.sort_by_key(|peer| std::cmp::Reverse(KBucketKey::from(*peer).distance(&key)));
+        queue.sort_by_cached_key(|peer| std::cmp::Reverse(KBucketKey::from(*peer).distance(&key)));
         queue.dedup();
     }
 }

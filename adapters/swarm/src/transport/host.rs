@@ -225,7 +225,7 @@ impl Host {
     /// `Conflict` where it does already.
     pub(crate) fn guide(&self) -> Result<(), PortError> {
         let questions = self.shared.acceptors.register(stream_protocol(find_node::PROTOCOL)?, INCOMING)?;
-        tokio::spawn(kademlia::serve(questions, Directory(self.commands.downgrade())));
+        tokio::spawn(kademlia::serve(Incoming(questions), Directory(self.commands.downgrade())));
         Ok(())
     }
 

@@ -9,16 +9,17 @@ use std::{io, time::Duration};
 use futures_util::AsyncWriteExt as _;
 use libp2p::{Multiaddr, PeerId, Stream};
 use prost::Message as _;
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     find_node::{PROTOCOL, read_message},
-    host::Directory,
+    host::{Directory, Incoming},
+    places::{Room, take},
 };
 use crate::wire::proto::{KadMessage, KadPeer};
 
-/// Streams that are answered at a time; those beyond are reset.
-const MAX_STREAMS: usize = 512;
+/// Streams that are answered at a time, and those of one peer: daemons have one, our own hosts one for each search.
+const ROOM: Room = Room { all: 512, of_peer: 16 };
 /// How long a stream may say nothing: daemons keep theirs for the next question.
 const MAX_IDLE: Duration = Duration::from_secs(120);
 /// How long an answer may stay unread.
@@ -26,29 +27,17 @@ const WRITING: Duration = Duration::from_secs(10);
 /// Most bytes of a question: a key and its kind.
 const MAX_QUESTION: usize = 4096;
 
-/// What the answering task takes: streams of [`PROTOCOL`].
-pub(super) type Questions = mpsc::Receiver<(PeerId, Stream)>;
-
-/// Answers until the host ends.
-pub(super) async fn serve(mut questions: Questions, directory: Directory) {
-    let mut streams = JoinSet::new();
-    loop {
-        tokio::select! {
-            question = questions.recv() => match question {
-                Some((peer, stream)) if streams.len() < MAX_STREAMS => {
-                    let directory = directory.clone();
-                    streams.spawn(async move {
-                        if let Err(error) = answer(stream, &directory).await {
-                            tracing::debug!(%peer, %error, "a stream of Kademlia ended");
-                        }
-                    });
-                }
-                Some((peer, _)) => tracing::debug!(%peer, protocol = PROTOCOL, "too many streams"),
-                None => return,
-            },
-            Some(_) = streams.join_next(), if !streams.is_empty() => {}
+/// Answers questions, which are streams of [`PROTOCOL`], until the host ends.
+pub(super) async fn serve(questions: Incoming, directory: Directory) {
+    take(questions, PROTOCOL, ROOM, |peer, stream| {
+        let directory = directory.clone();
+        async move {
+            if let Err(error) = answer(stream, &directory).await {
+                tracing::debug!(%peer, %error, "a stream of Kademlia ended");
+            }
         }
-    }
+    })
+    .await;
 }
 
 async fn answer(mut stream: Stream, directory: &Directory) -> io::Result<()> {

@@ -8,6 +8,7 @@ use std::{
 use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
     core::{ConnectedPoint, multiaddr::Protocol},
+    kad::KBucketKey,
     relay::HOP_PROTOCOL_NAME,
     swarm::ConnectionId,
 };
@@ -27,8 +28,9 @@ pub(super) struct Roster {
     waiting: Vec<(PeerId, oneshot::Sender<Vec<Multiaddr>>)>,
 }
 
-#[derive(Default)]
 struct Entry {
+    /// Its place in Kademlia, a hash that each question is compared with.
+    place: KBucketKey<PeerId>,
     /// The other ends of direct connections, and whether this host dialled.
     ends: Vec<(ConnectionId, Multiaddr, bool)>,
     /// Where it says that it listens; `None` as long as it has said nothing.
@@ -37,9 +39,15 @@ struct Entry {
     relays: bool,
 }
 
+impl Entry {
+    fn new(peer: PeerId) -> Self {
+        Self { place: peer.into(), ends: Vec::new(), listens: None, guides: false, relays: false }
+    }
+}
+
 impl Roster {
     pub(super) fn connected(&mut self, peer: PeerId, id: ConnectionId, point: &ConnectedPoint) {
-        let entry = self.peers.entry(peer).or_default();
+        let entry = self.peers.entry(peer).or_insert_with(|| Entry::new(peer));
         if !point.is_relayed() {
             entry.ends.push((id, point.get_remote_address().clone(), point.is_dialer()));
         }
@@ -69,9 +77,9 @@ impl Roster {
         }
     }
 
-    /// Peers that tell others where peers live.
-    pub(super) fn guides(&self) -> impl Iterator<Item = PeerId> + '_ {
-        self.peers.iter().filter(|(_, entry)| entry.guides).map(|(peer, _)| *peer)
+    /// Peers that tell others where peers live, by their places.
+    pub(super) fn guides(&self) -> impl Iterator<Item = &KBucketKey<PeerId>> {
+        self.peers.values().filter(|entry| entry.guides).map(|entry| &entry.place)
     }
 
     /// Peers that relay and are connected directly.
@@ -114,9 +122,10 @@ fn candidates(ends: &[&Multiaddr], listens: &[Multiaddr]) -> Vec<Multiaddr> {
     moved.chain(ends.iter().filter_map(bare)).filter(|it| seen.insert(it.clone())).take(MAX_CANDIDATES).collect()
 }
 
-/// Addresses of this host that others may reach, from where a peer sees it and where it listens.
+/// Addresses of this host that others may reach, from where a peer sees it and where it listens. None where it is seen
+/// through a relay: that is the relay's machine.
 pub(super) fn seen_at(observed: &Multiaddr, listens: &[Multiaddr]) -> Vec<Multiaddr> {
-    candidates(&[observed], listens)
+    if is_circuit(observed) { Vec::new() } else { candidates(&[observed], listens) }
 }
 
 /// Whether an address leads through a relay.
@@ -185,6 +194,16 @@ mod tests {
         ];
         assert_eq!(found, all(&expected));
         assert!(candidates(&[], &listens).is_empty());
+    }
+
+    #[test]
+    fn who_is_seen_through_a_relay_is_not_where_the_relay_is() {
+        let listens = all(&["/ip4/10.0.0.2/tcp/31401"]);
+        let direct = all(&["/ip4/203.0.113.7/tcp/61000"]);
+        let circuit = format!("/ip4/203.0.113.1/tcp/1/p2p/{}/p2p-circuit", PeerId::random());
+        let found = seen_at(&direct[0], &listens);
+        assert_eq!(found, all(&["/ip4/203.0.113.7/tcp/31401", "/ip4/203.0.113.7/tcp/61000"]));
+        assert!(seen_at(&all(&[&circuit])[0], &listens).is_empty());
     }
 
     #[test]

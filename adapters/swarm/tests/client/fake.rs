@@ -22,7 +22,7 @@ use corolla_swarm::{
         msgpack::{EXT_DESCRIPTOR, Value},
         proto::{
             self, Compression, ExpertInfo, ExpertRequest, ExpertResponse, FindRequest, FindResponse, FindResult,
-            NodeInfo, PingResponse, Tensor,
+            NodeInfo, PingResponse, ResultType, Tensor,
         },
         record::{Dictionary, Entry},
         server::{ServerRecord, ServerState, block_key},
@@ -159,7 +159,8 @@ fn find(request: &Bytes, me: PeerId) -> Bytes {
         dictionary.entries.insert(me.to_base58(), Entry { value, expiration: now() + 100.0 });
         dictionary.entries.insert("rubbish".into(), Entry { value: Bytes::from_static(b"?"), expiration: now() + 1e9 });
         let value = if known { dictionary.encode().into() } else { Bytes::new() };
-        FindResult { r#type: if known { 2 } else { 0 }, value, expiration_time: now() + 100.0, ..FindResult::default() }
+        let found = if known { ResultType::Dictionary } else { ResultType::NotFound };
+        FindResult { r#type: found.into(), value, expiration_time: now() + 100.0, ..FindResult::default() }
     };
     proto::encode(&FindResponse { results: request.keys.iter().map(result).collect(), peer: Some(node()) })
 }

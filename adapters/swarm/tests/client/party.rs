@@ -18,7 +18,9 @@ use corolla_swarm::{
         frame::{UnaryDecoder, UnaryFrame, encode_unary_reply},
         inference::{RPC_FORWARD, RPC_FORWARD_STREAM, RPC_INFERENCE, RPC_INFO},
         key::DhtId,
-        proto::{self, Compression, ExpertRequest, ExpertResponse, FindRequest, FindResponse, FindResult, Tensor},
+        proto::{
+            self, Compression, ExpertRequest, ExpertResponse, FindRequest, FindResponse, FindResult, ResultType, Tensor,
+        },
         record::{Dictionary, Entry},
         server::{ServerRecord, ServerState, block_key},
         tensor,
@@ -260,7 +262,8 @@ fn find(request: &Bytes, records: &[(String, ServerRecord)]) -> Bytes {
         }
         let known = !dictionary.entries.is_empty();
         let value = if known { dictionary.encode().into() } else { Bytes::new() };
-        FindResult { r#type: if known { 2 } else { 0 }, value, expiration_time: now() + 100.0, ..FindResult::default() }
+        let found = if known { ResultType::Dictionary } else { ResultType::NotFound };
+        FindResult { r#type: found.into(), value, expiration_time: now() + 100.0, ..FindResult::default() }
     };
     proto::encode(&FindResponse { results: request.keys.iter().map(result).collect(), peer: Some(node()) })
 }

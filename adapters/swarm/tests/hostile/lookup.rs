@@ -10,7 +10,7 @@ use corolla_swarm::{
     transport::{Host, HostConfig, PeerId},
     wire::{
         msgpack::{EXT_DICTIONARY, Value},
-        proto::{self, FindResponse, FindResult, PingResponse},
+        proto::{self, FindResponse, FindResult, PingResponse, ResultType},
         record::{Dictionary, Entry},
         server::{ServerRecord, ServerState, block_key},
     },
@@ -47,7 +47,7 @@ fn dictionary(entries: impl IntoIterator<Item = (String, Bytes, f64)>) -> Bytes 
 }
 
 fn valued(dictionary: Bytes) -> impl Fn(FindResponse) -> Act + Send + Sync {
-    with(move |result| (result.r#type, result.value) = (2, dictionary.clone()))
+    with(move |result| (result.r#type, result.value) = (ResultType::Dictionary.into(), dictionary.clone()))
 }
 
 fn near(peers: impl Fn() -> Vec<Bytes> + Send + Sync + 'static) -> impl Fn(FindResponse) -> Act + Send + Sync {

@@ -16,7 +16,7 @@ use corolla_swarm::{
         msgpack::{EXT_DESCRIPTOR, Value},
         proto::{
             self, Compression, ExpertInfo, ExpertRequest, FindRequest, FindResponse, FindResult, NodeInfo,
-            PingResponse, Tensor,
+            PingResponse, ResultType, Tensor,
         },
         record::{Dictionary, Entry},
         server::{ServerRecord, ServerState, block_key},
@@ -184,7 +184,8 @@ fn find(request: &Bytes, me: PeerId) -> FindResponse {
     let result = |key: &Bytes| {
         let known = (0..BLOCKS).any(|block| DhtId::of_key(&block_key(PREFIX, block)).0 == key[..]);
         let value = if known { dictionary.encode().into() } else { Bytes::new() };
-        FindResult { r#type: if known { 2 } else { 0 }, value, expiration_time: now() + 100.0, ..FindResult::default() }
+        let found = if known { ResultType::Dictionary } else { ResultType::NotFound };
+        FindResult { r#type: found.into(), value, expiration_time: now() + 100.0, ..FindResult::default() }
     };
     FindResponse { results: request.keys.iter().map(result).collect(), peer: Some(node()) }
 }

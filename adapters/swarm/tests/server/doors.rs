@@ -17,8 +17,8 @@ fn secret(fill: u8) -> Access {
 
 async fn private(access: &Access) -> House {
     let bootstrap = entrance_for(&[], access.clone()).await.unwrap();
-    let change = |config| ServerConfig { access: access.clone(), ..config };
-    House::behind(bootstrap, &[(0, 2), (2, 4)], change).await
+    let enter = |_, member| BootstrapConfig { access: access.clone(), ..member };
+    House::behind(bootstrap, &[(0, 2), (2, 4)], enter).await
 }
 
 /// A step through all blocks.
@@ -39,7 +39,7 @@ async fn a_swarm_with_a_secret_serves_its_members_alone() {
     let swarm = PetalsSwarm::start(PetalsConfig { access: secret(8), ..house.client() }).await.unwrap();
     let fault = swarm.map(&"toy".into()).await.unwrap_err();
     assert!(fault.context().contains("another swarm secret, or none"), "{fault}");
-    let fault = BlockServer::join(server((0, 2), house.bootstrap.addresses())).await.err().unwrap();
+    let fault = BlockServer::join(member(&house.bootstrap.addresses()), server((0, 2))).await.err().unwrap();
     assert!(fault.context().contains("secret is missing here"), "{fault}");
     assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
 }
@@ -57,9 +57,9 @@ async fn a_swarm_with_a_list_serves_its_members_alone() {
     let (listen, identity) = (here(), name("bootstrap"));
     let config = BootstrapConfig { listen, identity, access: access.clone(), ..BootstrapConfig::default() };
     let bootstrap = Bootstrap::start(config).await.unwrap();
-    let house = House::behind(bootstrap, &[(0, 2), (2, 4)], |config| {
-        let identity = name(if config.blocks.start() == 0 { "first" } else { "second" });
-        ServerConfig { access: access.clone(), identity, ..config }
+    let house = House::behind(bootstrap, &[(0, 2), (2, 4)], |nth, member| {
+        let identity = name(["first", "second"][nth]);
+        BootstrapConfig { access: access.clone(), identity, ..member }
     })
     .await;
     step(PetalsConfig { identity: name("client"), access: access.clone(), ..house.client() }).await;

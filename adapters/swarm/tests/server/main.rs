@@ -24,7 +24,7 @@ use corolla_domain::{
 use corolla_swarm::{
     PetalsConfig,
     rpc::{Rpc, RpcLimits},
-    server::{BlockServer, Bootstrap, BootstrapConfig, Reach, ServerConfig, ServerLimits, Speed},
+    server::{BlockServer, Bootstrap, BootstrapConfig, ServerConfig, ServerLimits, Speed},
     transport::{Access, Host, HostConfig, PeerId},
 };
 use engine::{Ledger, Toy};
@@ -52,11 +52,14 @@ async fn entrance(initial_peers: &[String]) -> Result<Bootstrap, PortError> {
 }
 
 async fn entrance_for(initial_peers: &[String], access: Access) -> Result<Bootstrap, PortError> {
-    let (listen, initial_peers) = (here(), initial_peers.to_vec());
-    Bootstrap::start(BootstrapConfig { listen, initial_peers, access, ..BootstrapConfig::default() }).await
+    Bootstrap::start(BootstrapConfig { access, ..member(initial_peers) }).await
 }
 
-fn server(range: (usize, usize), initial_peers: Vec<String>) -> ServerConfig {
+fn member(initial_peers: &[String]) -> BootstrapConfig {
+    BootstrapConfig { listen: here(), initial_peers: initial_peers.to_vec(), ..BootstrapConfig::default() }
+}
+
+fn server(range: (usize, usize)) -> ServerConfig {
     ServerConfig {
         dht_prefix: PREFIX.to_owned(),
         model_blocks: BLOCKS,
@@ -64,11 +67,6 @@ fn server(range: (usize, usize), initial_peers: Vec<String>) -> ServerConfig {
         speed: Speed { inference: 100.0, forward: 1000.0, network: 1000.0 },
         hidden: WIDTH,
         dtype: ElementType::F32,
-        initial_peers,
-        listen: here(),
-        identity: None,
-        access: Access::default(),
-        reach: Reach::Ask,
         public_name: None,
         update_period: Duration::from_secs(60),
         limits: ServerLimits { step: Duration::from_secs(2), ..ServerLimits::stock(false) },
@@ -81,21 +79,32 @@ impl House {
         Self::with(ranges, |config| config).await
     }
 
+    /// Servers of which each may do other things.
     async fn with(ranges: &[(usize, usize)], change: impl Fn(ServerConfig) -> ServerConfig) -> Self {
-        Self::behind(entrance(&[]).await.unwrap(), ranges, change).await
+        Self::start(entrance(&[]).await.unwrap(), ranges, |_, member| member, change).await
     }
 
+    /// Servers of which each enters the swarm in another way; the number is that of the server.
     async fn behind(
         bootstrap: Bootstrap,
         ranges: &[(usize, usize)],
+        enter: impl Fn(usize, BootstrapConfig) -> BootstrapConfig,
+    ) -> Self {
+        Self::start(bootstrap, ranges, enter, |config| config).await
+    }
+
+    async fn start(
+        bootstrap: Bootstrap,
+        ranges: &[(usize, usize)],
+        enter: impl Fn(usize, BootstrapConfig) -> BootstrapConfig,
         change: impl Fn(ServerConfig) -> ServerConfig,
     ) -> Self {
         let (mut servers, mut ledgers) = (Vec::new(), Vec::new());
-        for range in ranges {
-            let config = change(server(*range, bootstrap.addresses()));
+        for (nth, range) in ranges.iter().enumerate() {
+            let config = change(server(*range));
             let engine = Toy::new(config.blocks, CACHE);
             ledgers.push(engine.ledger.clone());
-            let mut server = BlockServer::join(config).await.unwrap();
+            let mut server = BlockServer::join(enter(nth, member(&bootstrap.addresses())), config).await.unwrap();
             server.serve(Arc::new(engine)).await.unwrap();
             servers.push(server);
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use corolla_domain::ports::RemoteSwarm as _;
+use corolla_domain::ports::{FaultKind, RemoteSwarm as _};
 use corolla_swarm::{
     PetalsSwarm,
     dht::{Dht, DhtLimits, Record},
@@ -17,7 +17,7 @@ use corolla_swarm::{
     },
 };
 
-use crate::{House, PREFIX, calls::WAIT, entrance, server};
+use crate::{House, PREFIX, calls::WAIT, entrance, member, server};
 
 fn now() -> f64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()
@@ -65,6 +65,18 @@ async fn a_node_alone_publishes_to_itself() {
     assert_eq!(found["k"].entries.len(), 1);
 }
 
+/// A record that is longer than nodes keep: it is refused by all that are asked.
+#[tokio::test]
+async fn what_every_node_refuses_is_not_published() {
+    let first = entrance(&[]).await.unwrap();
+    let second = entrance(&first.addresses()).await.unwrap();
+    let record = |bytes: usize| Record { key: "k".into(), subkey: "s".into(), value: vec![0; bytes].into() };
+    let fault = second.node().publish(&[record(65 << 10)], now() + 60.0).await.unwrap_err();
+    assert_eq!(fault.kind(), FaultKind::Unavailable, "{fault}");
+    assert!(fault.context().contains("refused the records"), "{fault}");
+    second.node().publish(&[record(1), record(65 << 10)], now() + 60.0).await.unwrap();
+}
+
 #[tokio::test]
 async fn servers_come_and_go_in_the_swarms_map() {
     let mut house = House::new(&[(0, 2), (2, 4)]).await;
@@ -72,7 +84,7 @@ async fn servers_come_and_go_in_the_swarms_map() {
     assert_eq!(swarm.map(&"toy".into()).await.unwrap().servers.len(), 2);
     house.servers.remove(1).shut_down(Duration::ZERO).await;
     // One that is still loading is known and not used.
-    let joining = BlockServer::join(server((2, 4), house.bootstrap.addresses())).await.unwrap();
+    let joining = BlockServer::join(member(&house.bootstrap.addresses()), server((2, 4))).await.unwrap();
     let swarm = PetalsSwarm::start(house.client()).await.unwrap();
     let map = swarm.map(&"toy".into()).await.unwrap();
     assert_eq!(map.servers.len(), 1, "{map:?}");
@@ -85,8 +97,8 @@ async fn what_cannot_be_entered_is_an_error() {
     let gone = entrance(&[]).await.unwrap();
     let addresses = gone.addresses();
     drop(gone);
-    assert!(BlockServer::join(server((0, 2), addresses)).await.is_err());
-    assert!(BlockServer::join(server((0, 2), vec!["/ip4/127.0.0.1/tcp/1".into()])).await.is_err());
+    assert!(BlockServer::join(member(&addresses), server((0, 2))).await.is_err());
+    assert!(BlockServer::join(member(&["/ip4/127.0.0.1/tcp/1".into()]), server((0, 2))).await.is_err());
     for listen in [vec!["nowhere".to_owned()], vec![]] {
         assert!(Bootstrap::start(BootstrapConfig { listen, ..BootstrapConfig::default() }).await.is_err());
     }

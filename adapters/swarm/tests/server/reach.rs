@@ -10,7 +10,7 @@ use corolla_domain::{
 };
 use corolla_swarm::{
     PetalsSwarm,
-    server::{RPC_CHECK, Way, reachability},
+    server::{RPC_CHECK, Reach, Way, reachability},
     transport::{Multiaddr, SwarmSecret},
     wire::proto::{self, NodeInfo, PingRequest, PingResponse},
 };
@@ -96,8 +96,8 @@ async fn a_server_behind_a_relay_serves() {
     for access in [Access::default(), Access { secret: Some(SwarmSecret::new([7; 32])), allowed: None }] {
         let bootstrap = entrance_for(&[], access.clone()).await.unwrap();
         let relay = peer_of(&bootstrap.addresses());
-        let change = |config| ServerConfig { access: access.clone(), reach: Reach::Relayed, ..config };
-        let house = House::behind(bootstrap, &[(0, 4)], change).await;
+        let enter = |_, member| BootstrapConfig { access: access.clone(), reach: Reach::Relayed, ..member };
+        let house = House::behind(bootstrap, &[(0, 4)], enter).await;
         let found = house.servers[0].reachability();
         assert_eq!(found.way, Way::Relayed(vec![relay]), "{found}");
         let addresses = house.servers[0].addresses();
@@ -132,8 +132,8 @@ async fn a_lost_slot_is_taken_anew() {
     let port = relay.addresses()[0].split('/').nth(4).unwrap().to_owned();
     let second = entrance(&relay.addresses()).await.unwrap();
     let initial_peers = [relay.addresses(), second.addresses()].concat();
-    let server =
-        BlockServer::join(ServerConfig { reach: Reach::Relayed, ..server((0, 2), initial_peers) }).await.unwrap();
+    let enter = BootstrapConfig { reach: Reach::Relayed, ..member(&initial_peers) };
+    let server = BlockServer::join(enter, server((0, 2))).await.unwrap();
     let relays = |count: usize| {
         let server = &server;
         move || matches!(server.reachability().way, Way::Relayed(relays) if relays.len() == count)

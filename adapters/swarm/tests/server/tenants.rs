@@ -6,10 +6,11 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use corolla_domain::{
     model::BlockRange,
     placement::{Seat, missing},
@@ -18,12 +19,17 @@ use corolla_domain::{
 };
 use corolla_swarm::{
     PetalsSwarm,
-    rpc::{Rpc, RpcLimits},
-    server::{Balance, BlockServer, Bootstrap, Loader, Placement, ServerConfig, Speed, Tenant},
+    rpc::{Rpc, RpcLimits, ServeLimits, Service, serve_unary},
+    server::{Balance, BlockServer, Bootstrap, BootstrapConfig, Loader, Placement, Reach, ServerConfig, Speed, Tenant},
     transport::{Host, HostConfig, PeerId},
     wire::{
         inference::{RPC_FORWARD, RPC_INFERENCE, forward_request, parse_hidden, step_request},
-        proto::{self, ExpertRequest},
+        key::DhtId,
+        proto::{
+            self, ExpertRequest, FindRequest, FindResponse, FindResult, NodeInfo, PingResponse, StoreRequest,
+            StoreResponse,
+        },
+        server::{ServerRecord, ServerState, block_key},
     },
 };
 use tokio::{sync::Semaphore, task::JoinHandle};
@@ -33,7 +39,7 @@ use crate::{
     blocks::Blocks,
     calls::{WAIT, ask, metadata, opening, raw, uids},
     engine::{Ledger, Toy},
-    entrance, server, states, until,
+    entrance, member, server, states, until,
 };
 
 /// Loads toys, and remembers which.
@@ -103,13 +109,13 @@ fn quick() -> Balance {
     }
 }
 
-fn config(blocks: usize, throughput: f64, initial_peers: Vec<String>) -> ServerConfig {
+fn config(blocks: usize, throughput: f64) -> ServerConfig {
     // Per block what comes out as that throughput for so many of them.
     let forward = throughput * (blocks as f64 + 1.0) / 2.0;
     ServerConfig {
         speed: Speed { inference: 100.0, forward, network: 1e6 },
         update_period: Duration::from_secs(1),
-        ..server((0, blocks), initial_peers)
+        ..server((0, blocks))
     }
 }
 
@@ -128,7 +134,7 @@ async fn tenant(
     toys: &Arc<Toys>,
     balance: Balance,
 ) -> (Tenant, Bootstrap, Arc<Chance>) {
-    let config = config(blocks, throughput, bootstrap.addresses());
+    let config = config(blocks, throughput);
     let member = entrance(&bootstrap.addresses()).await.unwrap();
     let chance = Arc::new(Chance::default());
     let numbers = chance.clone();
@@ -276,11 +282,8 @@ async fn who_is_needed_where_he_is_stays() {
 async fn of_servers_that_count_on_each_other_not_all_go() {
     let bootstrap = entrance(&[]).await.unwrap();
     let fixed = async |(start, end), throughput| {
-        let config = ServerConfig {
-            blocks: BlockRange::new(start, end).unwrap(),
-            ..config(2, throughput, bootstrap.addresses())
-        };
-        let mut server = BlockServer::join(config).await.unwrap();
+        let config = ServerConfig { blocks: BlockRange::new(start, end).unwrap(), ..config(2, throughput) };
+        let mut server = BlockServer::join(member(&bootstrap.addresses()), config).await.unwrap();
         server.serve(Arc::new(Toy::new(BlockRange::new(start, end).unwrap(), CACHE))).await.unwrap();
         server
     };
@@ -414,6 +417,77 @@ async fn who_is_asked_to_stop_in_the_middle_of_a_move_says_goodbye() {
     tokio::time::timeout(WAIT, tenant.leave()).await.unwrap();
     assert_eq!(seats(&house.bootstrap).await.len(), 1, "only the fixed server is left");
     drop(rpc);
+}
+
+/// Asked to stop while its first announcement is under way, which other nodes may have taken by then.
+#[tokio::test]
+async fn who_is_asked_to_stop_in_the_middle_of_announcing_says_goodbye() {
+    let node = Slow::start().await;
+    let enter = BootstrapConfig { reach: Reach::Direct, ..member(&[node.address.clone()]) };
+    let member = Bootstrap::start(enter).await.unwrap();
+    let mut tenant = Tenant::new(member, config(2, 1.0), Placement::Fixed, Toys::new(), Arc::new(|| 0));
+    tokio::select! {
+        settled = tenant.settle() => panic!("{settled:?}"),
+        () = until("it announces itself", || node.states() == [ServerState::Joining]) => {}
+    }
+    tenant.shut_down(Duration::ZERO).await;
+    assert_eq!(node.states(), [ServerState::Joining, ServerState::Offline]);
+}
+
+/// A node of the DHT that takes what a server announces of its first block, and says so of goodbyes only.
+struct Slow {
+    address: String,
+    heard: Arc<Mutex<Vec<ServerState>>>,
+    _host: Host,
+    _services: Vec<Service>,
+}
+
+impl Slow {
+    async fn start() -> Self {
+        let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+        let host = Host::start(HostConfig { listen, ..HostConfig::default() }).await.unwrap();
+        let address = format!("{}/p2p/{}", host.listen_addresses()[0], host.peer_id());
+        let heard: Arc<Mutex<Vec<ServerState>>> = Arc::default();
+        let (told, limits) = (heard.clone(), ServeLimits::default());
+        let me = || Some(NodeInfo { node_id: Bytes::from_static(&[9; 20]) });
+        let services = vec![
+            serve_unary(&host, "DHTProtocol.rpc_ping", limits, move |_, _| {
+                let dht_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+                let reply = proto::encode(&PingResponse { peer: me(), dht_time, available: true });
+                Box::pin(async { Ok(reply) })
+            })
+            .await
+            .unwrap(),
+            serve_unary(&host, "DHTProtocol.rpc_find", limits, move |_, request| {
+                let request: FindRequest = proto::decode(request).unwrap();
+                let results = vec![FindResult::default(); request.keys.len()];
+                Box::pin(async move { Ok(proto::encode(&FindResponse { results, peer: me() })) })
+            })
+            .await
+            .unwrap(),
+            serve_unary(&host, "DHTProtocol.rpc_store", limits, move |_, request| {
+                let request: StoreRequest = proto::decode(request).unwrap();
+                let first = DhtId::of_key(&block_key(PREFIX, 0)).0;
+                let nth = request.keys.iter().position(|key| *key == first[..]).unwrap();
+                let state = ServerRecord::decode(&request.values[nth]).unwrap().state;
+                told.lock().unwrap().push(state);
+                Box::pin(async move {
+                    if state != ServerState::Offline {
+                        std::future::pending::<()>().await;
+                    }
+                    let store_ok = vec![true; request.keys.len()];
+                    Ok(proto::encode(&StoreResponse { store_ok, peer: me() }))
+                })
+            })
+            .await
+            .unwrap(),
+        ];
+        Self { address, heard, _host: host, _services: services }
+    }
+
+    fn states(&self) -> Vec<ServerState> {
+        self.heard.lock().unwrap().clone()
+    }
 }
 
 /// What clients see of a server that stops: a reply goes on where it is, new ones go elsewhere, by an old map too.

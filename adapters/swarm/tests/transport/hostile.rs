@@ -1,6 +1,7 @@
 //! Peers that speak the framing and mean ill: every call ends in time, with a typed fault.
 
-use corolla_swarm::wire::frame::encode_stream_message;
+use corolla_swarm::wire::{frame::encode_stream_message, proto::KadMessage};
+use prost::Message as _;
 
 use super::*;
 
@@ -147,4 +148,30 @@ async fn an_answer_is_as_long_as_the_question_allows() {
     assert_eq!(stream.ask(Bytes::new(), 100, LONG).await.unwrap().map(|answer| answer.len()), Some(100));
     let mut stream = rpc.stream(server.peer_id(), "Test.rpc_hundred").await.unwrap();
     assert_fault(stream.ask(Bytes::new(), 99, LONG).await, FaultKind::InvalidInput, "100 is over the limit of 99");
+}
+
+#[tokio::test]
+async fn a_peer_with_many_questions_about_others_leaves_room_for_the_next() {
+    let listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+    let server = Host::start(HostConfig { listen, guides: true, ..HostConfig::default() }).await.unwrap();
+    let peer = server.peer_id();
+    let question = KadMessage::find_node(peer.to_bytes()).encode_length_delimited_to_vec();
+    let ask = async |caller: &Rpc| -> std::io::Result<Stream> {
+        let mut stream = caller.host().open_stream(peer, "/ipfs/kad/1.0.0").await.map_err(std::io::Error::other)?;
+        stream.write_all(&question).await?;
+        stream.flush().await?;
+        stream.read_exact(&mut [0]).await?;
+        Ok(stream)
+    };
+    let greedy = wary(&server).await;
+    let mut held = Vec::new();
+    while let Ok(stream) = ask(&greedy).await {
+        held.push(stream);
+        assert!(held.len() <= 100, "there is no end to it");
+    }
+    assert!(held.len() >= 8, "{} streams", held.len());
+    ask(&wary(&server).await).await.unwrap();
+    drop(held);
+    let again = async { while ask(&greedy).await.is_err() {} };
+    tokio::time::timeout(LONG, again).await.unwrap();
 }

@@ -14,8 +14,8 @@ use crate::{
         WireError,
         key::DhtId,
         proto::{
-            self, Bounded, FindRequest, FindResponse, FindResult, NodeInfo, PingRequest, PingResponse, StoreRequest,
-            StoreResponse,
+            self, Bounded, FindRequest, FindResponse, FindResult, NodeInfo, PingRequest, PingResponse, ResultType,
+            StoreRequest, StoreResponse,
         },
     },
 };
@@ -24,7 +24,7 @@ use crate::{
 const NEAREST: usize = 20;
 /// How long a node that wants to be checked may take to answer; it waits for three seconds itself.
 const CALLING_BACK: Duration = Duration::from_millis(2500);
-/// Most bytes of values in one answer: a unary reply has 4 MiB.
+/// Most bytes of values in one answer: a unary reply has 4 MiB, and the nodes named beside 256 keys take less than one.
 const MOST_FOUND: usize = 3 << 20;
 
 impl Shared {
@@ -68,15 +68,15 @@ impl Shared {
         {
             let mut state = self.state();
             for key in &keys {
-                let mut result = match state.storage.find(key, now) {
-                    Some(found) => found_result(found),
-                    None => FindResult::default(),
-                };
-                if result.value.len() > room {
-                    tracing::debug!(%peer, ?key, "there is no room for a value in an answer");
-                    result = FindResult::default();
+                let size = state.storage.size(key, now);
+                let fits = size <= room;
+                let found = if fits { state.storage.find(key, now) } else { None };
+                if fits {
+                    room -= size;
+                } else {
+                    tracing::debug!(%peer, ?key, size, "there is no room for a value in an answer");
                 }
-                room -= result.value.len();
+                let mut result = found.map_or_else(FindResult::default, found_result);
                 let nearest = state.table.nearest(key, NEAREST, asking);
                 for (peer, id) in nearest {
                     result.nearest_node_ids.push(Bytes::copy_from_slice(&id.0));
@@ -108,14 +108,18 @@ impl Shared {
 
 fn found_result(found: Found) -> FindResult {
     match found {
-        Found::Plain(entry) => {
-            FindResult { r#type: 1, value: entry.value, expiration_time: entry.expiration, ..FindResult::default() }
-        }
-        Found::Dictionary(dictionary) => {
-            let latest = dictionary.entries.values().map(|entry| entry.expiration).fold(0.0, f64::max);
-            let value = dictionary.encode().into();
-            FindResult { r#type: 2, value, expiration_time: latest, ..FindResult::default() }
-        }
+        Found::Plain(entry) => FindResult {
+            r#type: ResultType::Regular.into(),
+            value: entry.value,
+            expiration_time: entry.expiration,
+            ..FindResult::default()
+        },
+        Found::Dictionary(dictionary) => FindResult {
+            r#type: ResultType::Dictionary.into(),
+            expiration_time: dictionary.entries.values().map(|entry| entry.expiration).fold(0.0, f64::max),
+            value: dictionary.encode().into(),
+            ..FindResult::default()
+        },
     }
 }
 

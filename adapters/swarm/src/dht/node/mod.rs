@@ -127,7 +127,7 @@ impl DhtNode {
     /// Publishes records until `expiration` (seconds since 1970): keeps them here and offers each to the nearest nodes.
     ///
     /// # Errors
-    /// `Unavailable` where there are other nodes and none took any of them.
+    /// `Unavailable` where there are other nodes and none took any of them, be it that they refused all.
     pub async fn publish(&self, records: &[Record], expiration: f64) -> Result<(), PortError> {
         self.shared.publish(records, expiration).await
     }
@@ -199,6 +199,7 @@ impl Shared {
         };
         let mut candidates: BTreeMap<DhtId, Vec<PeerId>> = keys.iter().copied().zip(outcome.nearest).collect();
         let mut acknowledged: BTreeMap<DhtId, BTreeSet<PeerId>> = BTreeMap::new();
+        let mut taken = 0;
         for _ in 0..ROUNDS {
             let mut shares: BTreeMap<PeerId, Vec<usize>> = BTreeMap::new();
             for (nth, id) in ids.iter().enumerate() {
@@ -221,27 +222,36 @@ impl Shared {
                 .collect();
             while let Some((peer, some, outcome)) = offers.next().await {
                 match outcome {
-                    Ok(()) => some.iter().for_each(|nth| {
-                        acknowledged.entry(ids[*nth]).or_default().insert(peer);
-                    }),
+                    Ok(count) => {
+                        taken += count;
+                        for nth in some {
+                            acknowledged.entry(ids[*nth]).or_default().insert(peer);
+                        }
+                    }
                     Err(error) => tracing::debug!(%peer, %error, "a node took no record"),
                 }
             }
         }
-        if acknowledged.is_empty() && !alone {
-            return Err(PortError::new(FaultKind::Unavailable, "no node of the DHT took a record"));
+        if taken > 0 || alone {
+            return Ok(());
         }
-        Ok(())
+        let why = if acknowledged.is_empty() {
+            "no node of the DHT took a record"
+        } else {
+            "every node of the DHT that was asked refused the records: it has later ones, or no room"
+        };
+        Err(PortError::new(FaultKind::Unavailable, why))
     }
 
-    /// Offers some records to one node; whatever it answers, it is there.
+    /// Offers some records to one node, and says how many it took. One that refuses is there nevertheless: others are not
+    /// asked in its place.
     async fn offer<'a>(
         &self,
         peer: PeerId,
         some: &'a [usize],
         (records, ids): (&[Record], &[DhtId]),
         expiration: f64,
-    ) -> (PeerId, &'a [usize], Result<(), PortError>) {
+    ) -> (PeerId, &'a [usize], Result<usize, PortError>) {
         let entry = |nth: &usize| (ids[*nth], &records[*nth].subkey, &records[*nth].value);
         let request = message::store_request(some.iter().map(entry), expiration, self.dht.place());
         let wait = self.dht.limits.wait;
@@ -249,11 +259,11 @@ impl Shared {
         let reply = reply.unwrap_or_else(|_| Err(PortError::new(FaultKind::TimedOut, "it did not answer")));
         let outcome = reply.and_then(|reply| {
             let reply: StoreResponse = proto::decode(reply)?;
-            let refused = reply.store_ok.iter().filter(|ok| !**ok).count();
-            if refused > 0 {
-                tracing::debug!(%peer, refused, "a node has later records, or no room");
+            let taken = reply.store_ok.iter().take(some.len()).filter(|ok| **ok).count();
+            if taken < some.len() {
+                tracing::debug!(%peer, refused = some.len() - taken, "a node has later records, or no room");
             }
-            Ok(())
+            Ok(taken)
         });
         (peer, some, outcome)
     }

@@ -2,7 +2,7 @@
 //! keys, in entries of a key, in bytes, and in what one peer may take of them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map},
     time::Duration,
 };
 
@@ -25,12 +25,16 @@ const MOST_ENTRIES: usize = 2048;
 const MOST_KEYS: usize = 16_384;
 /// Most bytes of everything.
 const MOST_BYTES: usize = 64 << 20;
-/// Part of the bytes that one peer may fill, as a divisor.
+/// Part of the keys and of the bytes that one peer may fill, as a divisor.
 const SHARES: usize = 8;
+/// Part of the entries of one key that one peer may fill, as a divisor.
+const SHARES_OF_KEY: usize = 4;
 /// How far ahead an entry may expire. Servers announce themselves for minutes.
 const LONGEST_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// What an entry takes besides its bytes.
-const OVERHEAD: usize = 160;
+const OVERHEAD: usize = 200;
+/// What an entry, and a dictionary, take in an answer besides the bytes of subkeys and values.
+const WRITTEN: usize = 32;
 /// How often expired entries are looked for, in seconds.
 const SWEEP: f64 = 10.0;
 
@@ -68,6 +72,14 @@ pub(super) enum Found {
     Dictionary(Dictionary),
 }
 
+/// What one peer has stored.
+#[derive(Debug, Default)]
+struct Share {
+    bytes: usize,
+    /// Its entries under each key.
+    keys: HashMap<DhtId, usize>,
+}
+
 #[derive(Debug)]
 struct Item {
     entry: Entry,
@@ -102,7 +114,7 @@ impl Held {
 pub(super) struct Storage {
     keys: HashMap<DhtId, Held>,
     bytes: usize,
-    shares: HashMap<PeerId, usize>,
+    shares: HashMap<PeerId, Share>,
     swept: f64,
 }
 
@@ -122,6 +134,19 @@ impl Storage {
             },
             Place::Plain => self.put(owner, key, None, entry, now),
             Place::Subkey(subkey) => self.put(owner, key, Some(subkey.clone()), entry, now),
+        }
+    }
+
+    /// Bytes that an answer with what is held under `key` takes at most.
+    pub(super) fn size(&mut self, key: &DhtId, now: f64) -> usize {
+        self.sweep(now);
+        match self.keys.get(key) {
+            None => 0,
+            Some(Held::Plain(item)) => item.entry.value.len(),
+            Some(Held::Dictionary(items)) => {
+                let entry = |(subkey, item): (&String, &Item)| subkey.len() + item.entry.value.len() + WRITTEN;
+                WRITTEN + items.iter().map(entry).sum::<usize>()
+            }
         }
     }
 
@@ -158,17 +183,24 @@ impl Storage {
         };
         let cost = entry.value.len() + subkey.as_ref().map_or(0, String::len) + OVERHEAD;
         let freed: usize = replaced.iter().map(|item| item.cost).sum();
-        let freed_of_owner: usize = replaced.iter().filter(|item| item.owner == owner).map(|item| item.cost).sum();
-        let share = self.shares.get(&owner).copied().unwrap_or_default();
-        let full = self.bytes - freed + cost > MOST_BYTES || share - freed_of_owner + cost > MOST_BYTES / SHARES;
-        if full || (held.is_none() && self.keys.len() >= MOST_KEYS) {
+        let own: Vec<usize> = replaced.iter().filter(|item| item.owner == owner).map(|item| item.cost).collect();
+        let (used, keys, entries) = self.shares.get(&owner).map_or((0, 0, 0), |share| {
+            (share.bytes, share.keys.len(), share.keys.get(&key).copied().unwrap_or_default())
+        });
+        let full = self.bytes - freed + cost > MOST_BYTES || (held.is_none() && self.keys.len() >= MOST_KEYS);
+        let share_full = used - own.iter().sum::<usize>() + cost > MOST_BYTES / SHARES
+            || (entries == 0 && keys >= MOST_KEYS / SHARES)
+            || entries - own.len() >= MOST_ENTRIES / SHARES_OF_KEY;
+        if full || share_full {
             return false;
         }
         // A view into a whole request would keep all of it.
         let entry = Entry { value: Bytes::copy_from_slice(&entry.value), expiration: entry.expiration };
         let item = Item { entry, owner, cost };
         self.bytes += cost;
-        *self.shares.entry(owner).or_default() += cost;
+        let share = self.shares.entry(owner).or_default();
+        share.bytes += cost;
+        *share.keys.entry(key).or_default() += 1;
         let old = match (self.keys.get_mut(&key), subkey) {
             (Some(Held::Dictionary(items)), Some(subkey)) => items.insert(subkey, item).into_iter().collect(),
             (_, subkey) => {
@@ -179,7 +211,7 @@ impl Storage {
                 self.keys.insert(key, held).map_or_else(Vec::new, into_items)
             }
         };
-        self.forget(old);
+        old.iter().for_each(|item| self.forget(key, item));
         true
     }
 
@@ -190,29 +222,34 @@ impl Storage {
         }
         self.swept = now;
         let mut old = Vec::new();
-        self.keys.retain(|_, held| {
+        self.keys.retain(|key, held| {
             if let Held::Dictionary(items) = held {
                 let gone: Vec<String> =
                     items.iter().filter(|(_, item)| item.entry.expiration <= now).map(|(key, _)| key.clone()).collect();
-                old.extend(gone.iter().filter_map(|key| items.remove(key)));
+                old.extend(gone.iter().filter_map(|subkey| Some((*key, items.remove(subkey)?))));
             }
             held.expiration() > now || {
-                old.extend(into_items(std::mem::replace(held, Held::Dictionary(BTreeMap::new()))));
+                let rest = into_items(std::mem::replace(held, Held::Dictionary(BTreeMap::new())));
+                old.extend(rest.into_iter().map(|item| (*key, item)));
                 false
             }
         });
-        self.forget(old);
+        old.iter().for_each(|(key, item)| self.forget(*key, item));
     }
 
-    fn forget(&mut self, items: Vec<Item>) {
-        for item in items {
-            self.bytes -= item.cost;
-            if let Some(share) = self.shares.get_mut(&item.owner) {
-                *share -= item.cost;
-                if *share == 0 {
-                    self.shares.remove(&item.owner);
-                }
+    /// Gives back the room that an item under `key` took.
+    fn forget(&mut self, key: DhtId, item: &Item) {
+        self.bytes -= item.cost;
+        let Some(share) = self.shares.get_mut(&item.owner) else { return };
+        share.bytes -= item.cost;
+        if let hash_map::Entry::Occupied(mut entries) = share.keys.entry(key) {
+            *entries.get_mut() -= 1;
+            if *entries.get() == 0 {
+                entries.remove();
             }
+        }
+        if share.keys.is_empty() {
+            self.shares.remove(&item.owner);
         }
     }
 }
@@ -310,11 +347,53 @@ mod tests {
         let larger = Entry { value: vec![0; MOST_VALUE + 1].into(), expiration: NOW + 10.0 };
         assert!(!storage.store(honest, key(9999), &Place::Plain, &larger, NOW));
         assert!(storage.store(honest, key(9999), &Place::Plain, &entry(b"small", NOW + 1.0), NOW));
-        let mut many = 0;
-        for nth in 0..MOST_ENTRIES + 100 {
-            many +=
-                usize::from(storage.store(honest, key(5000), &subkey(&nth.to_string()), &entry(b"", NOW + 1.0), NOW));
+    }
+
+    #[test]
+    fn small_entries_of_one_peer_leave_keys_to_others() {
+        let (mut storage, hostile, honest) = (Storage::default(), PeerId::random(), PeerId::random());
+        let small = entry(b"", NOW + 30.0);
+        let taken = (0..MOST_KEYS).filter(|nth| storage.store(hostile, key(*nth), &subkey("a"), &small, NOW)).count();
+        assert_eq!(taken, MOST_KEYS / SHARES);
+        assert!(storage.store(hostile, key(0), &subkey("b"), &small, NOW), "that key it has already");
+        assert!(storage.store(honest, key(MOST_KEYS), &subkey("a"), &small, NOW));
+        // What expires, or is displaced by others, no longer counts.
+        assert!(storage.store(honest, key(1), &subkey("a"), &entry(b"", NOW + 40.0), NOW));
+        assert!(storage.store(hostile, key(MOST_KEYS + 1), &subkey("a"), &small, NOW));
+        assert!(!storage.store(hostile, key(MOST_KEYS + 2), &subkey("a"), &small, NOW));
+        let later = NOW + 31.0;
+        assert!(storage.store(hostile, key(MOST_KEYS + 2), &subkey("a"), &entry(b"", NOW + 60.0), later));
+        assert_eq!((storage.shares.len(), storage.keys.len()), (2, 2));
+    }
+
+    #[test]
+    fn the_entries_of_a_key_are_shared_out() {
+        let mut storage = Storage::default();
+        let (peers, small) = ([0; SHARES_OF_KEY + 1].map(|_| PeerId::random()), entry(b"", NOW + 1.0));
+        let taken = peers.map(|peer| {
+            let text = |nth: usize| format!("{peer}.{nth}");
+            (0..1000).filter(|nth| storage.store(peer, key(0), &subkey(&text(*nth)), &small, NOW)).count()
+        });
+        let share = MOST_ENTRIES / SHARES_OF_KEY;
+        assert_eq!(taken, [share, share, share, share, 0]);
+        let first = format!("{}.0", peers[0]);
+        assert!(storage.store(peers[0], key(0), &subkey(&first), &entry(b"", NOW + 2.0), NOW), "one that it has");
+        assert!(storage.store(peers[0], key(1), &subkey("a"), &small, NOW), "another key");
+    }
+
+    #[test]
+    fn the_size_of_an_answer_is_known_before_it_is_written() {
+        let (mut storage, peer) = (Storage::default(), PeerId::random());
+        assert_eq!(storage.size(&key(0), NOW), 0);
+        for nth in 0..100 {
+            let value = Entry { value: vec![7; nth * 600].into(), expiration: NOW + 1.0 };
+            assert!(storage.store(peer, key(0), &subkey(&"x".repeat(nth)), &value, NOW));
+            let (size, Some(Found::Dictionary(found))) = (storage.size(&key(0), NOW), storage.find(&key(0), NOW))
+            else {
+                panic!("no dictionary")
+            };
+            let written = found.encode().len();
+            assert!(written <= size && size <= written + WRITTEN * (nth + 2), "{written} bytes, {size} foretold");
         }
-        assert_eq!(many, MOST_ENTRIES);
     }
 }

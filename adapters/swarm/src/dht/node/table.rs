@@ -59,8 +59,11 @@ impl Table {
     pub(super) fn nearest(&self, key: &DhtId, most: usize, except: Option<DhtId>) -> Vec<(PeerId, DhtId)> {
         let others = self.peers.iter().filter(|(_, id)| Some(**id) != except);
         let mut nodes: Vec<(PeerId, DhtId)> = others.map(|(peer, id)| (*peer, *id)).collect();
-        nodes.sort_by_cached_key(|(_, id)| id.distance(key));
-        nodes.truncate(most);
+        if nodes.len() > most {
+            nodes.select_nth_unstable_by_key(most, |(_, id)| id.distance(key));
+            nodes.truncate(most);
+        }
+        nodes.sort_unstable_by_key(|(_, id)| id.distance(key));
         nodes
     }
 

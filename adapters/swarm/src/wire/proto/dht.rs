@@ -121,26 +121,22 @@ pub struct FindResponse {
 }
 
 /// Kinds of a [`FindResult`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
 pub enum ResultType {
     /// No value, only neighbours.
-    NotFound,
+    NotFound = 0,
     /// A value in msgpack.
-    Regular,
+    Regular = 1,
     /// A dictionary (§3.5).
-    Dictionary,
+    Dictionary = 2,
 }
 
 impl FindResult {
     /// What was found; `None` for a kind this specification does not know.
     #[must_use]
     pub fn kind(&self) -> Option<ResultType> {
-        Some(match self.r#type {
-            0 => ResultType::NotFound,
-            1 => ResultType::Regular,
-            2 => ResultType::Dictionary,
-            _ => return None,
-        })
+        self.r#type.try_into().ok()
     }
 }
 
