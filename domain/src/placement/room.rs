@@ -2,9 +2,9 @@
 
 use crate::fit::{Demand, Dtype, Parts, Sizes, Stored, bytes};
 
-/// Bytes that stay free on a machine whose memory is filled with blocks: what a server may take besides, at most. 512 MiB
-/// of messages that are being received, 64 MiB of records that it keeps for the swarm, and as much for connections.
-pub const RESERVE: u64 = 640 << 20;
+/// Bytes that stay free on a machine whose memory is filled with blocks: what a server may take besides, at most. 1 GiB of
+/// what callers send and passes send back, 64 MiB of records that it keeps for the swarm, and as much for connections.
+pub const RESERVE: u64 = 1152 << 20;
 
 /// What hosting takes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

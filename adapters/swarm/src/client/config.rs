@@ -6,14 +6,13 @@ use corolla_domain::{
     model::{ModelId, ModelSpec},
     ports::PortError,
 };
-use libp2p::multiaddr::Protocol;
 
 use super::{
     defaults::PUBLIC_INITIAL_PEERS,
     pins::{Pin, check_pins},
 };
 use crate::{
-    transport::{Access, Multiaddr, PeerId},
+    transport::{Access, Multiaddr, PeerId, initial_peers},
     wire::{inference::MAX_UNARY_FORWARD, server::check_prefix},
 };
 
@@ -113,24 +112,7 @@ impl PetalsConfig {
         if self.initial_peers.is_empty() {
             return Err(PortError::invalid("initial_peers is empty: a swarm is entered through at least one"));
         }
-        let read = |text: &String| {
-            let address = Multiaddr::from_str(text)
-                .map_err(|error| PortError::invalid(format!("initial peer {text:?}: {error}")))?;
-            match address.iter().last() {
-                Some(Protocol::P2p(peer)) => Ok((peer, address)),
-                _ => Err(PortError::invalid(format!("initial peer {text:?} must end in /p2p/ and a peer id"))),
-            }
-        };
-        self.initial_peers.iter().map(read).collect()
-    }
-
-    /// The addresses to listen on, read.
-    pub(super) fn listens(&self) -> Result<Vec<Multiaddr>, PortError> {
-        let read = |text: &String| {
-            Multiaddr::from_str(text)
-                .map_err(|error| PortError::invalid(format!("address to listen on {text:?}: {error}")))
-        };
-        self.listen.iter().map(read).collect()
+        initial_peers(&self.initial_peers)
     }
 
     /// Whether a server may be used.

@@ -42,7 +42,7 @@ use self::{
 use crate::{
     dht::{Dht, DhtLimits},
     rpc::{Rpc, RpcLimits},
-    transport::{Host, HostConfig, PeerId},
+    transport::{Host, HostConfig, Multiaddr, PeerId, listen_addresses},
 };
 
 /// One model in a swarm of Petals servers. Dropping it ends its refreshing; open sessions live on.
@@ -59,17 +59,18 @@ impl PetalsSwarm {
     /// # Errors
     /// `InvalidInput` for a configuration that cannot work; those of [`Host::start`].
     pub async fn start(config: PetalsConfig) -> Result<Self, PortError> {
-        let initial_peers = config.addresses()?.into_iter().map(|(_, address)| address).collect();
+        config.check()?;
+        let initial = config.addresses()?;
         let host = HostConfig {
             identity: config.identity.clone(),
-            initial_peers,
-            listen: config.listens()?,
+            initial_peers: initial.iter().map(|(_, address)| address.clone()).collect(),
+            listen: listen_addresses(&config.listen)?,
             access: config.access.clone(),
             dial_timeout: config.connect_timeout,
             ..HostConfig::default()
         };
-        config.check()?;
-        Self::over(Rpc::new(Host::start(host).await?, RpcLimits::default()), config).await
+        let rpc = Rpc::new(Host::start(host).await?, RpcLimits::default());
+        Ok(Self::enter(rpc, config, initial).await)
     }
 
     /// As [`start`](Self::start), over a host that others use too.
@@ -78,8 +79,13 @@ impl PetalsSwarm {
     /// `InvalidInput` for a configuration that cannot work.
     pub async fn over(rpc: Rpc, config: PetalsConfig) -> Result<Self, PortError> {
         config.check()?;
+        let initial = config.addresses()?;
+        Ok(Self::enter(rpc, config, initial).await)
+    }
+
+    async fn enter(rpc: Rpc, config: PetalsConfig, peers: Vec<(PeerId, Multiaddr)>) -> Self {
         let mut initial = Vec::new();
-        for (peer, address) in config.addresses()? {
+        for (peer, address) in peers {
             rpc.host().add_address(peer, address).await;
             if !initial.contains(&peer) {
                 initial.push(peer);
@@ -104,7 +110,7 @@ impl PetalsSwarm {
         });
         let (sender, views) = watch::channel(View::default());
         let refreshing = tokio::spawn(watcher.clone().run(sender)).abort_handle();
-        Ok(Self { watcher, dialer: Arc::new(dialer), views, refreshing })
+        Self { watcher, dialer: Arc::new(dialer), views, refreshing }
     }
 
     /// Whom to call for a hop, where there can be such a hop.

@@ -1,96 +1,74 @@
 //! The callee's end of a streaming call.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
-use bytes::Bytes;
-use futures_util::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures_util::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use libp2p::{PeerId, Stream};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::time::timeout;
 
-use crate::wire::frame::{Framing, StreamDecoder, StreamFrame, encode_stream_error, stream_header};
+use super::room::{Message, NoRoom, Room, Share};
+use crate::wire::frame::{StreamDecoder, StreamFrame, encode_stream_error, stream_header};
 
 /// How much is read at once.
 const READ_CHUNK: usize = 64 * 1024;
-/// Records up to this long are taken in any case; longer ones need room in the budget that all streams share.
-const SMALL: usize = 64 * 1024;
 
-/// Room for records that are being received, in all streams together.
-#[derive(Debug, Clone)]
-pub(crate) struct Inbox(Arc<Semaphore>);
-
-impl Inbox {
-    /// Room for `bytes`, which the longest record must fit into.
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes.div_ceil(SMALL))))
-    }
-
-    async fn room(&self, bytes: usize) -> io::Result<OwnedSemaphorePermit> {
-        let units = u32::try_from(bytes.div_ceil(SMALL)).unwrap_or(u32::MAX);
-        self.0.clone().acquire_many_owned(units).await.map_err(io::Error::other)
-    }
+/// Why no message comes.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallerFault {
+    /// The caller has gone, or sends nonsense.
+    #[error(transparent)]
+    Gone(#[from] io::Error),
+    /// There is no room for what it sends.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
 }
 
 /// Who called, and the stream it talks on. Dropping it without [`close`](Self::close) resets the stream.
-pub(crate) struct Caller {
+pub(crate) struct Caller<S = Stream> {
     peer: PeerId,
-    stream: Stream,
+    stream: S,
     decoder: StreamDecoder,
     chunk: Box<[u8]>,
-    room: Option<OwnedSemaphorePermit>,
-    inbox: Inbox,
-    most: usize,
+    room: Room,
+    /// Of the message that is arriving: as much as has arrived, whatever its length is said to be.
+    taken: Share,
+    /// Whether there was no room for a message, which may still be arriving.
+    cut: bool,
     write: Duration,
 }
 
-impl Caller {
+impl<S> Caller<S> {
     /// A caller that may send messages of up to `most` bytes and must read each answer within `write`.
-    pub(crate) fn new(peer: PeerId, stream: Stream, most: usize, write: Duration, inbox: Inbox) -> Self {
+    pub(crate) fn new(peer: PeerId, stream: S, most: usize, write: Duration, room: Room) -> Self {
         let chunk = vec![0; READ_CHUNK].into_boxed_slice();
-        let decoder = StreamDecoder::new(most);
-        Self { peer, stream, decoder, chunk, room: None, inbox, most, write }
+        let (decoder, taken) = (StreamDecoder::new(most), room.share());
+        Self { peer, stream, decoder, chunk, room, taken, cut: false, write }
     }
 
     pub(crate) fn peer(&self) -> PeerId {
         self.peer
     }
+}
 
+impl<S: AsyncRead + Unpin> Caller<S> {
     /// The next message, `None` after the caller's last. May be dropped at any time without loss.
-    ///
-    /// # Errors
-    /// The caller has gone, or sends nonsense.
-    pub(crate) async fn next(&mut self) -> io::Result<Option<Bytes>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Message>, CallerFault> {
         loop {
             match self.decoder.next().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))? {
-                Some(frame) => {
-                    self.room = None;
-                    match frame {
-                        StreamFrame::Message(message) => return Ok(Some(message)),
-                        StreamFrame::Error(_) => return Ok(None), // that is how the end is written
-                    }
+                Some(StreamFrame::Message(bytes)) => {
+                    let room = std::mem::replace(&mut self.taken, self.room.share());
+                    return Ok(Some(Message { bytes, room }));
                 }
-                None => self.make_room().await?,
+                Some(StreamFrame::Error(_)) => return Ok(None), // that is how the end is written
+                None => {}
             }
-            match self.stream.read(&mut self.chunk).await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                count => self.decoder.push(&self.chunk[..count]),
+            let count = self.stream.read(&mut self.chunk).await?;
+            if count == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
+            self.taken.grow(self.decoder.pending() + count).inspect_err(|_| self.cut = true)?;
+            self.decoder.push(&self.chunk[..count]);
         }
-    }
-
-    /// Waits until a long record that has begun may come in whole.
-    async fn make_room(&mut self) -> io::Result<()> {
-        if self.room.is_some() {
-            return Ok(());
-        }
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-        let begun = StreamFrame::measure(self.decoder.begun(), self.most).map_err(invalid)?;
-        if let Some((_, body)) = begun.filter(|(_, body)| *body > SMALL) {
-            self.room = Some(self.inbox.room(body).await?);
-        }
-        Ok(())
     }
 
     /// Waits until the caller goes or says something.
@@ -98,7 +76,9 @@ impl Caller {
         let mut byte = [0];
         let _ = self.stream.read(&mut byte).await;
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
     /// Sends one message.
     ///
     /// # Errors
@@ -115,10 +95,14 @@ impl Caller {
 
     /// Ends the call with a failure.
     pub(crate) async fn fail(mut self, text: &str) {
+        drop((self.decoder, self.taken)); // what has come is of no use any more
         let writing = async {
             self.stream.write_all(&encode_stream_error(text)).await?;
             self.stream.flush().await?;
-            self.stream.close().await
+            self.stream.close().await?;
+            // Who is still sending hears it afterwards.
+            while self.cut && self.stream.read(&mut self.chunk).await? > 0 {}
+            io::Result::Ok(())
         };
         // A caller that has gone does not care.
         let _ = timeout(self.write, writing).await;
@@ -127,5 +111,61 @@ impl Caller {
     /// Ends the call: nothing more is said.
     pub(crate) async fn close(mut self) {
         let _ = timeout(self.write, self.stream.close()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+
+    use super::*;
+    use crate::wire::frame::encode_stream_message;
+
+    const MIB: usize = 1 << 20;
+
+    /// A caller who says this, and then nothing more.
+    fn caller(room: &Room, says: Vec<u8>) -> Caller<impl AsyncRead + Unpin> {
+        let stream = stream::iter([Ok::<_, io::Error>(says)]).chain(stream::pending()).into_async_read();
+        Caller::new(PeerId::random(), stream, 64 * MIB, Duration::from_secs(1), room.clone())
+    }
+
+    fn message(caller: &mut Caller<impl AsyncRead + Unpin>) -> Option<Result<Message, CallerFault>> {
+        caller.next().now_or_never().map(|outcome| outcome.map(|message| message.unwrap()))
+    }
+
+    #[test]
+    fn who_only_says_how_long_a_message_will_be_takes_no_room_from_others() {
+        let room = Room::new(4 * MIB);
+        let claim = || stream_header(64 * MIB).to_vec();
+        let mut silent: Vec<_> = (0..100).map(|_| caller(&room, claim())).collect();
+        for caller in &mut silent {
+            assert!(message(caller).is_none());
+        }
+        let prompt = vec![7; 2 * MIB];
+        let mut honest = caller(&room, encode_stream_message(&prompt));
+        assert_eq!(message(&mut honest).unwrap().unwrap().bytes, prompt);
+    }
+
+    #[test]
+    fn a_message_takes_room_until_it_is_done_with() {
+        let room = Room::new(4 * MIB);
+        let long = encode_stream_message(&vec![7; 2 * MIB]);
+        let first = message(&mut caller(&room, long.clone())).unwrap().unwrap();
+        let refused = message(&mut caller(&room, long.clone())).unwrap().unwrap_err();
+        assert!(matches!(refused, CallerFault::NoRoom(_)), "{refused}");
+        message(&mut caller(&room, encode_stream_message(&[7; 1000]))).unwrap().unwrap();
+        drop(first);
+        message(&mut caller(&room, long)).unwrap().unwrap();
+    }
+
+    #[test]
+    fn who_goes_in_the_midst_of_a_message_gives_its_room_back() {
+        let room = Room::new(4 * MIB);
+        let long = encode_stream_message(&vec![7; 2 * MIB]);
+        let mut half = caller(&room, long[..2 * MIB].to_vec());
+        assert!(message(&mut half).is_none());
+        assert!(message(&mut caller(&room, long.clone())).unwrap().is_err());
+        drop(half);
+        message(&mut caller(&room, long)).unwrap().unwrap();
     }
 }

@@ -3,12 +3,14 @@
 mod call;
 mod caller;
 mod limits;
+mod room;
 mod serve;
 mod stream;
 
 pub use call::Rpc;
-pub(crate) use caller::{Caller, Inbox};
+pub(crate) use caller::{Caller, CallerFault};
 pub use limits::{RemoteFault, RpcLimits};
-pub(crate) use serve::serve;
+pub(crate) use room::{Message, NoRoom, Room, Share};
 pub use serve::{Outcome, ServeLimits, Service, serve_unary};
+pub(crate) use serve::{serve, serve_messages};
 pub use stream::RpcStream;

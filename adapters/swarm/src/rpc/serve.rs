@@ -11,6 +11,10 @@ use futures_util::{AsyncReadExt as _, AsyncWriteExt as _, future::BoxFuture};
 use libp2p::{PeerId, Stream};
 use tokio::{task::JoinHandle, time::timeout};
 
+use super::{
+    caller::CallerFault,
+    room::{Message, Room},
+};
 use crate::{
     transport::{Host, Room, take},
     wire::frame::{CallId, UnaryDecoder, UnaryFrame, encode_unary_reply},
@@ -72,11 +76,31 @@ pub async fn serve_unary(
     limits: ServeLimits,
     answer: impl Fn(PeerId, Bytes) -> BoxFuture<'static, Outcome> + Send + Sync + 'static,
 ) -> Result<Service, PortError> {
+    serve_messages(host, method, limits, Room::endless(), move |peer, message| {
+        let answered = answer(peer, message.bytes);
+        Box::pin(async move { (answered.await, ()) })
+    })
+    .await
+}
+
+/// As [`serve_unary`], for requests that take room: one for which there is none is refused. What comes with an outcome is
+/// held until the reply is written.
+///
+/// # Errors
+/// Those of [`Host::accept`].
+pub(crate) async fn serve_messages<H: Send + 'static>(
+    host: &Host,
+    method: &'static str,
+    limits: ServeLimits,
+    room: Room,
+    answer: impl Fn(PeerId, Message) -> BoxFuture<'static, (Outcome, H)> + Send + Sync + 'static,
+) -> Result<Service, PortError> {
     let answer = Arc::new(answer);
     serve(host, method, limits, move |peer, stream| {
-        let answer = answer.clone();
+        let (answer, room) = (answer.clone(), room.clone());
         Box::pin(async move {
-            if let Err(error) = exchange(stream, peer, method, limits, &*answer).await {
+            let answer = |message| answer(peer, message);
+            if let Err(error) = exchange(stream, method, limits, &room, answer).await {
                 tracing::debug!(%peer, method, %error, "a call ended early");
             }
         })
@@ -100,22 +124,37 @@ pub(crate) async fn serve(
 }
 
 /// One unary call.
-async fn exchange(
+async fn exchange<H>(
     mut stream: Stream,
-    peer: PeerId,
     method: &str,
     limits: ServeLimits,
-    answer: &(dyn Fn(PeerId, Bytes) -> BoxFuture<'static, Outcome> + Send + Sync),
+    room: &Room,
+    answer: impl FnOnce(Message) -> BoxFuture<'static, (Outcome, H)>,
 ) -> io::Result<()> {
-    let (call_id, request) = timeout(limits.arrival, request(&mut stream, method, limits.request)).await??;
-    let outcome = {
+    let arriving = request(&mut stream, method, limits.request, room);
+    let (call_id, message) = match timeout(limits.arrival, arriving).await? {
+        Ok(request) => request,
+        // Its name has not been read; nobody checks the one that comes back.
+        Err(CallerFault::NoRoom(fault)) => {
+            let refusal = Err(format!("AllocationFailed('{fault}')"));
+            write(&mut stream, limits, CallId::default(), refusal).await?;
+            return timeout(limits.arrival, let_by(&mut stream)).await?;
+        }
+        Err(CallerFault::Gone(error)) => return Err(error),
+    };
+    let (outcome, _held) = {
         let mut gone = [0];
         tokio::select! {
             biased;
-            outcome = answer(peer, request) => outcome,
+            answered = answer(message) => answered,
             _ = stream.read(&mut gone) => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled")),
         }
     };
+    write(&mut stream, limits, call_id, outcome).await
+}
+
+/// Writes the reply.
+async fn write(stream: &mut Stream, limits: ServeLimits, call_id: CallId, outcome: Outcome) -> io::Result<()> {
     let call_id = Bytes::copy_from_slice(&call_id);
     let reply = encode_unary_reply(call_id.clone(), outcome.as_ref().cloned().map_err(String::as_str))
         .or_else(|error| encode_unary_reply(call_id, Err(&format!("ValueError('{error}')"))))
@@ -129,21 +168,36 @@ async fn exchange(
     timeout(limits.write, writing).await?
 }
 
-async fn request(stream: &mut Stream, method: &str, most: usize) -> io::Result<(CallId, Bytes)> {
-    let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+/// Reads on to where the caller ends: it may listen only then.
+async fn let_by(stream: &mut Stream) -> io::Result<()> {
+    let mut chunk = vec![0; READ_CHUNK];
+    while stream.read(&mut chunk).await? > 0 {}
+    Ok(())
+}
+
+async fn request(
+    stream: &mut Stream,
+    method: &str,
+    most: usize,
+    room: &Room,
+) -> Result<(CallId, Message), CallerFault> {
+    let invalid = |what: String| CallerFault::Gone(io::Error::new(io::ErrorKind::InvalidData, what));
+    let mut room = room.share();
     let mut decoder = UnaryDecoder::new(most);
     let mut chunk = vec![0; READ_CHUNK];
     loop {
         match decoder.next().map_err(|error| invalid(error.to_string()))? {
             Some(UnaryFrame::Request { call_id, protocol, data, .. }) if protocol == method => {
-                return Ok((call_id, data));
+                return Ok((call_id, Message { bytes: data, room }));
             }
             Some(_) => return Err(invalid("not a request for this method".to_owned())),
             None => {}
         }
-        match stream.read(&mut chunk).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => decoder.push(&chunk[..count]),
+        let count = stream.read(&mut chunk).await?;
+        if count == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
+        room.grow(decoder.pending() + count)?;
+        decoder.push(&chunk[..count]);
     }
 }

@@ -7,8 +7,7 @@ use corolla_domain::{
 
 use super::{config::ServerConfig, input, refusal::Refusal};
 use crate::wire::{
-    proto::{Compression, ExpertRequest, Tensor},
-    serving::CallMetadata,
+    proto::{Compression, Tensor},
     tensor,
 };
 
@@ -24,15 +23,9 @@ pub(super) struct Backward {
 
 impl Backward {
     /// Reads `[inputs, grad_outputs, prompts]`.
-    pub(super) fn read(
-        config: &ServerConfig,
-        blocks: BlockRange,
-        request: ExpertRequest,
-        metadata: &CallMetadata,
-    ) -> Result<Self, Refusal> {
-        let tensors = metadata.arrange(request.tensors)?;
-        let count = tensors.len();
-        let mut tensors = tensors.into_iter();
+    pub(super) fn read(config: &ServerConfig, blocks: BlockRange, arguments: Vec<Tensor>) -> Result<Self, Refusal> {
+        let count = arguments.len();
+        let mut tensors = arguments.into_iter();
         let (Some(hidden), Some(gradient), Some(prompts)) = (tensors.next(), tensors.next(), tensors.next()) else {
             let text = format!("not enough values to unpack (expected at least 3, got {count})");
             return Err(Refusal::value(text));

@@ -1,15 +1,17 @@
 //! Which blocks, for which swarm, and what callers may ask.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use corolla_domain::{
     model::{BlockRange, ElementType},
     ports::PortError,
 };
-use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
 use super::{announce::Speed, reach::Reach};
-use crate::{transport::Access, wire::server::check_prefix};
+use crate::{
+    transport::{Access, Multiaddr, listen_addresses},
+    wire::server::check_prefix,
+};
 
 /// What a [`Bootstrap`](super::Bootstrap) node is told when it starts.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +70,9 @@ pub struct ServerLimits {
     pub sessions: usize,
     /// Sessions of one peer at a time.
     pub sessions_of_peer: usize,
+    /// Bytes of what callers send, from the first that arrives until it is done with, and of what passes send back: those
+    /// of all callers together.
+    pub room: usize,
 }
 
 impl ServerLimits {
@@ -85,6 +90,7 @@ impl ServerLimits {
             waiting: s(600),
             sessions: 1024,
             sessions_of_peer: 256,
+            room: 1 << 30,
         }
     }
 }
@@ -111,26 +117,12 @@ impl ServerConfig {
     }
 }
 
-/// Addresses to listen on.
-pub(super) fn listen_addresses(texts: &[String]) -> Result<Vec<Multiaddr>, PortError> {
-    if texts.is_empty() {
-        return Err(PortError::invalid("there is no address to listen on"));
-    }
-    texts.iter().map(|text| address(text, "address to listen on")).collect()
-}
-
-/// Initial peers and where they are.
-pub(super) fn peers(texts: &[String]) -> Result<Vec<(PeerId, Multiaddr)>, PortError> {
-    let read = |text: &String| {
-        let address = address(text, "initial peer")?;
-        match address.iter().last() {
-            Some(Protocol::P2p(peer)) => Ok((peer, address)),
-            _ => Err(PortError::invalid(format!("initial peer {text:?} must end in /p2p/ and a peer id"))),
+impl BootstrapConfig {
+    /// The addresses to listen on, read.
+    pub(super) fn addresses(&self) -> Result<Vec<Multiaddr>, PortError> {
+        if self.listen.is_empty() {
+            return Err(PortError::invalid("there is no address to listen on"));
         }
-    };
-    texts.iter().map(read).collect()
-}
-
-fn address(text: &str, what: &str) -> Result<Multiaddr, PortError> {
-    Multiaddr::from_str(text).map_err(|error| PortError::invalid(format!("{what} {text:?}: {error}")))
+        listen_addresses(&self.listen)
+    }
 }

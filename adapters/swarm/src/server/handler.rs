@@ -10,15 +10,25 @@ use std::{
 
 use bytes::Bytes;
 use libp2p::PeerId;
-use tokio::sync::{Notify, Semaphore};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::spawn_blocking,
+};
 
-use super::{VERSION, blocks::Blocks, config::ServerConfig, input, pass::Room, refusal::Refusal, session::Inboxes};
+use super::{
+    VERSION,
+    blocks::Blocks,
+    config::ServerConfig,
+    input,
+    refusal::Refusal,
+    session::{Asked, Inboxes},
+};
 use crate::{
-    rpc::{Outcome, Rpc},
+    rpc::{Message, Outcome, Room, Rpc},
     wire::{
         frame::MAX_UNARY,
-        inference::{RpcInfo, StepMetadata},
-        proto::{self, Compression, ExpertRequest, ExpertResponse, ExpertUid, Tensor},
+        inference::{NextServer, StepMetadata},
+        proto::{self, ExpertRequest, ExpertResponse, ExpertUid, Tensor},
         server::block_uids,
         serving::{CallMetadata, RPC_PUSH, info_reply},
     },
@@ -29,12 +39,20 @@ const PUSHING: usize = 64;
 /// How long a push may take.
 const PUSH: Duration = Duration::from_secs(10);
 
+/// Bytes of tensors that are read or written at once; with more it takes a while.
+const AT_ONCE: usize = 64 << 10;
+/// Tensors that are read or written at a time.
+const ASIDE: usize = 4;
+
 /// The state of a server.
 pub(super) struct Handler {
     pub(super) config: ServerConfig,
     pub(super) blocks: Arc<Blocks>,
     pub(super) inboxes: Inboxes,
     pub(super) room: Room,
+    /// Whether it is not reached directly.
+    relayed: bool,
+    aside: Arc<Semaphore>,
     rpc: Rpc,
     pushing: Arc<Semaphore>,
     draining: AtomicBool,
@@ -59,13 +77,22 @@ impl Drop for Counted {
     }
 }
 
+/// Where the output of a step goes on to.
+pub(super) struct Onward<'a> {
+    peer: PeerId,
+    next: &'a NextServer,
+    rest: &'a [NextServer],
+}
+
 impl Handler {
-    pub(super) fn new(config: ServerConfig, blocks: Blocks, rpc: Rpc) -> Self {
+    pub(super) fn new(config: ServerConfig, blocks: Blocks, rpc: Rpc, relayed: bool) -> Self {
         Self {
+            room: Room::new(config.limits.room),
             config,
             blocks: Arc::new(blocks),
             inboxes: Inboxes::default(),
-            room: Room::default(),
+            relayed,
+            aside: Arc::new(Semaphore::new(ASIDE)),
             rpc,
             pushing: Arc::new(Semaphore::new(PUSHING)),
             draining: AtomicBool::new(false),
@@ -105,30 +132,25 @@ impl Handler {
     pub(super) fn info(&self, request: Bytes) -> Outcome {
         let answer = || -> Result<Bytes, Refusal> {
             let asked: ExpertUid = proto::decode(request)?;
-            let tensors = (self.config.hidden, self.config.dtype.into(), Compression::None);
             let block = match asked.uid.as_str() {
                 "" => None,
-                uid => input::blocks(&self.config, uid).map(|_| Some(tensors))?,
+                uid => {
+                    input::blocks(&self.config, uid).map(|_| Some((self.config.hidden, self.config.dtype.into())))?
+                }
             };
             let free = self.blocks.free_tokens().saturating_mul(self.config.blocks.len());
-            let info = RpcInfo {
-                version: Some(VERSION.to_owned()),
-                dht_client_mode: Some(false),
-                cache_tokens_available: Some(free as u64),
-                ..RpcInfo::default()
-            };
-            Ok(info_reply(&info, block))
+            Ok(info_reply(VERSION, self.relayed, free, block))
         };
         answer().map_err(|refusal| refusal.repr())
     }
 
     /// `rpc_push`: hands the output of another server to the session that it is for.
-    pub(super) fn take_push(&self, peer: PeerId, request: Bytes) -> Outcome {
+    pub(super) fn take_push(&self, peer: PeerId, message: Message) -> Outcome {
         let take = || -> Result<(), Refusal> {
-            let request: ExpertRequest = proto::decode(request)?;
-            let metadata = CallMetadata::decode(&request.metadata)?;
+            let asked = Asked::read(message)?;
+            let metadata = CallMetadata::decode(&asked.request.metadata)?;
             match metadata.session_id {
-                Some(session) => self.inboxes.deliver(&session, request),
+                Some(session) => self.inboxes.deliver(&session, asked),
                 None => tracing::debug!(%peer, "a push without a session"),
             }
             Ok(())
@@ -136,11 +158,39 @@ impl Handler {
         take().map(|()| proto::encode(&ExpertResponse::default())).map_err(|refusal| refusal.repr())
     }
 
-    /// Sends the output of a step to the next server, where the caller asks for it.
-    pub(super) fn push(&self, metadata: &CallMetadata, output: &Tensor, others: Vec<Tensor>) {
-        let Some((next, rest)) = metadata.next_servers.split_first() else { return };
-        let Ok(peer) = next.peer.parse::<PeerId>() else { return };
+    /// Does what takes a while with so many bytes where it keeps nobody waiting.
+    pub(super) async fn aside<T: Send + 'static>(
+        self: &Arc<Self>,
+        bytes: usize,
+        work: impl FnOnce(&ServerConfig) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        if bytes <= AT_ONCE {
+            return work(&self.config);
+        }
+        let ended = |_| Refusal::new("RuntimeError", "the server has ended");
+        // It goes on where the caller goes: the place is its own.
+        let (place, handler) = (self.aside.clone().acquire_owned().await.map_err(ended)?, self.clone());
+        let working = spawn_blocking(move || {
+            let _place = place;
+            work(&handler.config)
+        });
+        working.await.unwrap_or_else(|_| Err(Refusal::new("RuntimeError", "tensors could not be read or written")))
+    }
+
+    /// Where the output of a step goes on to; nowhere where the caller does not ask for it, or asks for what cannot be.
+    pub(super) fn onward<'a>(&self, metadata: &'a CallMetadata) -> Option<Onward<'a>> {
+        let (next, rest) = metadata.next_servers.split_first()?;
+        let peer = next.peer.parse::<PeerId>().ok()?;
+        (peer != self.rpc.host().peer_id()).then_some(Onward { peer, next, rest })
+    }
+
+    /// Sends the output of a step, and what came with its input, to the next server.
+    pub(super) fn push(&self, onward: &Onward<'_>, metadata: &CallMetadata, tensors: Vec<Tensor>) {
+        if input::weight(&tensors) >= MAX_UNARY {
+            return;
+        }
         let Ok(place) = self.pushing.clone().try_acquire_owned() else { return };
+        let Onward { peer, next, rest } = *onward;
         let pushed = StepMetadata {
             session_id: &next.session_id,
             step_id: metadata.step_id.as_deref().unwrap_or_default(),
@@ -150,11 +200,7 @@ impl Handler {
             ..StepMetadata::default()
         };
         let uid = block_uids(&self.config.dht_prefix, next.start..next.end);
-        let tensors = std::iter::once(output.clone()).chain(others).collect();
         let request = proto::encode(&ExpertRequest { uid, tensors, metadata: pushed.encode() });
-        if request.len() >= MAX_UNARY || peer == self.rpc.host().peer_id() {
-            return;
-        }
         let rpc = self.rpc.clone();
         tokio::spawn(async move {
             let _place = place;

@@ -6,8 +6,8 @@ use corolla_domain::model::{BlockRange, ElementType, Hidden};
 
 use super::{config::ServerConfig, refusal::Refusal};
 use crate::wire::{
-    proto::{Compression, ExpertRequest, Tensor},
-    serving::{CallMetadata, parse_uids},
+    proto::{Compression, Tensor},
+    serving::parse_uids,
     tensor::{self, DecodedTensor, Dtype},
 };
 
@@ -45,14 +45,9 @@ pub(super) fn blocks(config: &ServerConfig, uids: &str) -> Result<BlockRange, Re
     })
 }
 
-/// Reads the tensors of a request for `blocks`, of which there are `arguments`.
-pub(super) fn input(
-    config: &ServerConfig,
-    blocks: BlockRange,
-    request: ExpertRequest,
-    metadata: &CallMetadata,
-) -> Result<Input, Refusal> {
-    let mut tensors = metadata.arrange(request.tensors)?.into_iter();
+/// Reads the arguments of a step or a forward pass over `blocks`.
+pub(super) fn input(config: &ServerConfig, blocks: BlockRange, arguments: Vec<Tensor>) -> Result<Input, Refusal> {
+    let mut tensors = arguments.into_iter();
     let hidden = tensors.next().ok_or_else(|| Refusal::value("not enough values to unpack"))?;
     let shape = shape(config, &hidden)?;
     let hidden = match shape {
@@ -161,6 +156,11 @@ fn decode(tensor: &Tensor, elements: usize) -> Result<DecodedTensor, Refusal> {
 
 pub(super) fn is_dummy(tensor: &Tensor) -> bool {
     tensor.size.contains(&0)
+}
+
+/// Bytes of tensors as they came.
+pub(super) fn weight(tensors: &[Tensor]) -> usize {
+    tensors.iter().map(|tensor| tensor.buffer.len()).sum()
 }
 
 /// Bytes of a tensor of that shape in single precision.

@@ -37,8 +37,8 @@ pub use self::{
 };
 use crate::{
     dht::DhtNode,
-    rpc::{Caller, Inbox, Rpc, RpcLimits, ServeLimits, Service, serve, serve_unary},
-    transport::{Host, HostConfig, Multiaddr, PeerId},
+    rpc::{Caller, Rpc, RpcLimits, ServeLimits, Service, serve, serve_messages, serve_unary},
+    transport::{Host, HostConfig, Multiaddr, PeerId, initial_peers},
     wire::{
         frame::{MAX_RECORD, MAX_UNARY},
         inference::{RPC_FORWARD, RPC_FORWARD_STREAM, RPC_INFERENCE, RPC_INFO},
@@ -50,8 +50,6 @@ use crate::{
 /// What a server says that it runs: the release of Petals whose protocol it speaks, and what it is.
 pub const VERSION: &str = concat!("2.3.0.dev2+corolla.", env!("CARGO_PKG_VERSION"));
 
-/// Room for long messages that are being received, all callers together.
-const INBOX: usize = 512 << 20;
 /// Passes of one peer at a time, and of all, by one method.
 const PASSES_OF_PEER: usize = 16;
 const PASSES: usize = 256;
@@ -70,8 +68,9 @@ impl Bootstrap {
     /// # Errors
     /// `InvalidInput` for addresses and files that cannot be used, `Unavailable` where no initial peer answers.
     pub async fn start(config: BootstrapConfig) -> Result<Self, PortError> {
-        let host = enter(&config).await?;
-        let reached = Reached::find_out(&host, &config::listen_addresses(&config.listen)?, config.reach).await?;
+        let listen = config.addresses()?;
+        let host = enter(&config, &listen).await?;
+        let reached = Reached::find_out(&host, &listen, config.reach).await?;
         let reached = Arc::new(reached);
         if !reached.relayed && config.reach == Reach::Ask {
             host.guide()?;
@@ -121,7 +120,8 @@ impl Bootstrap {
 /// # Errors
 /// `InvalidInput` for addresses and files that cannot be used, `Unavailable` where no initial peer answers.
 pub async fn reachability(config: &BootstrapConfig) -> Result<Reachability, PortError> {
-    let host = enter(config).await?;
+    let listen = config.addresses()?;
+    let host = enter(config, &listen).await?;
     let mut outcome = Err(PortError::invalid("there is no initial peer to ask"));
     for peer in host.initial_peers() {
         outcome = host.connect(*peer).await;
@@ -130,16 +130,15 @@ pub async fn reachability(config: &BootstrapConfig) -> Result<Reachability, Port
         }
     }
     outcome?;
-    let listen = config::listen_addresses(&config.listen)?;
     Ok(Reached::find_out(&host, &listen, config.reach).await?.outcome(&host))
 }
 
 /// A host at the door of a swarm. One that has yet to find out whether others reach it does not tell them where peers live.
-async fn enter(config: &BootstrapConfig) -> Result<Host, PortError> {
-    let peers = config::peers(&config.initial_peers)?;
+async fn enter(config: &BootstrapConfig, listen: &[Multiaddr]) -> Result<Host, PortError> {
+    let peers = initial_peers(&config.initial_peers)?;
     Host::start(HostConfig {
         identity: config.identity.clone(),
-        listen: config::listen_addresses(&config.listen)?,
+        listen: listen.to_vec(),
         initial_peers: peers.into_iter().map(|(_, address)| address).collect(),
         access: config.access.clone(),
         guides: config.reach == Reach::Direct,
@@ -235,7 +234,7 @@ impl BlockServer {
         }
         let host = self.member.host.clone();
         let rpc = Rpc::new(host.clone(), RpcLimits::default());
-        let handler = Arc::new(Handler::new(config.clone(), Blocks::new(engine), rpc));
+        let handler = Arc::new(Handler::new(config.clone(), Blocks::new(engine), rpc, self.announcer.relayed));
         self.services = methods(&host, &handler).await?;
         self.handler.send_replace(Some(handler));
         self.states.send_replace(ServerState::Online);
@@ -309,7 +308,6 @@ fn announce(
 
 /// Serves all methods.
 async fn methods(host: &Host, handler: &Arc<Handler>) -> Result<Vec<Service>, PortError> {
-    let inbox = Inbox::new(INBOX);
     let limits = ServeLimits::default();
     let large = ServeLimits {
         request: MAX_UNARY,
@@ -328,18 +326,18 @@ async fn methods(host: &Host, handler: &Arc<Handler>) -> Result<Vec<Service>, Po
         (Direction::Forward, RPC_FORWARD, RPC_FORWARD_STREAM),
         (Direction::Backward, RPC_BACKWARD, RPC_BACKWARD_STREAM),
     ] {
-        let (unary, stream, inbox) = (of(handler), of(handler), inbox.clone());
-        let unary = serve_unary(host, method, large, move |_, request| {
+        let (unary, streaming) = (of(handler), of(handler));
+        let unary = serve_messages(host, method, large, handler.room.clone(), move |_, request| {
             let handler = unary.clone();
             Box::pin(async move { pass::unary(&handler, way, request).await })
         });
         services.push(unary.await?);
-        let stream = serve(host, stream_method, large, move |peer, stream_| {
-            let caller = Caller::new(peer, stream_, most, limits.write, inbox.clone());
-            let handler = stream.clone();
+        let streaming = serve(host, stream_method, large, move |peer, stream| {
+            let handler = streaming.clone();
+            let caller = Caller::new(peer, stream, most, limits.write, handler.room.clone());
             Box::pin(async move { pass::stream(&handler, way, caller).await })
         });
-        services.push(stream.await?);
+        services.push(streaming.await?);
     }
     services.extend([
         serve_unary(host, RPC_INFO, limits, move |_, request| {
@@ -347,14 +345,14 @@ async fn methods(host: &Host, handler: &Arc<Handler>) -> Result<Vec<Service>, Po
             Box::pin(async move { handler.info(request) })
         })
         .await?,
-        serve_unary(host, RPC_PUSH, large, move |peer, request| {
+        serve_messages(host, RPC_PUSH, large, handler.room.clone(), move |peer, request| {
             let handler = push.clone();
-            Box::pin(async move { handler.take_push(peer, request) })
+            Box::pin(async move { (handler.take_push(peer, request), ()) })
         })
         .await?,
         serve(host, RPC_INFERENCE, sessions, move |peer, stream| {
-            let caller = Caller::new(peer, stream, most, limits.write, inbox.clone());
             let handler = session.clone();
+            let caller = Caller::new(peer, stream, most, limits.write, handler.room.clone());
             Box::pin(async move { session::serve(handler, caller).await })
         })
         .await?,

@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use corolla_domain::model::BlockRange;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::time::timeout;
 
-use super::{backward::Backward, handler::Handler, input, refusal::Refusal, session::refuse_adapter};
+use super::{
+    backward::Backward,
+    config::ServerConfig,
+    handler::{Counted, Handler},
+    input,
+    refusal::{End, Refusal},
+    session::refuse_adapter,
+};
 use crate::{
-    rpc::{Caller, Outcome},
+    rpc::{Caller, Message, Outcome, Room, Share},
     wire::{
         proto::{self, Compression, ExpertRequest, ExpertResponse, Tensor},
         serving::CallMetadata,
@@ -23,10 +26,6 @@ use crate::{
 const TENSORS: usize = 4;
 /// Most bytes of a pass in pieces, all tensors together.
 const MOST_PIECES: usize = 256 << 20;
-/// Bytes of requests in pieces, and of replies that are still to be sent, all callers together.
-const ROOM: usize = 1 << 30;
-/// Room is given away in units of this many bytes.
-const UNIT: usize = 64 << 10;
 
 /// Which way a pass goes through the blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,191 +36,150 @@ pub(super) enum Direction {
     Backward,
 }
 
-/// Room for what passes bring and take. Nobody waits for it: who comes when there is none is refused.
-#[derive(Debug, Clone)]
-pub(super) struct Room(Arc<Semaphore>);
-
-impl Default for Room {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(ROOM / UNIT)))
-    }
+/// What a reply takes until it is sent.
+pub(super) struct Held {
+    _room: Share,
+    _counted: Counted,
 }
 
-impl Room {
-    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        self.0.clone().try_acquire_many_owned(units).map_err(|_| {
-            let text =
-                format!("Could not allocate {bytes} bytes: the passes of all callers take up the memory for them");
-            Refusal::new("AllocationFailed", text)
-        })
-    }
-}
-
-/// Results, and the room that they take until they are sent.
+/// Results, on their way.
 struct Reply {
     tensors: Vec<Tensor>,
-    _room: OwnedSemaphorePermit,
+    held: Held,
 }
 
 /// The unary form.
-pub(super) async fn unary(handler: &Handler, way: Direction, request: Bytes) -> Outcome {
-    let pass = async {
-        let Reply { tensors, _room } = reply(handler, way, proto::decode(request)?).await?;
-        Ok(proto::encode(&ExpertResponse { tensors, ..ExpertResponse::default() }))
-    };
-    in_time(handler, pass).await.map_err(|refusal| refusal.repr())
+pub(super) async fn unary(handler: &Arc<Handler>, way: Direction, message: Message) -> (Outcome, Option<Held>) {
+    let Message { bytes, room: _room } = message;
+    let pass = async { reply(handler, way, proto::decode(bytes)?).await };
+    match timeout(handler.config.limits.request, pass).await.unwrap_or_else(|_| Err(too_late())) {
+        Ok(Reply { tensors, held }) => {
+            (Ok(proto::encode(&ExpertResponse { tensors, ..ExpertResponse::default() })), Some(held))
+        }
+        Err(refusal) => (Err(refusal.repr()), None),
+    }
 }
 
 /// The streaming form: tensors come and go in pieces.
-pub(super) async fn stream(handler: &Handler, way: Direction, mut caller: Caller) {
+pub(super) async fn stream(handler: &Arc<Handler>, way: Direction, mut caller: Caller) {
+    let limit = handler.config.limits.request;
     let pass = async {
-        let (request, _room) = match pieces(&handler.room, &mut caller).await {
-            Ok(request) => request?,
-            Err(error) => {
-                tracing::debug!(peer = %caller.peer(), %error, "a caller has gone");
-                return Ok(None);
-            }
-        };
+        let (request, _room) = gather(&handler.room, &mut caller).await?;
         tokio::select! {
             biased;
-            reply = reply(handler, way, request) => reply.map(Some),
-            () = caller.stirs() => Ok(None),
+            reply = reply(handler, way, request) => Ok(reply?),
+            () = caller.stirs() => Err(End::Gone),
         }
     };
-    match in_time(handler, pass).await {
-        Ok(Some(Reply { tensors, _room })) => {
-            let sending = async {
-                for piece in tensors.iter().flat_map(|tensor| split(tensor, CHUNK)) {
-                    let message = ExpertResponse { tensors: vec![piece], ..ExpertResponse::default() };
-                    caller.send(&proto::encode(&message)).await?;
-                }
-                std::io::Result::Ok(())
-            };
-            if let Ok(Ok(())) = timeout(handler.config.limits.request, sending).await {
-                caller.close().await;
-            }
+    let Reply { tensors, held: _held } = match timeout(limit, pass).await.unwrap_or_else(|_| Err(too_late().into())) {
+        Ok(reply) => reply,
+        Err(End::Refused(refusal)) => return caller.fail(&refusal.to_string()).await,
+        Err(End::Silent | End::Gone) => return,
+    };
+    let sending = async {
+        for piece in tensors.iter().flat_map(|tensor| split(tensor, CHUNK)) {
+            let message = ExpertResponse { tensors: vec![piece], ..ExpertResponse::default() };
+            caller.send(&proto::encode(&message)).await?;
         }
-        Ok(None) => {}
-        Err(refusal) => caller.fail(&refusal.to_string()).await,
+        std::io::Result::Ok(())
+    };
+    if let Ok(Ok(())) = timeout(limit, sending).await {
+        caller.close().await;
     }
 }
 
-async fn in_time<T>(handler: &Handler, pass: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
-    timeout(handler.config.limits.request, pass).await.unwrap_or_else(|_| Err(Refusal::new("TimeoutError", "")))
+fn too_late() -> Refusal {
+    Refusal::new("TimeoutError", "")
 }
 
-async fn reply(handler: &Handler, way: Direction, request: ExpertRequest) -> Result<Reply, Refusal> {
+async fn reply(handler: &Arc<Handler>, way: Direction, request: ExpertRequest) -> Result<Reply, Refusal> {
     let range = input::blocks(&handler.config, &request.uid)?;
     let metadata = CallMetadata::decode(&request.metadata)?;
     refuse_adapter(&metadata)?;
-    let _counted = handler.enter()?;
-    match way {
-        Direction::Forward => forward(handler, range, request, &metadata).await,
-        Direction::Backward => backward(handler, range, request, &metadata).await,
-    }
+    let counted = handler.enter()?;
+    let arguments = metadata.arrange(request.tensors)?;
+    let (tensors, room) = match way {
+        Direction::Forward => forward(handler, range, arguments, &metadata).await?,
+        Direction::Backward => backward(handler, range, arguments, &metadata).await?,
+    };
+    Ok(Reply { tensors, held: Held { _room: room, _counted: counted } })
 }
 
 async fn forward(
-    handler: &Handler,
+    handler: &Arc<Handler>,
     range: BlockRange,
-    request: ExpertRequest,
+    arguments: Vec<Tensor>,
     metadata: &CallMetadata,
-) -> Result<Reply, Refusal> {
-    let [codec] = codecs(metadata, || "output_compression tuple should have 1 element".to_owned())?;
-    let (config, blocks) = (&handler.config, &handler.blocks);
-    let _turn = blocks.turn().await?;
-    let input = input::input(config, range, request, metadata)?;
-    let shape = input.shape;
-    let room = handler.room.take(input::bytes([shape.0, shape.1, shape.2]))?;
-    let tensor = match blocks.pass(range, input, config.limits.request).await? {
-        Some(hidden) => input::output(&hidden, config.dtype, codec)?,
-        None => input::nothing(shape, config.dtype),
+) -> Result<(Vec<Tensor>, Share), Refusal> {
+    let codec = match &codecs(metadata, 1, "output_compression tuple should have 1 element")?[..] {
+        [codec] => *codec,
+        _ => Compression::None,
     };
-    Ok(Reply { tensors: vec![tensor], _room: room })
+    let _turn = handler.blocks.turn().await?;
+    let input = handler.aside(input::weight(&arguments), move |config| input::input(config, range, arguments)).await?;
+    let shape = input.shape;
+    let bytes = input::bytes([shape.0, shape.1, shape.2]);
+    let room = handler.room.take(bytes)?;
+    let hidden = handler.blocks.pass(range, input, handler.config.limits.request).await?;
+    let output = handler.aside(bytes, move |config| match hidden {
+        Some(hidden) => input::output(&hidden, config.dtype, codec),
+        None => Ok(input::nothing(shape, config.dtype)),
+    });
+    Ok((vec![output.await?], room))
 }
 
 async fn backward(
-    handler: &Handler,
+    handler: &Arc<Handler>,
     range: BlockRange,
-    request: ExpertRequest,
+    arguments: Vec<Tensor>,
     metadata: &CallMetadata,
-) -> Result<Reply, Refusal> {
-    let (config, blocks) = (&handler.config, &handler.blocks);
-    let asked = Backward::read(config, range, request, metadata)?;
-    let wrong = |count: usize| move || format!("output_compression should have {count} elements");
-    let codecs: Vec<Compression> = match asked.has_prompts() {
-        true => codecs::<2>(metadata, wrong(2))?.into(),
-        false => codecs::<1>(metadata, wrong(1))?.into(),
+) -> Result<(Vec<Tensor>, Share), Refusal> {
+    let blocks = &handler.blocks;
+    let weight = input::weight(&arguments);
+    let asked = Backward::read(&handler.config, range, arguments)?;
+    let codecs = match asked.has_prompts() {
+        true => codecs(metadata, 2, "output_compression should have 2 elements")?,
+        false => codecs(metadata, 1, "output_compression should have 1 elements")?,
     };
-    let room = handler.room.take(asked.reply_bytes())?;
-    let shape = asked.shape();
+    let (shape, bytes) = (asked.shape(), asked.reply_bytes());
+    let room = handler.room.take(bytes)?;
     let turn = blocks.turn().await?;
-    let tensors = match asked.decode(config, range)? {
-        Some(input) => {
-            let gradients = blocks.backward(range, input, turn, config.limits.request / 2).await?;
-            super::backward::output(&gradients, config.dtype, &codecs)?
-        }
-        None => vec![input::nothing(shape, config.dtype)],
+    let Some(input) = handler.aside(weight, move |config| asked.decode(config, range)).await? else {
+        return Ok((vec![input::nothing(shape, handler.config.dtype)], room));
     };
-    Ok(Reply { tensors, _room: room })
+    let gradients = blocks.backward(range, input, turn, handler.config.limits.request / 2).await?;
+    let output = move |config: &ServerConfig| super::backward::output(&gradients, config.dtype, &codecs);
+    Ok((handler.aside(bytes, output).await?, room))
 }
 
-/// The codecs of `N` results, as the caller chooses them.
-fn codecs<const N: usize>(
-    metadata: &CallMetadata,
-    wrong: impl FnOnce() -> String,
-) -> Result<[Compression; N], Refusal> {
-    match metadata.output_compression.as_deref() {
-        None => Ok([Compression::None; N]),
-        Some(codecs) => codecs.try_into().map_err(|_| Refusal::assertion(wrong())),
+/// The codecs of so many results, as the caller chooses them.
+fn codecs(metadata: &CallMetadata, results: usize, wrong: &str) -> Result<Vec<Compression>, Refusal> {
+    match &metadata.output_compression {
+        None => Ok(vec![Compression::None; results]),
+        Some(codecs) if codecs.len() == results => Ok(codecs.clone()),
+        Some(_) => Err(Refusal::assertion(wrong)),
     }
 }
 
-/// A request put together from its pieces, and the room it takes: the outer fault is the caller's end.
-async fn pieces(
-    room: &Room,
-    caller: &mut Caller,
-) -> std::io::Result<Result<(ExpertRequest, Option<OwnedSemaphorePermit>), Refusal>> {
-    let mut gathered = Gathered { joiner: Joiner::new(TENSORS, MOST_PIECES), whole: None, bytes: 0, room: None };
+/// A request put together from its pieces, and the room it takes.
+async fn gather(room: &Room, caller: &mut Caller) -> Result<(ExpertRequest, Share), End> {
+    let (mut joiner, mut whole) = (Joiner::new(TENSORS, MOST_PIECES), None::<ExpertRequest>);
+    let (mut taken, mut bytes) = (room.share(), 0usize);
     while let Some(message) = caller.next().await? {
-        if let Err(refusal) = gathered.add(room, message) {
-            return Ok(Err(refusal));
-        }
-    }
-    let Some(mut request) = gathered.whole else { return Ok(Err(Refusal::value("a request without a message"))) };
-    request.tensors = gathered.joiner.finish();
-    Ok(Ok((request, gathered.room)))
-}
-
-/// What has come of a request in pieces.
-struct Gathered {
-    joiner: Joiner,
-    whole: Option<ExpertRequest>,
-    bytes: usize,
-    room: Option<OwnedSemaphorePermit>,
-}
-
-impl Gathered {
-    fn add(&mut self, room: &Room, message: Bytes) -> Result<(), Refusal> {
-        self.bytes = self.bytes.saturating_add(message.len());
-        let held = self.room.as_ref().map_or(0, |room| room.num_permits() * UNIT);
-        if self.bytes > held {
-            let more = room.take(self.bytes - held)?;
-            match &mut self.room {
-                None => self.room = Some(more),
-                Some(room) => room.merge(more),
-            }
-        }
-        let mut piece: ExpertRequest = proto::decode(message)?;
+        bytes = bytes.saturating_add(message.bytes.len());
+        taken.grow(bytes).map_err(Refusal::from)?;
+        let mut piece: ExpertRequest = proto::decode(message.bytes).map_err(Refusal::from)?;
         for tensor in std::mem::take(&mut piece.tensors) {
-            self.joiner.push(tensor)?;
+            joiner.push(tensor).map_err(Refusal::from)?;
         }
-        match &self.whole {
-            None => self.whole = Some(piece),
-            Some(first) if first.uid != piece.uid => return Err(Refusal::value("Block uids differ in one request")),
+        match &whole {
+            None => whole = Some(piece),
+            Some(first) if first.uid != piece.uid => {
+                return Err(Refusal::value("Block uids differ in one request").into());
+            }
             Some(_) => {}
         }
-        Ok(())
     }
+    let whole = whole.ok_or_else(|| Refusal::value("a request without a message"))?;
+    Ok((ExpertRequest { tensors: joiner.finish(), ..whole }, taken))
 }

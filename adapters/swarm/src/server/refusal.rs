@@ -1,10 +1,13 @@
 //! Why a call is refused, in the words of the reference where it has some: its clients show them, and branch on a few.
 
-use std::fmt;
+use std::{fmt, io};
 
 use corolla_domain::ports::{FaultKind, PortError};
 
-use crate::wire::WireError;
+use crate::{
+    rpc::{CallerFault, NoRoom},
+    wire::WireError,
+};
 
 /// A Python exception, as far as it travels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +50,45 @@ impl fmt::Display for Refusal {
     /// As streams carry it: Python's `str`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+/// Why nothing more is said on a stream.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The caller has said its last, or nothing for too long: the stream ends without a word.
+    Silent,
+    /// The caller went, or sent nonsense: nobody is told.
+    Gone,
+    /// The caller is told why.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for End {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        tracing::debug!(%error, "a caller has gone");
+        Self::Gone
+    }
+}
+
+impl From<CallerFault> for End {
+    fn from(fault: CallerFault) -> Self {
+        match fault {
+            CallerFault::Gone(error) => error.into(),
+            CallerFault::NoRoom(fault) => Refusal::from(fault).into(),
+        }
+    }
+}
+
+impl From<NoRoom> for Refusal {
+    fn from(fault: NoRoom) -> Self {
+        Self::new("AllocationFailed", fault.to_string())
     }
 }
 

@@ -1,24 +1,27 @@
 //! One `rpc_inference` stream: a KV cache as long as the stream lives (wire protocol §6.6).
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    io,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use corolla_domain::{model::BlockRange, ports::SessionNeed};
+use corolla_domain::{
+    model::{BlockRange, Hidden},
+    ports::SessionNeed,
+};
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     blocks::Stack,
+    config::ServerConfig,
     handler::Handler,
     input::{self, Input},
-    refusal::Refusal,
+    refusal::{End, Refusal},
 };
 use crate::{
-    rpc::Caller,
+    rpc::{Caller, Message, Share},
     wire::{
         proto::{self, Compression, ExpertRequest, ExpertResponse, Tensor},
         serving::CallMetadata,
@@ -29,45 +32,37 @@ use crate::{
 const AHEAD: usize = 2;
 /// Pushes that may wait for a session.
 const PUSHES: usize = 4;
-/// Names of steps that are remembered: a copy follows its twin within a few steps.
-const STEPS: usize = 4096;
+/// Names of steps that are remembered. A copy follows its twin within a step or two, or with a push that was long on its way,
+/// of which servers give up after some seconds.
+const STEPS: usize = 256;
 
-/// Why a session ends.
-enum End {
-    /// The caller has said its last, or nothing for too long: the stream ends without a word.
-    Silent,
-    /// The caller went, or sent nonsense: nobody is told.
-    Gone,
-    Refused(Refusal),
+/// A request, and the room that it takes until its step is done.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) request: ExpertRequest,
+    room: Share,
 }
 
-impl From<Refusal> for End {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> Self {
-        tracing::debug!(%error, "a caller has gone");
-        Self::Gone
+impl Asked {
+    pub(super) fn read(message: Message) -> Result<Self, Refusal> {
+        Ok(Self { request: proto::decode(message.bytes)?, room: message.room })
     }
 }
 
 /// Where pushes for the sessions go, by the callers' names for them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Inboxes(Arc<Mutex<HashMap<String, mpsc::Sender<ExpertRequest>>>>);
+pub(super) struct Inboxes(Arc<Mutex<HashMap<String, mpsc::Sender<Asked>>>>);
 
 impl Inboxes {
     /// Hands a push to its session, where there is one and it has room.
-    pub(super) fn deliver(&self, session: &str, request: ExpertRequest) {
+    pub(super) fn deliver(&self, session: &str, push: Asked) {
         let inbox = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(session).cloned();
-        if inbox.is_none_or(|inbox| inbox.try_send(request).is_err()) {
+        if inbox.is_none_or(|inbox| inbox.try_send(push).is_err()) {
             tracing::debug!(session, "a push for no session, or one that has no room");
         }
     }
 
-    fn open(&self, session: String) -> Result<(Named, mpsc::Receiver<ExpertRequest>), Refusal> {
+    fn open(&self, session: String) -> Result<(Named, mpsc::Receiver<Asked>), Refusal> {
         let mut inboxes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if inboxes.contains_key(&session) {
             return Err(Refusal::assertion(format!("session id {session} is not unique")));
@@ -113,18 +108,18 @@ async fn run(handler: &Arc<Handler>, caller: &mut Caller) -> End {
 async fn steps(handler: &Arc<Handler>, caller: &mut Caller) -> Result<std::convert::Infallible, End> {
     let idle = handler.config.limits.step;
     let first = timeout(idle, caller.next()).await.map_err(|_| End::Silent)??;
-    let first = read(first.ok_or(End::Silent)?)?;
-    if first.tensors.is_empty() {
+    let first = Asked::read(first.ok_or(End::Silent)?)?;
+    if first.request.tensors.is_empty() {
         return Err(End::Silent);
     }
     let _counted = handler.enter()?;
     let mut ahead = Ahead::default();
-    let mut session = ahead.during(caller, Session::open(handler, &first)).await??;
+    let mut session = ahead.during(caller, Session::open(handler, &first.request)).await??;
     tracing::debug!(peer = %caller.peer(), blocks = %session.range, "session opened");
     ahead.0.push_front(Some(first));
     loop {
-        let (request, pushed) = match ahead.0.pop_front() {
-            Some(Some(request)) => (request, false),
+        let (Asked { request, room: _room }, pushed) = match ahead.0.pop_front() {
+            Some(Some(asked)) => (asked, false),
             Some(None) => return Err(End::Silent),
             None => {
                 let next = async {
@@ -132,7 +127,7 @@ async fn steps(handler: &Arc<Handler>, caller: &mut Caller) -> Result<std::conve
                         biased;
                         Some(push) = session.pushes.recv() => Ok((push, true)),
                         message = caller.next() => match message? {
-                            Some(message) => Ok((read(message)?, false)),
+                            Some(message) => Ok::<_, End>((Asked::read(message)?, false)),
                             None => Err(End::Silent),
                         },
                     }
@@ -146,19 +141,15 @@ async fn steps(handler: &Arc<Handler>, caller: &mut Caller) -> Result<std::conve
         match ahead.during(caller, session.step(handler, request)).await? {
             Ok(Some(answer)) => caller.send(&answer).await?,
             Ok(None) => {}
-            Err(refusal) if pushed => tracing::debug!(reason = %refusal, "a push is of no use"),
+            Err(refusal) if pushed && !session.touched => tracing::debug!(reason = %refusal, "a push is of no use"),
             Err(refusal) => return Err(refusal.into()),
         }
     }
 }
 
-fn read(message: Bytes) -> Result<ExpertRequest, End> {
-    proto::decode(message).map_err(|error| End::Refused(error.into()))
-}
-
 /// Messages that came while something was computed; `None` is the caller's last word.
 #[derive(Default)]
-struct Ahead(VecDeque<Option<ExpertRequest>>);
+struct Ahead(VecDeque<Option<Asked>>);
 
 impl Ahead {
     /// What `work` comes to. It is dropped where the caller goes meanwhile.
@@ -169,7 +160,7 @@ impl Ahead {
             tokio::select! {
                 biased;
                 outcome = &mut work => return Ok(outcome),
-                message = caller.next(), if listening => self.0.push_back(message?.map(read).transpose()?),
+                message = caller.next(), if listening => self.0.push_back(message?.map(Asked::read).transpose()?),
             }
         }
     }
@@ -183,8 +174,11 @@ struct Session {
     batch: usize,
     /// The first message's order of arguments counts for all.
     arguments: Option<Vec<usize>>,
-    done: HashSet<String>,
-    pushes: mpsc::Receiver<ExpertRequest>,
+    done: Done,
+    /// Whether a step has begun to change the cache and has not been answered. One that fails then ends the session: nobody
+    /// knows where it stands.
+    touched: bool,
+    pushes: mpsc::Receiver<Asked>,
     _name: Option<Named>,
 }
 
@@ -201,7 +195,7 @@ impl Session {
         let max_length = max_length.ok_or_else(|| {
             Refusal::value(format!("Cannot allocate KV cache for {asked} tokens, max = {}", limits.max_length))
         })?;
-        let tensors = metadata.arrange(first.tensors.clone())?;
+        let tensors = metadata.arrange(first.tensors.iter().collect())?;
         let hidden = tensors.first().ok_or_else(|| Refusal::value("not enough values to unpack"))?;
         let (batch, _, _) = input::shape(&handler.config, hidden)?;
         let apart = tensors.get(1).is_some_and(|prompts| !prompts.size.contains(&0));
@@ -216,67 +210,70 @@ impl Session {
             Duration::try_from_secs_f64(metadata.alloc_timeout).unwrap_or(limits.waiting).min(limits.waiting);
         let need = SessionNeed { max_length: max_length.max(1), batch };
         let stack = handler.blocks.stack(range, need, (apart, patience)).await?;
-        let (arguments, done) = (metadata.arguments, HashSet::new());
-        Ok(Self { stack, range, max_length, batch, arguments, done, pushes, _name: name })
+        let (arguments, done) = (metadata.arguments, Done::default());
+        Ok(Self { stack, range, max_length, batch, arguments, done, touched: false, pushes, _name: name })
     }
 
     /// The answer to a step; `None` where it is the copy of one that was answered.
     async fn step(&mut self, handler: &Arc<Handler>, request: ExpertRequest) -> Result<Option<Bytes>, Refusal> {
+        let weight = input::weight(&request.tensors);
         let mut metadata = CallMetadata::decode(&request.metadata)?;
         metadata.arguments.clone_from(&self.arguments);
-        if metadata.step_id.as_ref().is_some_and(|step| self.done.contains(step)) {
+        if metadata.step_id.as_ref().is_some_and(|step| self.done.has(step)) {
             return Ok(None);
         }
+        let onward = handler.onward(&metadata);
+        let arguments = metadata.arrange(request.tensors)?;
         // The next server reorders its rows as this one does.
-        let others: Vec<Tensor> = metadata.arrange(request.tensors.clone())?.into_iter().skip(1).collect();
-        let input = input::input(&handler.config, self.range, request, &metadata)?;
+        let others: Vec<Tensor> = onward.iter().flat_map(|_| arguments.iter().skip(1).cloned()).collect();
+        let range = self.range;
+        let reading = move |config: &ServerConfig| input::input(config, range, arguments);
+        let input = handler.aside(weight, reading).await?;
         if input.shape.0 != self.batch {
             let text = format!("a step of {} rows in a session of {}", input.shape.0, self.batch);
             return Err(Refusal::value(text));
         }
-        let prompted = input.prompts.is_some();
-        let shape = input.shape;
-        let output = match self.compute(input, &metadata).await? {
-            Some(hidden) => input::output(&hidden, handler.config.dtype, Compression::None)?,
-            None => input::nothing(shape, handler.config.dtype),
+        let (prompted, shape) = (input.prompts.is_some(), input.shape);
+        let hidden = self.compute(input, &metadata).await?;
+        let writing = move |config: &ServerConfig| {
+            let output = match hidden {
+                Some(hidden) => input::output(&hidden, config.dtype, Compression::None)?,
+                None => input::nothing(shape, config.dtype),
+            };
+            let response = ExpertResponse { tensors: vec![output.clone()], ..ExpertResponse::default() };
+            Ok((output, proto::encode(&response)))
         };
-        if self.done.len() >= STEPS {
-            self.done.clear();
+        let (output, answer) = handler.aside(input::bytes([shape.0, shape.1, shape.2]), writing).await?;
+        if let Some(onward) = onward.filter(|_| !prompted && shape.1 > 0) {
+            handler.push(&onward, &metadata, std::iter::once(output).chain(others).collect());
         }
-        self.done.extend(metadata.step_id.clone());
-        if !prompted && shape.1 > 0 {
-            handler.push(&metadata, &output, others);
-        }
-        let response = ExpertResponse { tensors: vec![output], ..ExpertResponse::default() };
-        Ok(Some(proto::encode(&response)))
+        self.done.extend(metadata.step_id);
+        self.touched = false;
+        Ok(Some(answer))
     }
 
-    async fn compute(
-        &mut self,
-        input: Input,
-        metadata: &CallMetadata,
-    ) -> Result<Option<corolla_domain::model::Hidden>, Refusal> {
-        if let Some(start) = metadata.start_from_position {
-            let position = self.stack.position();
-            match usize::try_from(start) {
-                Ok(start) if start < position => self.stack.rewind(start).await?,
-                Ok(start) if start == position => {}
-                _ => {
-                    let text = format!("start_from_position={start} in a session at position {position}");
-                    return Err(Refusal::value(text));
-                }
-            }
-        }
-        let (prefix, more) = (self.stack.position(), input.shape.1);
-        if prefix + more > self.max_length {
+    async fn compute(&mut self, input: Input, metadata: &CallMetadata) -> Result<Option<Hidden>, Refusal> {
+        let position = self.stack.position();
+        let start = match metadata.start_from_position {
+            None => position,
+            Some(start) => usize::try_from(start).ok().filter(|start| *start <= position).ok_or_else(|| {
+                Refusal::value(format!("start_from_position={start} in a session at position {position}"))
+            })?,
+        };
+        let more = input.shape.1;
+        if start + more > self.max_length {
             return Err(Refusal::value(format!(
-                "Maximum length exceeded: prefix {prefix} + current {more} exceeds pre-allocated maximum {}",
+                "Maximum length exceeded: prefix {start} + current {more} exceeds pre-allocated maximum {}",
                 self.max_length
             )));
         }
         if input.prompts.is_some() && !self.stack.takes_prompts(self.range) {
             let text = "deep prompts must come with the first step of a session";
             return Err(Refusal::new("NotImplementedError", text));
+        }
+        self.touched = true;
+        if start < position {
+            self.stack.rewind(start).await?;
         }
         if let Some(rows) = &input.rows {
             self.stack.reorder(rows).await?;
@@ -288,10 +285,43 @@ impl Session {
     }
 }
 
+/// Names of the last steps that were answered.
+#[derive(Default)]
+struct Done(VecDeque<String>);
+
+impl Done {
+    fn has(&self, step: &str) -> bool {
+        self.0.iter().any(|done| done == step)
+    }
+
+    fn extend(&mut self, step: Option<String>) {
+        self.0.extend(step);
+        if self.0.len() > STEPS {
+            self.0.pop_front();
+        }
+    }
+}
+
 /// Refuses adapters: there are none here.
 pub(super) fn refuse_adapter(metadata: &CallMetadata) -> Result<(), Refusal> {
     match &metadata.active_adapter {
         Some(name) => Err(Refusal::new("KeyError", format!("adapter {name} not found"))),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_steps_are_remembered() {
+        let mut done = Done::default();
+        for step in 0..=STEPS {
+            done.extend(Some(step.to_string()));
+            done.extend(None);
+        }
+        assert!(!done.has("0"));
+        assert!((1..=STEPS).all(|step| done.has(&step.to_string())));
     }
 }

@@ -94,12 +94,6 @@ impl SwarmSecret {
         Ok(Self(bytes))
     }
 
-    /// The bytes, for whoever hands it on.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8; BYTES] {
-        &self.0
-    }
-
     /// 64 hexadecimal digits, for whoever hands it on.
     #[must_use]
     pub fn to_hex(&self) -> String {
@@ -161,10 +155,10 @@ mod tests {
             hex.clone(),
             hex.to_uppercase(),
             format!(" {hex}\n"),
-            data_encoding::BASE64.encode(secret.as_bytes()),
-            BASE64_NOPAD.encode(secret.as_bytes()),
-            data_encoding::BASE64URL.encode(secret.as_bytes()),
-            BASE64URL_NOPAD.encode(secret.as_bytes()),
+            data_encoding::BASE64.encode(&secret.0),
+            BASE64_NOPAD.encode(&secret.0),
+            data_encoding::BASE64URL.encode(&secret.0),
+            BASE64URL_NOPAD.encode(&secret.0),
         ];
         for form in forms {
             assert_eq!(form.parse::<SwarmSecret>().unwrap(), secret, "{form}");

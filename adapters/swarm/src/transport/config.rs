@@ -1,8 +1,9 @@
 //! What a host is told when it starts.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, str::FromStr as _, time::Duration};
 
-use libp2p::Multiaddr;
+use corolla_domain::ports::PortError;
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
 use super::access::Access;
 
@@ -48,4 +49,31 @@ impl Default for HostConfig {
             max_streams: 4096,
         }
     }
+}
+
+/// Reads addresses to listen on.
+///
+/// # Errors
+/// `InvalidInput` that repeats what is no address.
+pub(crate) fn listen_addresses(texts: &[String]) -> Result<Vec<Multiaddr>, PortError> {
+    texts.iter().map(|text| address(text, "address to listen on")).collect()
+}
+
+/// Reads initial peers, and where they are.
+///
+/// # Errors
+/// `InvalidInput` that repeats what is no address, or names no peer.
+pub(crate) fn initial_peers(texts: &[String]) -> Result<Vec<(PeerId, Multiaddr)>, PortError> {
+    let read = |text: &String| {
+        let address = address(text, "initial peer")?;
+        match address.iter().last() {
+            Some(Protocol::P2p(peer)) => Ok((peer, address)),
+            _ => Err(PortError::invalid(format!("initial peer {text:?} must end in /p2p/ and a peer id"))),
+        }
+    };
+    texts.iter().map(read).collect()
+}
+
+fn address(text: &str, what: &str) -> Result<Multiaddr, PortError> {
+    Multiaddr::from_str(text).map_err(|error| PortError::invalid(format!("{what} {text:?}: {error}")))
 }

@@ -130,7 +130,7 @@ pub trait Framing: Sized {
     fn read(head: &[u8], body: Bytes) -> Result<Self, WireError>;
 }
 
-/// Reads frames from bytes as they arrive. Holds no more than was pushed.
+/// Reads frames from bytes as they arrive. Holds no more than was pushed, and nothing of what it gave away.
 #[derive(Debug)]
 pub struct Decoder<F> {
     buffer: BytesMut,
@@ -166,12 +166,6 @@ impl<F: Framing> Decoder<F> {
         self.buffer.len()
     }
 
-    /// The bytes that are pending.
-    #[must_use]
-    pub fn begun(&self) -> &[u8] {
-        &self.buffer
-    }
-
     /// The next frame; `None` until all its bytes are there.
     ///
     /// # Errors
@@ -183,7 +177,13 @@ impl<F: Framing> Decoder<F> {
             return Ok(None);
         }
         let head = self.buffer.split_to(head);
-        F::read(&head, self.buffer.split_to(body).freeze()).map(Some)
+        let rest = self.buffer.len() - body;
+        let whole = self.buffer.split_to(body);
+        if rest <= body {
+            // What little is left must not keep the memory of a long frame.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
+        F::read(&head, whole.freeze()).map(Some)
     }
 }
 

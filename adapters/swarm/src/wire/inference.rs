@@ -5,7 +5,7 @@ use corolla_domain::model::Hidden;
 
 use super::{
     WireError,
-    msgpack::{EXT_DESCRIPTOR, Limits, Value},
+    msgpack::{EXT_DESCRIPTOR, Fields, Limits, Value},
     proto::{self, Compression, ExpertInfo, ExpertRequest, ExpertResponse, ExpertUid, Tensor},
     tensor::{self, Dtype},
 };
@@ -90,16 +90,16 @@ pub fn parse_info(reply: Bytes) -> Result<RpcInfo, WireError> {
     let info: ExpertInfo = proto::decode(reply)?;
     let limits = Limits { bytes: 256 << 10, values: 4096, depth: 16 };
     let map = Value::decode_within(&info.serialized_info, limits)?;
-    map.entries().ok_or_else(|| wrong("not a map"))?;
+    let fields = Fields::of(WHAT, &map)?;
     let text = |v: &Value| v.as_text().filter(|t| t.len() <= 256).map(str::to_owned);
     let args = |v: &Value| descriptors(v.items()?.first()?);
     Ok(RpcInfo {
-        version: field(&map, "version", text)?,
-        dht_client_mode: field(&map, "dht_client_mode", Value::as_bool)?,
-        cache_tokens_available: field(&map, "cache_tokens_available", |v| u64::try_from(v.as_int()?).ok())?,
-        inference_schema: field(&map, "inference_schema", args)?.unwrap_or_default(),
-        forward_schema: field(&map, "forward_schema", args)?.unwrap_or_default(),
-        outputs_schema: field(&map, "outputs_schema", descriptors)?.unwrap_or_default(),
+        version: fields.get("version", text)?,
+        dht_client_mode: fields.get("dht_client_mode", Value::as_bool)?,
+        cache_tokens_available: fields.get("cache_tokens_available", |v| u64::try_from(v.as_int()?).ok())?,
+        inference_schema: fields.get("inference_schema", args)?.unwrap_or_default(),
+        forward_schema: fields.get("forward_schema", args)?.unwrap_or_default(),
+        outputs_schema: fields.get("outputs_schema", descriptors)?.unwrap_or_default(),
     })
 }
 
@@ -269,15 +269,4 @@ pub fn hidden_of(tensors: &[Tensor], sent: &Hidden) -> Result<Hidden, WireError>
         return Err(WireError::malformed("reply", "hidden states that are not finite"));
     }
     Ok(hidden)
-}
-
-fn field<T>(map: &Value, key: &'static str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>, WireError> {
-    match map.get(key) {
-        None | Some(Value::Nil) => Ok(None),
-        Some(value) => read(value).map(Some).ok_or_else(|| wrong(format!("{key} of the wrong type"))),
-    }
-}
-
-fn wrong(why: impl Into<std::borrow::Cow<'static, str>>) -> WireError {
-    WireError::malformed(WHAT, why)
 }

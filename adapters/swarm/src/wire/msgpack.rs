@@ -2,6 +2,8 @@
 //!
 //! [`Value::decode`] walks the bytes once to count values and depth, so that what `rmpv` builds afterwards is bounded.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use rmpv::ValueRef;
 
@@ -165,6 +167,39 @@ impl Value {
             }
             Self::Ext(code, payload) => rmpv::Value::Ext(*code, payload.to_vec()),
         }
+    }
+}
+
+/// A map whose values are read by their keys.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fields<'a> {
+    map: &'a Value,
+    /// What it is, for errors.
+    what: &'static str,
+}
+
+impl<'a> Fields<'a> {
+    /// # Errors
+    /// Where `map` is none.
+    pub(super) fn of(what: &'static str, map: &'a Value) -> Result<Self, WireError> {
+        let fields = Self { map, what };
+        map.entries().map(|_| fields).ok_or_else(|| fields.wrong("not a map"))
+    }
+
+    /// An optional value: absent and nil are `None`.
+    ///
+    /// # Errors
+    /// Where `read` refuses it.
+    pub(super) fn get<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>, WireError> {
+        match self.map.get(key) {
+            None | Some(Value::Nil) => Ok(None),
+            Some(value) => read(value).map(Some).ok_or_else(|| self.wrong(format!("{key} of the wrong type"))),
+        }
+    }
+
+    /// Why the map is refused.
+    pub(super) fn wrong(&self, why: impl Into<Cow<'static, str>>) -> WireError {
+        WireError::malformed(self.what, why)
     }
 }
 

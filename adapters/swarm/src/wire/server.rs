@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use super::{
     WireError,
-    msgpack::{Limits, Value},
+    msgpack::{Fields, Limits, Value},
 };
 
 const WHAT: &str = "server record";
@@ -96,49 +96,50 @@ impl ServerRecord {
         let (state, throughput, extra) = match value.items() {
             Some([state, throughput]) => (state, throughput, &Value::Nil),
             Some([state, throughput, extra]) => (state, throughput, extra),
-            _ => return Err(wrong("not a tuple of two or three")),
+            _ => return Err(WireError::malformed(WHAT, "not a tuple of two or three")),
         };
         let state = match state.as_int() {
             Some(0) => ServerState::Offline,
             Some(1) => ServerState::Joining,
             Some(2) => ServerState::Online,
-            _ => return Err(wrong("state")),
+            _ => return Err(WireError::malformed(WHAT, "state")),
         };
-        let throughput = throughput.as_float().and_then(rate).ok_or_else(|| wrong("throughput"))?;
+        let throughput =
+            throughput.as_float().and_then(rate).ok_or_else(|| WireError::malformed(WHAT, "throughput"))?;
         let mut record = Self::new(state, throughput);
         if !extra.is_nil() {
-            extra.entries().ok_or_else(|| wrong("extras are no map"))?;
             record.read_extra(extra)?;
         }
         Ok(record)
     }
 
     fn read_extra(&mut self, extra: &Value) -> Result<(), WireError> {
+        let fields = Fields::of(WHAT, extra)?;
         let text = |v: &Value| v.as_text().filter(|t| t.len() <= MOST_TEXT).map(str::to_owned);
         let index = |v: &Value| v.as_int().and_then(|n| usize::try_from(n).ok());
-        self.start_block = field(extra, "start_block", index)?;
-        self.end_block = field(extra, "end_block", index)?;
-        self.public_name = field(extra, "public_name", text)?;
-        self.version = field(extra, "version", text)?;
-        self.network_rps = field(extra, "network_rps", |v| v.as_float().and_then(rate))?;
-        self.forward_rps = field(extra, "forward_rps", |v| v.as_float().and_then(rate))?;
-        self.inference_rps = field(extra, "inference_rps", |v| v.as_float().and_then(rate))?;
-        self.torch_dtype = field(extra, "torch_dtype", text)?;
-        self.quant_type = field(extra, "quant_type", text)?;
-        self.using_relay = field(extra, "using_relay", Value::as_bool)?;
-        self.cache_tokens_left = field(extra, "cache_tokens_left", |v| v.as_int().and_then(|n| u64::try_from(n).ok()))?;
+        self.start_block = fields.get("start_block", index)?;
+        self.end_block = fields.get("end_block", index)?;
+        self.public_name = fields.get("public_name", text)?;
+        self.version = fields.get("version", text)?;
+        self.network_rps = fields.get("network_rps", |v| v.as_float().and_then(rate))?;
+        self.forward_rps = fields.get("forward_rps", |v| v.as_float().and_then(rate))?;
+        self.inference_rps = fields.get("inference_rps", |v| v.as_float().and_then(rate))?;
+        self.torch_dtype = fields.get("torch_dtype", text)?;
+        self.quant_type = fields.get("quant_type", text)?;
+        self.using_relay = fields.get("using_relay", Value::as_bool)?;
+        self.cache_tokens_left = fields.get("cache_tokens_left", |v| v.as_int().and_then(|n| u64::try_from(n).ok()))?;
         if let Some(adapters) = extra.get("adapters") {
-            let items = adapters.items().filter(|a| a.len() <= MOST_ITEMS).ok_or_else(|| wrong("adapters"))?;
-            self.adapters = items.iter().map(text).collect::<Option<_>>().ok_or_else(|| wrong("adapters"))?;
+            let items = adapters.items().filter(|a| a.len() <= MOST_ITEMS).ok_or_else(|| fields.wrong("adapters"))?;
+            self.adapters = items.iter().map(text).collect::<Option<_>>().ok_or_else(|| fields.wrong("adapters"))?;
         }
         let pings = |v: &Value| v.entries().filter(|p| p.len() <= MOST_ITEMS).map(<[_]>::to_vec);
-        for (peer, seconds) in field(extra, "next_pings", pings)?.unwrap_or_default() {
-            let peer = text(&peer).ok_or_else(|| wrong("next_pings"))?;
-            let seconds = seconds.as_float().filter(|s| *s >= 0.0).ok_or_else(|| wrong("next_pings"))?;
+        for (peer, seconds) in fields.get("next_pings", pings)?.unwrap_or_default() {
+            let peer = text(&peer).ok_or_else(|| fields.wrong("next_pings"))?;
+            let seconds = seconds.as_float().filter(|s| *s >= 0.0).ok_or_else(|| fields.wrong("next_pings"))?;
             self.next_pings.insert(peer, seconds);
         }
         if self.start_block.zip(self.end_block).is_some_and(|(start, end)| start > end) {
-            return Err(wrong("its last block is before its first"));
+            return Err(fields.wrong("its last block is before its first"));
         }
         Ok(())
     }
@@ -189,10 +190,11 @@ impl ModelRecord {
     /// Where anything is of the wrong type or out of range.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let value = Value::decode_within(bytes, LIMITS)?;
+        let fields = Fields::of("model record", &value)?;
         let blocks = |v: &Value| v.as_int().and_then(|n| usize::try_from(n).ok()).filter(|n| *n >= 1);
-        let num_blocks = field(&value, "num_blocks", blocks)?.ok_or_else(|| wrong("num_blocks"))?;
+        let num_blocks = fields.get("num_blocks", blocks)?.ok_or_else(|| fields.wrong("num_blocks"))?;
         let text = |v: &Value| v.as_text().filter(|t| t.len() <= MOST_TEXT).map(str::to_owned);
-        Ok(Self { num_blocks, repository: field(&value, "repository", text)? })
+        Ok(Self { num_blocks, repository: fields.get("repository", text)? })
     }
 
     /// The record as a server publishes it. For peers of ours and for tests.
@@ -243,19 +245,7 @@ pub fn default_prefix(model_type: &str, repository: &str) -> Option<String> {
     }
 }
 
-/// An optional field: absent and nil are `None`, what `read` refuses is an error.
-fn field<T>(map: &Value, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>, WireError> {
-    match map.get(key) {
-        None | Some(Value::Nil) => Ok(None),
-        Some(value) => read(value).map(Some).ok_or_else(|| wrong(format!("{key} of the wrong type"))),
-    }
-}
-
 /// A rate is finite and not negative.
 fn rate(number: f64) -> Option<f64> {
     (number.is_finite() && number >= 0.0).then_some(number)
-}
-
-fn wrong(why: impl Into<std::borrow::Cow<'static, str>>) -> WireError {
-    WireError::malformed(WHAT, why)
 }

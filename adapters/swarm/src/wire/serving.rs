@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::{
     WireError,
-    inference::{NextServer, RpcInfo},
-    msgpack::{EXT_DESCRIPTOR, Limits, Value},
+    inference::NextServer,
+    msgpack::{EXT_DESCRIPTOR, Fields, Limits, Value},
     proto::{self, Compression, ExpertInfo},
     tensor::Dtype,
 };
@@ -19,6 +19,7 @@ pub const RPC_BACKWARD: &str = "TransformerConnectionHandler.rpc_backward";
 /// Protocol of gradients in pieces: streaming.
 pub const RPC_BACKWARD_STREAM: &str = "TransformerConnectionHandler.rpc_backward_stream";
 
+const WHAT: &str = "metadata";
 /// Most bytes of a uid list: a few hundred blocks of a long prefix.
 const MOST_UIDS: usize = 128 << 10;
 /// Most bytes of a name that a caller gives to a session or a step: a UUID's text.
@@ -67,7 +68,7 @@ impl CallMetadata {
             return Ok(Self::default());
         }
         let map = Value::decode_within(bytes, METADATA)?;
-        map.entries().ok_or_else(|| wrong("not a map"))?;
+        let fields = Fields::of(WHAT, &map)?;
         let name = |v: &Value| v.as_text().filter(|text| text.len() <= MOST_NAME).map(str::to_owned);
         let number = |v: &Value| v.as_float().or_else(|| v.as_int().map(|n| n as f64)).filter(|n| n.is_finite());
         let codecs = |v: &Value| {
@@ -76,19 +77,19 @@ impl CallMetadata {
         };
         let servers = |v: &Value| v.items().filter(|items| items.len() <= MOST_NEXT)?.iter().map(next_server).collect();
         if map.get("points").is_some_and(|points| number(points).is_none()) {
-            return Err(wrong("points must be a number"));
+            return Err(fields.wrong("points must be a number"));
         }
         Ok(Self {
-            session_id: field(&map, "session_id", name)?,
-            step_id: field(&map, "step_id", name)?,
-            max_length: field(&map, "max_length", Value::as_int)?,
-            alloc_timeout: field(&map, "alloc_timeout", number)?.unwrap_or(0.0).max(0.0),
-            active_adapter: field(&map, "active_adapter", name)?.filter(|name| !name.is_empty()),
-            arguments: field(&map, "args_structure", arguments)?,
-            start_from_position: field(&map, "start_from_position", Value::as_int)?,
-            next_servers: field(&map, "next_servers", servers)?.unwrap_or_default(),
-            pushed: field(&map, "pushed", Value::as_bool)?.unwrap_or_default(),
-            output_compression: field(&map, "output_compression", codecs)?,
+            session_id: fields.get("session_id", name)?,
+            step_id: fields.get("step_id", name)?,
+            max_length: fields.get("max_length", Value::as_int)?,
+            alloc_timeout: fields.get("alloc_timeout", number)?.unwrap_or(0.0).max(0.0),
+            active_adapter: fields.get("active_adapter", name)?.filter(|name| !name.is_empty()),
+            arguments: fields.get("args_structure", arguments)?,
+            start_from_position: fields.get("start_from_position", Value::as_int)?,
+            next_servers: fields.get("next_servers", servers)?.unwrap_or_default(),
+            pushed: fields.get("pushed", Value::as_bool)?.unwrap_or_default(),
+            output_compression: fields.get("output_compression", codecs)?,
         })
     }
 
@@ -99,7 +100,11 @@ impl CallMetadata {
     pub fn arrange<T: Clone>(&self, tensors: Vec<T>) -> Result<Vec<T>, WireError> {
         let Some(arguments) = &self.arguments else { return Ok(tensors) };
         let tensor = |nth: &usize| tensors.get(*nth).cloned();
-        arguments.iter().map(tensor).collect::<Option<_>>().ok_or_else(|| wrong("args_structure has no such tensor"))
+        arguments
+            .iter()
+            .map(tensor)
+            .collect::<Option<_>>()
+            .ok_or_else(|| WireError::malformed(WHAT, "args_structure has no such tensor"))
     }
 }
 
@@ -148,20 +153,18 @@ pub fn parse_uids(uids: &str, prefix: &str) -> Result<Range<usize>, String> {
     blocks.ok_or_else(|| shown(uids))
 }
 
-/// The reply to `rpc_info` (§6.2): with `block`, the width and type of its tensors too.
+/// The reply to `rpc_info` (§6.2): of a server that is reached directly, or is a client of the DHT, and how many positions of
+/// one block its cache can still take; with `block`, the width and type of its tensors too.
 #[must_use]
-pub fn info_reply(info: &RpcInfo, block: Option<(usize, Dtype, Compression)>) -> Bytes {
+pub fn info_reply(version: &str, client_mode: bool, free_tokens: usize, block: Option<(usize, Dtype)>) -> Bytes {
     let mut map = vec![
-        ("version", info.version.as_deref().map_or(Value::Nil, Value::from)),
-        ("dht_client_mode", Value::Bool(info.dht_client_mode.unwrap_or_default())),
-        ("cache_tokens_available", Value::from(info.cache_tokens_available.unwrap_or_default() as usize)),
+        ("version", Value::from(version)),
+        ("dht_client_mode", Value::Bool(client_mode)),
+        ("cache_tokens_available", Value::from(free_tokens)),
     ];
-    if let Some((width, dtype, compression)) = block {
-        let states = || {
-            let size = vec![Value::Nil, 1.into(), SCHEMA_LENGTH.into(), width.into()];
-            descriptor(size, dtype, compression)
-        };
-        let scalar = |dtype| descriptor(vec![Value::Nil], dtype, Compression::None);
+    if let Some((width, dtype)) = block {
+        let states = || descriptor(vec![Value::Nil, 1.into(), SCHEMA_LENGTH.into(), width.into()], dtype);
+        let scalar = |dtype| descriptor(vec![Value::Nil], dtype);
         let call = |args: Vec<Value>| Value::Tuple(vec![Value::Tuple(args), Value::Map(Vec::new())]);
         map.extend([
             ("forward_schema", call(vec![states()])),
@@ -174,7 +177,7 @@ pub fn info_reply(info: &RpcInfo, block: Option<(usize, Dtype, Compression)>) ->
 }
 
 /// A tensor's description, with exactly the keys that the reference's reader takes.
-fn descriptor(size: Vec<Value>, dtype: Dtype, compression: Compression) -> Value {
+fn descriptor(size: Vec<Value>, dtype: Dtype) -> Value {
     let name = format!("torch.{}", dtype.name());
     let map = Value::map([
         ("size", Value::Tuple(size)),
@@ -182,20 +185,9 @@ fn descriptor(size: Vec<Value>, dtype: Dtype, compression: Compression) -> Value
         ("layout", Value::from("torch.strided")),
         ("requires_grad", Value::Bool(false)),
         ("pin_memory", Value::Bool(false)),
-        ("compression", Value::Int(compression.code().into())),
+        ("compression", Value::Int(Compression::None.code().into())),
         ("device_type", Value::Nil),
         ("device_index", Value::Nil),
     ]);
     Value::Ext(EXT_DESCRIPTOR, map.encode().into())
-}
-
-fn field<T>(map: &Value, key: &'static str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>, WireError> {
-    match map.get(key) {
-        None | Some(Value::Nil) => Ok(None),
-        Some(value) => read(value).map(Some).ok_or_else(|| wrong(format!("{key} of the wrong type"))),
-    }
-}
-
-fn wrong(why: impl Into<std::borrow::Cow<'static, str>>) -> WireError {
-    WireError::malformed("metadata", why)
 }

@@ -1,17 +1,37 @@
-//! Peers that open streams to us as fast as they can.
+//! Peers that open streams to us as fast as they can, and callers that announce much and send nothing.
 
-use std::{sync::atomic::Ordering::SeqCst, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
 
-use corolla_domain::{model::ElementType, ports::RemoteSwarm as _};
+use corolla_domain::{
+    model::{BlockRange, ElementType, Hidden},
+    ports::RemoteSwarm as _,
+};
 use corolla_swarm::{
     PetalsSwarm,
     rpc::{Rpc, RpcLimits},
-    transport::{Host, HostConfig},
+    server::{BlockServer, Reach, ServerConfig, ServerLimits, Speed},
+    transport::{Access, Host, HostConfig},
+    wire::{
+        frame::MAX_RECORD,
+        inference::{Open, RPC_INFERENCE, StepMetadata, parse_hidden, step_request},
+        proto::{self, Compression},
+        server::block_uids,
+        tensor,
+    },
 };
+use futures_util::AsyncWriteExt as _;
 
 use crate::{
-    MIB, alone, cost,
-    fake::Fake,
+    MIB,
+    act::claim,
+    alone,
+    blocks::Blocks,
+    cost,
+    engine::Toy,
+    fake::{BLOCKS, Fake, PREFIX, WIDTH},
     raw::{Manner, Raw},
     stage::{config, model},
 };
@@ -65,4 +85,66 @@ async fn pings_without_end() {
 #[tokio::test]
 async fn questions_who_we_are_without_end() {
     flooded(&[HEADER, b"\x0f/ipfs/id/1.0.0\n", &[7; 200_000]], 128 * MIB).await;
+}
+
+/// A server of all blocks that takes the longest messages there are.
+async fn roomy_server() -> BlockServer {
+    let config = ServerConfig {
+        dht_prefix: PREFIX.to_owned(),
+        model_blocks: BLOCKS,
+        blocks: BlockRange::first(BLOCKS),
+        speed: Speed { inference: 100.0, forward: 1000.0, network: 1000.0 },
+        hidden: WIDTH,
+        dtype: ElementType::F32,
+        initial_peers: Vec::new(),
+        listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
+        identity: None,
+        access: Access::default(),
+        reach: Reach::Ask,
+        public_name: None,
+        update_period: Duration::from_secs(60),
+        limits: ServerLimits { max_batch: 1 << 21, max_length: 1 << 21, ..ServerLimits::stock(false) },
+    };
+    let mut server = BlockServer::join(config).await.unwrap();
+    server.serve(Arc::new(Toy::new(BlockRange::first(BLOCKS), 1 << 21))).await.unwrap();
+    server
+}
+
+async fn caller(server: &BlockServer) -> Host {
+    let host = Host::start(HostConfig::default()).await.unwrap();
+    host.add_address(server.peer_id(), server.addresses()[0].parse().unwrap()).await;
+    host
+}
+
+/// Streams that say their message will have 64 MiB, and say no more, take no room from the long prompts of others.
+#[tokio::test]
+async fn long_messages_that_never_come() {
+    let _alone = alone().await;
+    let server = roomy_server().await;
+    let (hostile, honest) = (caller(&server).await, Rpc::new(caller(&server).await, RpcLimits::default()));
+    let numbers: Vec<f32> = (0..(1 << 16) * WIDTH).map(|i| (i % 3) as f32).collect();
+    let prompt = Hidden::from_f32((1, 1 << 16, WIDTH), &numbers).unwrap();
+    let wanted = Blocks::new(BlockRange::first(BLOCKS)).step(&prompt);
+    let mut silent = Vec::new();
+    let work = async {
+        for _ in 0..128 {
+            let mut stream = hostile.open_stream(server.peer_id(), RPC_INFERENCE).await.unwrap();
+            stream.write_all(&claim(MAX_RECORD as u64)).await.unwrap();
+            stream.flush().await.unwrap();
+            silent.push(stream);
+        }
+        for nth in 0..8 {
+            let open = Some(Open { max_length: prompt.seq(), ..Open::default() });
+            let name = nth.to_string();
+            let metadata = StepMetadata { session_id: &name, open, ..StepMetadata::default() }.encode();
+            let tensor = tensor::encode(&prompt, Compression::None).unwrap();
+            let request = step_request(&block_uids(PREFIX, 0..BLOCKS), tensor, None, metadata);
+            let mut stream = honest.stream(server.peer_id(), RPC_INFERENCE).await.unwrap();
+            let reply = stream.ask(proto::encode(&request), 8 * MIB, Duration::from_secs(20)).await.unwrap();
+            assert_eq!(parse_hidden(reply.unwrap(), &prompt).unwrap(), wanted);
+        }
+    };
+    let ((), time, peak) = cost(work).await;
+    println!("{time:?}, {} streams, {} KiB", silent.len(), peak / 1024);
+    assert!(peak < 128 * MIB, "{peak} bytes");
 }

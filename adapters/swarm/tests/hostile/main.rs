@@ -7,7 +7,12 @@
 
 mod act;
 mod addresses;
+#[path = "../client/blocks.rs"]
+mod blocks;
 mod cuts;
+#[path = "../server/engine.rs"]
+#[allow(dead_code, reason = "the tests of the server need more of it")]
+mod engine;
 #[path = "../client/fake.rs"]
 #[allow(dead_code, reason = "the other tests of the client need more of it")]
 mod fake;
@@ -24,6 +29,7 @@ mod villain;
 use std::time::{Duration, Instant};
 
 use corolla_domain::ports::{FaultKind, PortError};
+use fake::WIDTH;
 use peak_alloc::PeakAlloc;
 use tokio::sync::{Mutex, MutexGuard};
 

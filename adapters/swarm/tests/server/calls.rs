@@ -1,7 +1,7 @@
 //! What the methods answer, call by call, where our own client does not ask for it: prompts, reordered rows, rollbacks,
 //! codecs, and the texts of refusals.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use bytes::Bytes;
 use corolla_domain::{
@@ -19,6 +19,7 @@ use corolla_swarm::{
         msgpack::Value,
         proto::{self, Compression, ExpertRequest, ExpertResponse, Tensor},
         server::block_uids,
+        serving::RPC_PUSH,
         tensor::{self, Dtype, Joiner},
     },
 };
@@ -91,7 +92,7 @@ async fn a_server_says_what_it_is() {
     let house = House::new(&[(1, 3)]).await;
     let (rpc, peer) = house.stranger(0).await;
     let info = parse_info(rpc.unary(peer, RPC_INFO, info_request(""), WAIT).await.unwrap()).unwrap();
-    assert_eq!(info.cache_tokens_available, Some(2 * CACHE as u64));
+    assert_eq!((info.cache_tokens_available, info.dht_client_mode), (Some(2 * CACHE as u64), Some(false)));
     assert!(info.inference_schema.is_empty());
     let block = info_request(&uids(2, 3));
     let info = parse_info(rpc.unary(peer, RPC_INFO, block, WAIT).await.unwrap()).unwrap();
@@ -233,4 +234,32 @@ async fn a_push_carries_the_order_of_its_own_step() {
         let wanted = local.step(&rest.rows(row, row + 1).unwrap());
         assert_eq!(answer.rows(row, row + 1).unwrap(), wanted, "row {row}");
     }
+}
+
+/// A push that is of no use is left out. One that fails when the cache has begun to change ends the session, whose position
+/// nobody knows any more.
+#[tokio::test]
+async fn a_push_that_fails_half_way_ends_the_session() {
+    let house = House::new(&[(0, 4)]).await;
+    let (rpc, peer) = house.stranger(0).await;
+    let push = async |hidden: Tensor, rows: Option<&[i64]>| {
+        let name = metadata(&[("session_id", Value::from("s"))]);
+        let request = proto::encode(&step_request(&uids(0, 4), hidden, rows, name));
+        rpc.unary(peer, RPC_PUSH, request, WAIT).await.unwrap();
+    };
+    let mut stream = rpc.stream(peer, RPC_INFERENCE).await.unwrap();
+    let (begin, rest) = (states(2, 3, 1), states(2, 1, 2));
+    let opened = metadata(&[opening(9), ("session_id", Value::from("s"))]);
+    ask(&mut stream, step_request(&uids(0, 4), raw(&begin), None, opened)).await.unwrap();
+    push(raw(&states(1, 1, 1)), None).await;
+    push(raw(&states(2, 9, 1)), None).await;
+    let mut local = Blocks::new(BlockRange::first(BLOCKS));
+    local.step(&begin);
+    let answer = ask(&mut stream, step_request(&uids(0, 4), raw(&rest), None, Bytes::new())).await.unwrap();
+    assert_eq!(plain(&answer), local.step(&rest));
+
+    house.ledgers[0].fail.store(true, SeqCst);
+    push(raw(&rest), Some(&[1, 0])).await;
+    let fault = stream.next(WAIT).await.unwrap_err();
+    assert!(fault.context().contains("the blocks are broken"), "{fault}");
 }

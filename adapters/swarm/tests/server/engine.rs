@@ -22,6 +22,8 @@ pub(crate) struct Ledger {
     pub(crate) running: AtomicUsize,
     /// Steps do not end.
     pub(crate) hang: AtomicBool,
+    /// Steps fail.
+    pub(crate) fail: AtomicBool,
 }
 
 /// An engine of some blocks.
@@ -170,6 +172,9 @@ impl BlockSession for Session {
         let _running = Running(self.ledger.clone());
         if self.ledger.hang.load(SeqCst) {
             std::future::pending::<()>().await;
+        }
+        if self.ledger.fail.load(SeqCst) {
+            return Err(PortError::internal("the blocks are broken"));
         }
         tokio::task::yield_now().await;
         self.fed.push(hidden.clone());

@@ -12,6 +12,7 @@ mod doors;
 mod engine;
 mod node;
 mod reach;
+mod room;
 mod strangers;
 mod tenants;
 

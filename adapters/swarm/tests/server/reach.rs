@@ -12,7 +12,10 @@ use corolla_swarm::{
     PetalsSwarm,
     server::{RPC_CHECK, Reach, Way, reachability},
     transport::{Multiaddr, SwarmSecret},
-    wire::proto::{self, NodeInfo, PingRequest, PingResponse},
+    wire::{
+        inference::{RPC_INFO, info_request, parse_info},
+        proto::{self, NodeInfo, PingRequest, PingResponse},
+    },
 };
 
 use crate::{blocks::Blocks, calls::WAIT, *};
@@ -108,6 +111,9 @@ async fn a_server_behind_a_relay_serves() {
         host.add_address(server, circuit.parse().unwrap()).await;
         assert!(ask(&Rpc::new(host.clone(), RpcLimits::default()), server, server).await.unwrap());
         assert!(host.is_relayed(server));
+        let rpc = Rpc::new(host, RpcLimits::default());
+        let info = parse_info(rpc.unary(server, RPC_INFO, info_request(""), WAIT).await.unwrap()).unwrap();
+        assert_eq!(info.dht_client_mode, Some(true));
 
         let swarm = Arc::new(PetalsSwarm::start(PetalsConfig { access, ..house.client() }).await.unwrap());
         let map = swarm.map(&"toy".into()).await.unwrap();

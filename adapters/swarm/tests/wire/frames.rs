@@ -176,3 +176,13 @@ fn an_exception_does_not_fill_our_logs() {
     let [StreamFrame::Error(Some(kept))] = &records[..] else { panic!("an error") };
     assert!(kept.chars().count() == 500 && !kept.contains('\u{1b}'));
 }
+
+/// The first bytes of the next message do not keep the memory of a long one.
+#[test]
+fn a_long_message_has_its_memory_to_itself() {
+    let mut decoder = StreamDecoder::new(MAX_RECORD);
+    decoder.push(&[&encode_stream_message(&[7; 100_000])[..], &[0; 3]].concat());
+    let Some(StreamFrame::Message(message)) = decoder.next().unwrap() else { panic!("no message") };
+    assert!(message.try_into_mut().is_ok());
+    assert_eq!(decoder.pending(), 3);
+}
