@@ -4,7 +4,7 @@ BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
 .PHONY: help run model test check tools unit browser libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec bench \
-        bench-swarm bench-hosts bench-hostile bench-hop bench-backends bench-llama pictures
+        bench-swarm bench-hosts bench-hostile bench-hop bench-backends bench-llama bench-sessions pictures
 
 help:            ## what there is to do
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -99,6 +99,11 @@ bench-llama: model ## decoding and prefill beside llama.cpp, same files, one run
 	"$$venv/bin/python" scripts/bench/llama_shapes.py "$$models" models/SmolLM2-135M-Instruct.Q4_1.gguf && \
 	"$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" && \
 	"$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --contended --models smollm2.Q4_1
+
+bench-sessions: model ## eight sessions that decode together against one alone, weights in four types
+	cargo build --release --locked -p corolla-candle --example sessions
+	for dtype in stored q8_0 f16 bf16; do \
+	DTYPE=$$dtype target/release/examples/sessions models/SmolLM2-135M-Instruct.Q4_1.gguf 8 64 5 || exit 1; done
 
 bench-swarm:     ## speed on a swarm of this machine, beside the stock Python client
 	sh scripts/interop/install.sh

@@ -1,7 +1,7 @@
-//! Sessions that decode together, against one alone, in turns of one run:
+//! Sessions that decode together, against one alone, in turns of one run (`make bench-sessions`):
 //! `cargo run --release -p corolla-candle --example sessions -- MODEL SESSIONS TOKENS ROUNDS`
 //!
-//! `DTYPE` is `f32`, `bf16` or `q8_0`, else weights are as in the file; `THREADS` as many as there are cores if not set.
+//! `DTYPE` is `f32`, `f16`, `bf16` or `q8_0`, else weights are as in the file; `THREADS` as many as there are cores if not set.
 //! Prints tokens per second of all sessions together, medians of the rounds, and whether all said what one alone said.
 
 use std::{error::Error, time::Instant};
@@ -28,6 +28,7 @@ async fn main() -> Outcome<()> {
     let (many, tokens, rounds) = (number("SESSIONS")?, number("TOKENS")?, number("ROUNDS")?);
     let dtype = match std::env::var("DTYPE").as_deref() {
         Ok("f32") => Dtype::F32,
+        Ok("f16") => Dtype::F16,
         Ok("bf16") => Dtype::Bf16,
         Ok("q8_0") => Dtype::Q8_0,
         _ => Dtype::Stored,

@@ -96,11 +96,8 @@ pub trait Arithmetic: Send + Sync + 'static {
     /// without rounding `y`.
     ///
     /// # Errors
-    /// `Unsupported` where the library cannot do it, and see [`Arithmetic::rows`].
-    fn product_gradient(&self, y: &Self::Rows, matrix: &Self::Matrix) -> Result<Self::Rows, PortError> {
-        let _ = (y, matrix);
-        Err(PortError::new(FaultKind::Unsupported, "gradients cannot be computed with this backend"))
-    }
+    /// See [`Arithmetic::rows`].
+    fn product_gradient(&self, y: &Self::Rows, matrix: &Self::Matrix) -> Result<Self::Rows, PortError>;
 
     /// `x + y`.
     ///

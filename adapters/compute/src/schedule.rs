@@ -2,8 +2,8 @@
 //!
 //! One-token steps over the same blocks run as one batch: the weights are read once for all. A batch waits for nobody,
 //! but between two blocks those who have come meanwhile catch up with it. A longer step runs in chunks, a block at a
-//! time between two batches, so that nobody waits for a long prompt. Scores for sampling, embeddings and the like are
-//! done between two blocks.
+//! time between two batches, so that nobody waits for a long prompt; a backward pass takes its turns there too, some rows
+//! through a block each. Scores for sampling, embeddings and the like are done between two blocks.
 
 use std::collections::VecDeque;
 
@@ -26,6 +26,13 @@ const CHUNK: usize = 128;
 /// Jobs that are known here; more wait in the queue.
 const KNOWN: usize = 1024;
 
+/// What would let one-token steps wait.
+enum Long<B: Arithmetic> {
+    Step(Step<B>),
+    /// About as much work as a chunk of a step.
+    Call(Call<B>),
+}
+
 /// What is to be done, from the first job until nothing is left.
 pub(crate) struct Schedule<'a, B: Arithmetic> {
     model: &'a Loaded<B>,
@@ -34,8 +41,8 @@ pub(crate) struct Schedule<'a, B: Arithmetic> {
     scores: VecDeque<Score>,
     /// Steps of one position, in the order of arrival.
     steps: VecDeque<Step<B>>,
-    /// Steps of more positions. They take turns, a chunk each.
-    long: VecDeque<Step<B>>,
+    /// Steps of more positions or rows, and other long work. They take turns, a chunk each.
+    long: VecDeque<Long<B>>,
     /// The batch that runs, and on top of it those who catch up with it.
     batch: Vec<Pass<B>>,
     /// The chunk that is under way.
@@ -74,9 +81,10 @@ impl<'a, B: Arithmetic> Schedule<'a, B> {
     fn put(&mut self, job: Job<B>) {
         match job {
             Job::Call(call) => self.calls.push_back(call),
+            Job::Long(call) => self.long.push_back(Long::Call(call)),
             Job::Score(score) => self.scores.push_back(score),
-            Job::Step(step) if step.hidden.seq() == 1 => self.steps.push_back(step),
-            Job::Step(step) => self.long.push_back(step),
+            Job::Step(step) if step.hidden.seq() == 1 && step.hidden.batch() <= ROWS => self.steps.push_back(step),
+            Job::Step(step) => self.long.push_back(Long::Step(step)),
         }
     }
 
@@ -93,7 +101,11 @@ impl<'a, B: Arithmetic> Schedule<'a, B> {
             self.put(job);
         }
         self.steps.retain(Step::is_wanted);
-        self.long.retain(Step::is_wanted);
+        self.long.retain(|long| match long {
+            Long::Step(step) => step.is_wanted(),
+            // It sees for itself.
+            Long::Call(_) => true,
+        });
         let b = self.model.arithmetic();
         let passes = self.batch.iter_mut().chain(&mut self.chunk);
         let apart = passes.flat_map(|pass| pass.purge(b)).collect();
@@ -166,18 +178,18 @@ impl<'a, B: Arithmetic> Schedule<'a, B> {
         }
     }
 
-    /// Runs a chunk of a longer step through a block.
+    /// Runs a chunk of a longer step through a block, or other long work.
     fn run_chunk(&mut self) {
-        let mut chunk = match (self.chunk.take(), self.long.pop_front()) {
-            (None, None) => return,
-            (Some(chunk), waiting) => {
-                waiting.into_iter().for_each(|step| self.long.push_front(step));
-                chunk
-            }
-            (None, Some(step)) => {
-                let (blocks, most) = (step.blocks.clone(), (CHUNK / step.hidden.batch()).max(1));
-                Pass::new(vec![step], blocks, most)
-            }
+        let mut chunk = match self.chunk.take() {
+            Some(chunk) => chunk,
+            None => match self.long.pop_front() {
+                None => return,
+                Some(Long::Call(call)) => return call(self.model),
+                Some(Long::Step(step)) => {
+                    let (blocks, most) = (step.blocks.clone(), (CHUNK / step.hidden.batch()).max(1));
+                    Pass::new(vec![step], blocks, most)
+                }
+            },
         };
         let apart = chunk.forward(self.model);
         self.put_back(apart);

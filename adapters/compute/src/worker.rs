@@ -18,13 +18,15 @@ const QUEUE: usize = 64;
 pub(crate) enum Job<B: Arithmetic> {
     /// Something short.
     Call(Call<B>),
+    /// Something that takes about as long as a chunk of a long step, and takes turns with such.
+    Long(Call<B>),
     /// Positions of a session through its blocks.
     Step(Step<B>),
     /// Scores over the vocabulary.
     Score(Score),
 }
 
-/// Something short that is to be done with the model.
+/// Something that is to be done with the model.
 pub(crate) type Call<B> = Box<dyn FnOnce(&Loaded<B>) + Send>;
 
 /// Where the result of a job goes.
@@ -39,16 +41,6 @@ impl<T> Reply<T> {
     pub(crate) fn send(self, result: Result<T, PortError>) {
         // An error here only says that nobody waits any more.
         let _ = self.0.send(result);
-    }
-}
-
-/// Whether anybody still waits for the result of a job.
-pub(crate) struct Waiting<'a>(&'a dyn Fn() -> bool);
-
-impl Waiting<'_> {
-    /// An error, to be seen by nobody, where the caller has gone.
-    pub(crate) fn check(&self) -> Result<(), PortError> {
-        if (self.0)() { Ok(()) } else { Err(PortError::internal("the caller has gone")) }
     }
 }
 
@@ -94,31 +86,16 @@ impl<B: Arithmetic> Worker<B> {
         what: &'static str,
         work: impl FnOnce(&Loaded<B>) -> Result<T, PortError> + Send + 'static,
     ) -> Result<T, PortError> {
-        let call = |reply: Reply<T>| -> Job<B> {
-            Job::Call(Box::new(move |model| {
-                if reply.is_wanted() {
-                    reply.send(guarded(what, || work(model)));
-                }
-            }))
-        };
-        self.ask(call).await
+        self.ask(|reply| Job::Call(answering(what, work, reply))).await
     }
 
-    /// The same for what takes a while: it may ask whether anybody still waits for it.
-    pub(crate) async fn call_while<T: Send + 'static>(
+    /// The same for `work` that takes about as long as a chunk of a long step.
+    pub(crate) async fn long<T: Send + 'static>(
         &self,
         what: &'static str,
-        work: impl FnOnce(&Loaded<B>, Waiting<'_>) -> Result<T, PortError> + Send + 'static,
+        work: impl FnOnce(&Loaded<B>) -> Result<T, PortError> + Send + 'static,
     ) -> Result<T, PortError> {
-        let call = |reply: Reply<T>| -> Job<B> {
-            Job::Call(Box::new(move |model| {
-                if reply.is_wanted() {
-                    let result = guarded(what, || work(model, Waiting(&|| reply.is_wanted())));
-                    reply.send(result);
-                }
-            }))
-        };
-        self.ask(call).await
+        self.ask(|reply| Job::Long(answering(what, work, reply))).await
     }
 
     /// Hidden states after a step. Dropping the future stops it, at the latest when the block it is in is done.
@@ -138,6 +115,19 @@ impl<B: Arithmetic> Worker<B> {
         place.send(job(Reply(reply)));
         answer.await.map_err(|_| gone())?
     }
+}
+
+/// `work`, whose result is the answer; not done where nobody waits for that any more.
+fn answering<B: Arithmetic, T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce(&Loaded<B>) -> Result<T, PortError> + Send + 'static,
+    reply: Reply<T>,
+) -> Call<B> {
+    Box::new(move |model| {
+        if reply.is_wanted() {
+            reply.send(guarded(what, || work(model)));
+        }
+    })
 }
 
 fn gone() -> PortError {

@@ -24,7 +24,7 @@ pub const FREE_TOKENS: usize = 6 * LONGEST;
 
 /// An engine to be tried.
 pub struct Subject {
-    /// The engine. It hosts at least two blocks and has [`FREE_TOKENS`] free.
+    /// The engine. It hosts at least two blocks, has [`FREE_TOKENS`] free, and computes gradients.
     pub engine: Arc<dyn BlockEngine>,
     /// Width of its hidden states.
     pub width: usize,
@@ -201,12 +201,8 @@ pub async fn a_wrong_batch_or_width_is_refused_and_does_no_harm(subject: &Subjec
 pub async fn rows_of_a_batch_equal_lone_sessions(subject: &Subject) {
     let hidden = subject.states(3, 12, 15);
     let together = steps(&mut *subject.session(subject.engine.hosted(), 3).await, &hidden, &[7, 1, 4]).await;
-    let row = 12 * subject.width;
     for nth in 0..3 {
-        let of = |hidden: &Hidden| {
-            let numbers = &hidden.to_f32()[nth * row..(nth + 1) * row];
-            Hidden::from_f32((1, 12, subject.width), numbers).expect("one row")
-        };
+        let of = |hidden: &Hidden| hidden.rows(nth, nth + 1).expect("one row");
         let alone = steps(&mut *subject.lone().await, &of(&hidden), &[7, 1, 4]).await;
         subject.near(&of(&together), &alone, "a row of a batch");
     }
@@ -233,38 +229,30 @@ pub async fn sessions_do_not_see_each_other(subject: &Subject) {
 /// Sessions of different rows and positions that step at the same time, one position each, with rewinding in between, give
 /// what they would give alone.
 pub async fn sessions_at_once_equal_lone_ones(subject: &Subject) {
-    let shapes = [(1, 1), (2, 9), (1, 17), (1, 4)];
-    let fed = |(batch, begin): (usize, usize)| subject.states(batch, begin + 8, begin as u64);
-    let (mut sessions, mut alone) = (Vec::new(), Vec::new());
-    for (batch, begin) in shapes {
+    let mut all = Vec::new();
+    for (batch, begin) in [(1, 1), (2, 9), (1, 17), (1, 4)] {
+        let fed = subject.states(batch, begin + 8, begin as u64);
+        let alone = step(&mut *subject.session(subject.engine.hosted(), batch).await, &fed).await;
         let mut session = subject.session(subject.engine.hosted(), batch).await;
-        alone.push(step(&mut *session, &fed((batch, begin))).await);
-        drop(session);
-        let mut session = subject.session(subject.engine.hosted(), batch).await;
-        step(&mut *session, &fed((batch, begin)).positions(0, begin).expect("positions")).await;
-        sessions.push(session);
+        step(&mut *session, &fed.positions(0, begin).expect("positions")).await;
+        all.push((session, begin, fed, alone));
     }
+    let one = |hidden: &Hidden, at: usize| hidden.positions(at, at + 1).expect("one position");
     for nth in 0..8 {
-        // Each goes one position, some of them a wrong one first.
-        let goes: &[bool] = if nth % 3 == 1 { &[true, false] } else { &[false] };
-        for &wrong in goes {
-            let steps = sessions.iter_mut().zip(shapes).filter(|(_, shape)| !wrong || shape.1 % 2 == 1);
-            join_all(steps.map(async |(session, (batch, begin))| {
-                let at = begin + nth;
-                let next = if wrong { 0..1 } else { at..at + 1 };
-                let found =
-                    step(&mut **session, &fed((batch, begin)).positions(next.start, next.end).expect("one")).await;
-                if wrong {
-                    session.rewind(at).await.expect("rewinding");
-                } else {
-                    let wanted = alone[shapes.iter().position(|shape| *shape == (batch, begin)).expect("a shape")]
-                        .positions(at, at + 1)
-                        .expect("one");
-                    subject.near(&found, &wanted, &format!("position {at} of a session among others"));
-                }
+        // Some of them go a wrong way first.
+        if nth % 3 == 1 {
+            join_all(all.iter_mut().filter(|(_, begin, ..)| begin % 2 == 1).map(async |(session, begin, fed, _)| {
+                step(&mut **session, &one(fed, 0)).await;
+                session.rewind(*begin + nth).await.expect("rewinding");
             }))
             .await;
         }
+        join_all(all.iter_mut().map(async |(session, begin, fed, alone)| {
+            let at = *begin + nth;
+            let found = step(&mut **session, &one(fed, at)).await;
+            subject.near(&found, &one(alone, at), &format!("position {at} of a session among others"));
+        }))
+        .await;
     }
 }
 

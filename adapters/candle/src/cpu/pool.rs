@@ -2,13 +2,15 @@
 //!
 //! A barrier at every operation waits for every thread, also for one whose core another process has taken. Here the
 //! caller works too, until no block is left, and then waits only for blocks that a worker has begun; a worker that did not
-//! wake up in time has taken none. Where such a wait was long, somebody else wants the core: the caller goes on alone for
-//! a while, so a busy neighbour costs a few per cent instead of a scheduler's slice at every operation.
+//! wake up in time has taken none. Where such a wait was longer than a block takes, somebody else wants the core: the
+//! caller goes on alone for a while, so a busy neighbour does not cost a scheduler's slice at every operation. It may also
+//! be the caller whose core somebody else wants, while a worker has the other to itself: then too it goes on alone, so that
+//! the worker sleeps and the system moves the caller to where there is room.
 
 use std::{
     hint,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
@@ -21,18 +23,22 @@ use super::kernels::Lent;
 
 /// How long a worker looks for the next operation before it sleeps: longer than what lies between two operations.
 const LOOK: Duration = Duration::from_micros(100);
-/// A wait for a begun block that says that the worker has lost its core.
+/// A wait for a begun block that may say that the worker has lost its core; it does if the caller has done blocks in less
+/// than half of it.
 const LONG: Duration = Duration::from_micros(400);
 /// How many times the length of such a wait the caller goes on alone.
 const ALONE: u32 = 20;
 /// The longest that it does so before it tries again, where it is a while each time.
 const MOST_ALONE: Duration = Duration::from_secs(1);
 
+/// How often the caller asks the system how long it was kept from running.
+const ASK: Duration = Duration::from_millis(4);
+
 /// A pool of `threads` threads, the caller's included. Workers end when it is dropped.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     threads: usize,
-    alone: Mutex<Alone>,
+    company: Mutex<Company>,
 }
 
 struct Shared {
@@ -56,7 +62,7 @@ impl Pool {
             wake: Condvar::new(),
             closed: AtomicBool::new(false),
         });
-        let pool = Self { shared, threads, alone: Mutex::new(Alone::default()) };
+        let pool = Self { shared, threads, company: Mutex::new(Company::default()) };
         for nth in 1..threads {
             let shared = Arc::clone(&pool.shared);
             thread::Builder::new()
@@ -74,19 +80,25 @@ impl Pool {
 
     /// Calls `work` with every number below `blocks`, on whichever threads have time. Panics where a call did.
     pub(crate) fn run(&self, blocks: usize, work: &(dyn Fn(usize) + Sync)) {
-        if self.threads == 1 || blocks < 2 || self.is_alone() {
+        if self.threads == 1 || blocks < 2 || self.company().is_alone(Instant::now()) {
             return (0..blocks).for_each(work);
         }
         Lent::lend(work, (blocks, self.threads), |lent| {
             self.shared.offer(lent);
-            while lent.take(0) {}
-            self.wait(lent);
+            let (begun, mut own) = (Instant::now(), 0);
+            while lent.take(0) {
+                own += 1;
+            }
+            let ended = Instant::now();
+            let long = LONG.max(2 * (ended - begun) / own.max(1));
+            let waited = wait(lent, long).filter(|waited| *waited > long);
+            self.company().meet(waited, ended);
         });
     }
 
     /// Calls `work` with each of `items` and its number: how threads get places of their own to write to.
     pub(crate) fn each<T: Send>(&self, items: impl Iterator<Item = T>, work: impl Fn(usize, T) + Sync) {
-        if self.threads == 1 {
+        if self.threads == 1 || self.company().is_alone(Instant::now()) {
             return items.enumerate().for_each(|(nth, item)| work(nth, item));
         }
         let items: Vec<_> = items.map(|item| Mutex::new(Some(item))).collect();
@@ -96,43 +108,75 @@ impl Pool {
         });
     }
 
-    fn is_alone(&self) -> bool {
-        self.alone.lock().unwrap_or_else(PoisonError::into_inner).until.is_some_and(|until| Instant::now() < until)
-    }
-
-    /// Waits for blocks that others have begun.
-    fn wait(&self, lent: &Lent) {
-        let mut spins = 0u32;
-        let mut since = None;
-        while !lent.is_done() {
-            hint::spin_loop();
-            spins += 1;
-            if spins.is_multiple_of(64) && since.get_or_insert_with(Instant::now).elapsed() > LONG {
-                // Gives the core away, perhaps to the very worker.
-                thread::park_timeout(LONG / 8);
-            }
-        }
-        if let Some(waited) = since.map(|since| since.elapsed()).filter(|waited| *waited > LONG) {
-            self.alone.lock().unwrap_or_else(PoisonError::into_inner).after(waited, Instant::now());
-        }
+    fn company(&self) -> MutexGuard<'_, Company> {
+        self.company.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// When the caller works alone.
+/// Waits for blocks that others have begun, and says how long that took where it was not short. After `long` it gives the
+/// core away meanwhile, perhaps to the very worker it waits for.
+fn wait(lent: &Lent, long: Duration) -> Option<Duration> {
+    let mut spins = 0u32;
+    let mut since = None;
+    while !lent.is_done() {
+        hint::spin_loop();
+        spins += 1;
+        if spins.is_multiple_of(64) && since.get_or_insert_with(Instant::now).elapsed() > long {
+            thread::park_timeout(LONG / 8);
+        }
+    }
+    since.map(|since| since.elapsed())
+}
+
+/// What the caller knows of others on its cores, and when it works alone because of them.
 #[derive(Default)]
-struct Alone {
+struct Company {
     until: Option<Instant>,
     length: Duration,
+    asked: Option<Asked>,
 }
 
-impl Alone {
-    /// The caller has `waited` for a worker: for a multiple of that it goes on alone, for twice the last time where that
-    /// is not long ago.
-    fn after(&mut self, waited: Duration, now: Instant) {
+/// When the caller asked, and how long it had been kept from running until then.
+#[derive(Clone, Copy)]
+struct Asked {
+    at: Instant,
+    kept: Duration,
+}
+
+impl Company {
+    fn is_alone(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    /// After an operation with others, where the caller may have `waited` for one that has lost its core.
+    fn meet(&mut self, waited: Option<Duration>, now: Instant) {
+        let due = self.asked.is_none_or(|asked| now.saturating_duration_since(asked.at) > ASK);
+        let kept = if due { kept_from_running().and_then(|kept| self.hear(kept, now)) } else { None };
+        if let Some(lost) = waited.max(kept) {
+            self.go_alone(lost, now);
+        }
+    }
+
+    /// How long the caller was kept from running since it last asked, where that is a good part of the time.
+    fn hear(&mut self, kept: Duration, at: Instant) -> Option<Duration> {
+        let before = self.asked.replace(Asked { at, kept })?;
+        let (kept, passed) = (kept.saturating_sub(before.kept), at.saturating_duration_since(before.at));
+        // Over a longer time it did other things too.
+        (4 * kept > passed && passed < 8 * ASK).then_some(kept)
+    }
+
+    /// For a multiple of what was lost, for twice the last time where that is not long ago.
+    fn go_alone(&mut self, lost: Duration, now: Instant) {
         let again = self.until.is_some_and(|until| now < until + self.length);
-        self.length = if again { (2 * self.length).min(MOST_ALONE) } else { waited * ALONE };
+        self.length = if again { 2 * self.length } else { lost.saturating_mul(ALONE) }.min(MOST_ALONE);
         self.until = Some(now + self.length);
     }
+}
+
+/// How long the calling thread was ready to run and no core was free, since it began; `None` where the system does not say.
+fn kept_from_running() -> Option<Duration> {
+    let said = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    said.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
 impl Drop for Pool {
@@ -246,15 +290,38 @@ mod tests {
     #[test]
     fn a_lasting_neighbour_is_asked_ever_more_rarely() {
         let (start, ms) = (Instant::now(), Duration::from_millis);
-        let mut alone = Alone::default();
-        alone.after(ms(3), start);
-        assert_eq!(alone.until, Some(start + ms(60)));
-        alone.after(ms(3), start + ms(63));
-        assert_eq!(alone.until, Some(start + ms(183)));
-        (0..10).for_each(|_| alone.after(ms(3), alone.until.unwrap()));
-        assert_eq!(alone.length, MOST_ALONE);
-        alone.after(ms(1), alone.until.unwrap() + ms(5000));
-        assert_eq!(alone.length, ms(20));
+        let mut company = Company::default();
+        company.go_alone(ms(3), start);
+        assert!(company.is_alone(start + ms(59)) && !company.is_alone(start + ms(60)));
+        company.go_alone(ms(3), start + ms(63));
+        assert!(company.is_alone(start + ms(182)) && !company.is_alone(start + ms(183)));
+        (0..10).for_each(|_| company.go_alone(ms(3), company.until.unwrap()));
+        assert_eq!(company.length, MOST_ALONE);
+        company.go_alone(ms(1), company.until.unwrap() + ms(5000));
+        assert_eq!(company.length, ms(20));
+        company.go_alone(ms(300), company.until.unwrap() + ms(5000));
+        assert_eq!(company.length, MOST_ALONE);
+    }
+
+    #[test]
+    fn a_caller_that_is_kept_from_running_notices() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let mut company = Company::default();
+        assert_eq!(company.hear(ms(500), start), None, "nothing to compare with");
+        assert_eq!(company.hear(ms(501), start + ms(5)), None, "a fifth of the time");
+        assert_eq!(company.hear(ms(504), start + ms(10)), Some(ms(3)));
+        assert_eq!(company.hear(ms(904), start + ms(900)), None, "what was before counts no more");
+        assert_eq!(company.hear(ms(907), start + ms(906)), Some(ms(3)));
+    }
+
+    #[test]
+    fn a_wait_for_a_worker_that_has_lost_its_core_ends_the_company() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let mut company = Company { asked: Some(Asked { at: start, kept: ms(0) }), ..Company::default() };
+        company.meet(None, start + ms(1));
+        assert!(!company.is_alone(start + ms(1)));
+        company.meet(Some(ms(2)), start + ms(2));
+        assert!(company.is_alone(start + ms(41)) && !company.is_alone(start + ms(42)));
     }
 
     #[test]

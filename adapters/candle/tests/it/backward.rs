@@ -1,6 +1,4 @@
-//! Gradients, where the contract does not look: large batches, weights in every form, a full cache, callers that go.
-
-use std::time::{Duration, Instant};
+//! Gradients, where the contract does not look: large batches, weights in every form, a full cache.
 
 use candle_core::quantized::GgmlDType;
 use corolla_compute::LoadConfig;
@@ -103,7 +101,7 @@ async fn weights_in_every_form_give_the_gradients_of_their_numbers() {
     assert_near(&found.hidden.to_f32(), &wanted, 0.03, "bf16 on tensors");
 }
 
-/// What a pass keeps counts against the cache, before anything is computed. What would not fit into an empty one never will.
+/// What a pass keeps counts against the cache. What would not fit into an empty one never will.
 #[tokio::test]
 async fn a_pass_that_does_not_fit_is_refused() {
     let folder = TempDir::new().unwrap();
@@ -114,7 +112,6 @@ async fn a_pass_that_does_not_fit_is_refused() {
     // Inputs of three blocks and two more such arrays, in halves of a position of keys and values; and a block's cache.
     let most = 3 * 128 * 2 / 7;
     engine.backward(all, pass((1, most, 48))).await.unwrap();
-    let begun = Instant::now();
     for (batch, seq) in [(1, most + 1), (most + 1, 1), (100_000, 2)] {
         let error = engine.backward(all, pass((batch, seq, 48))).await.unwrap_err();
         assert_eq!(error.kind(), FaultKind::InvalidInput, "{error}");
@@ -122,32 +119,6 @@ async fn a_pass_that_does_not_fit_is_refused() {
     let session = engine.open(all, SessionNeed { max_length: 128, batch: 1 }).await.unwrap();
     let error = engine.backward(all, pass((1, 1, 48))).await.unwrap_err();
     assert_eq!(error.kind(), FaultKind::Capacity, "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(5), "nothing is computed before it is refused");
     drop(session);
     engine.backward(all, pass((1, most, 48))).await.unwrap();
-}
-
-/// A caller that goes stops the pass: at the latest when the group of rows it is in is done.
-#[tokio::test]
-async fn a_dropped_pass_is_not_computed() {
-    let folder = TempDir::new().unwrap();
-    Tiny::llama(SIZE).write_folder(folder.path(), Dtype::F32, 1);
-    let large = LoadConfig { cache_tokens: 1 << 20, ..config(folder.path()) };
-    let model = load_as(large, cpu(fit::Dtype::Stored)).await;
-    let input = pass((48, 256, 48));
-    let begun = Instant::now();
-    gradients(&model, input.clone()).await;
-    let whole = begun.elapsed();
-    let begun = Instant::now();
-    for _ in 0..8 {
-        let pass = model.engine.backward(model.engine.hosted(), input.clone());
-        assert!(tokio::time::timeout(whole / 40, pass).await.is_err());
-    }
-    // The worker is free again for others.
-    gradients(&model, pass((1, 2, 48))).await;
-    assert!(
-        begun.elapsed() < whole * 5,
-        "8 passes that nobody wants took {:?}, one that is wanted {whole:?}",
-        begun.elapsed()
-    );
 }

@@ -8,10 +8,6 @@ use corolla_domain::ports::PortError;
 use super::{Blocks, Linear, Norm, attention_gradient::Attention, gradient, turns};
 use crate::arithmetic::{Arithmetic, Place};
 
-/// Positions, all rows together, that are computed at a time where rows are shorter: enough for fast products, and a bound
-/// for what lies between the layers of a block. A row is never divided.
-const GROUP: usize = 512;
-
 /// Some rows on their way through one block, forth and back.
 pub(super) struct Pass<'a, B: Arithmetic> {
     frame: &'a B::Frame,
@@ -22,34 +18,20 @@ pub(super) struct Pass<'a, B: Arithmetic> {
 
 impl<B: Arithmetic> Blocks<B> {
     /// Derivatives by the hidden states before block number `nth`. `x` are these, `grad` the derivatives by those after it,
-    /// both `[batch * seq, hidden]`, and the first of the `seq` positions is position 0. `check` is asked before each group
-    /// of rows.
+    /// both `[batch * seq, hidden]`, and the first of the `seq` positions is position 0.
     pub(crate) fn backward(
         &self,
         b: &B,
         nth: usize,
         (x, grad): (&[f32], &[f32]),
         (batch, seq): (usize, usize),
-        check: impl Fn() -> Result<(), PortError>,
     ) -> Result<Vec<f32>, PortError> {
         let turns = self.frequencies.as_ref().map(|frequencies| turns(frequencies, 0..seq));
-        let row = x.len() / batch;
-        let group = row * (GROUP / seq).max(1);
-        let mut back = Vec::with_capacity(x.len());
-        for (x, grad) in x.chunks(group).zip(grad.chunks(group)) {
-            check()?;
-            let place = Place { batch: x.len() / row, seq, position: 0 };
-            let frame = b.frame(place, turns.clone(), self.slopes.as_ref())?;
-            let slopes = self.host_slopes.as_deref();
-            let pass = Pass {
-                frame: &frame,
-                heads: self.heads,
-                place,
-                attention: Attention { seq, heads: self.heads, turns: turns.as_deref(), slopes },
-            };
-            back.extend(self.blocks[nth].backward(b, x, grad, &pass)?);
-        }
-        Ok(back)
+        let place = Place { batch, seq, position: 0 };
+        let frame = b.frame(place, turns.clone(), self.slopes.as_ref())?;
+        let slopes = self.host_slopes.as_deref();
+        let attention = Attention { seq, heads: self.heads, turns: turns.as_deref(), slopes };
+        self.blocks[nth].backward(b, x, grad, &Pass { frame: &frame, heads: self.heads, place, attention })
     }
 }
 

@@ -49,6 +49,8 @@ pub(super) fn joined(mut one: Vec<f32>, other: &[f32]) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
+    use testkit::local_model::assert_near;
+
     use super::*;
 
     /// The sum of `of(x)`, each number times that of `grad`, as each number of `x` moves a little.
@@ -61,13 +63,6 @@ mod tests {
             sum(&x)
         };
         (0..x.len()).map(|nth| ((moved(nth, 1e-5) - moved(nth, -1e-5)) / 2e-5) as f32).collect()
-    }
-
-    fn near(found: &[f32], wanted: &[f32]) {
-        let largest = wanted.iter().fold(0f32, |most, v| most.max(v.abs()));
-        assert_eq!(found.len(), wanted.len());
-        let off = found.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(off < 1e-5 * largest, "{found:?} instead of {wanted:?}");
     }
 
     const X: [f32; 6] = [0.5, -1.25, 3.0, 0.0, -7.5, 0.125];
@@ -85,7 +80,7 @@ mod tests {
                 };
                 [row(&x[..3]), row(&x[3..])].concat()
             });
-            near(&norm(&X, &GRAD, &scale, 1e-2, centred), &wanted);
+            assert_near(&norm(&X, &GRAD, &scale, 1e-2, centred), &wanted, 1e-5, "derivatives by what is normed");
         }
     }
 
@@ -95,7 +90,8 @@ mod tests {
         let gelu_of = |v: &f64| 0.5 * v * (1.0 + (root * v * (1.0 + 0.044_715 * v * v)).tanh());
         let mut found = GRAD;
         gelu(&X, &mut found);
-        near(&found, &differences(&X, &GRAD, |x| x.iter().map(gelu_of).collect()));
+        let wanted = differences(&X, &GRAD, |x| x.iter().map(gelu_of).collect());
+        assert_near(&found, &wanted, 1e-5, "derivatives of gelu");
     }
 
     #[test]
@@ -103,7 +99,9 @@ mod tests {
         let up = [2.0, -1.0, 0.5, 4.0, 1.0, -0.75];
         let silu = |v: f64| v / (1.0 + (-v).exp());
         let (by_gate, by_up) = gated(&X, &up, &GRAD);
-        near(&by_gate, &differences(&X, &GRAD, |x| x.iter().zip(up).map(|(v, up)| silu(*v) * f64::from(up)).collect()));
-        near(&by_up, &differences(&up, &GRAD, |up| up.iter().zip(X).map(|(up, v)| silu(f64::from(v)) * up).collect()));
+        let wanted = differences(&X, &GRAD, |x| x.iter().zip(up).map(|(v, up)| silu(*v) * f64::from(up)).collect());
+        assert_near(&by_gate, &wanted, 1e-5, "derivatives by the gate");
+        let wanted = differences(&up, &GRAD, |up| up.iter().zip(X).map(|(up, v)| silu(f64::from(v)) * up).collect());
+        assert_near(&by_up, &wanted, 1e-5, "derivatives by what the gate lets through");
     }
 }

@@ -1,10 +1,10 @@
 //! A backward pass over a run of blocks.
 //!
 //! Of the forward pass only the input of each block is kept, and what lies within a block is computed anew on the way back.
-//! Each block is a job of its own, so that steps of sessions get their turn in between. What is kept counts against the
-//! budget of the KV caches before anything is computed.
+//! Rows go through a block in groups, each a job of its own, so that steps of sessions get their turn in between. What is
+//! kept counts against the budget of the KV caches before anything is computed.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use corolla_domain::{
     model::{BlockRange, Hidden},
@@ -16,11 +16,21 @@ use crate::{
     arithmetic::{Arithmetic, Place},
     budget::Reservation,
     families::Sequence,
-    worker::Waiting,
 };
 
+/// Positions, all rows together, that are computed at a time where rows are shorter: enough for fast products, and a bound
+/// for what lies between the layers of a block. A row is never divided.
+const GROUP: usize = 512;
 /// Arrays of the size of the input that live beside the inputs of the blocks: what a block is given, and what it returns.
 const BESIDE: usize = 2;
+
+/// A group of rows.
+struct Part {
+    /// Where its numbers are among those of all rows.
+    numbers: Range<usize>,
+    /// Rows, and positions of each.
+    shape: (usize, usize),
+}
 
 impl<B: Arithmetic> Engine<B> {
     /// As `BlockEngine::backward`.
@@ -28,6 +38,7 @@ impl<B: Arithmetic> Engine<B> {
         self.hosts(range)?;
         input.check(range.len(), self.hidden)?;
         let (batch, seq, width) = (input.hidden.batch(), input.hidden.seq(), self.hidden);
+        let shape = (batch, seq);
         let _kept = self.room(batch * seq, range.len())?;
         let first = range.start() - self.hosted.start();
 
@@ -40,25 +51,25 @@ impl<B: Arithmetic> Engine<B> {
             let before = Arc::new(x);
             x = if nth + 1 < range.len() {
                 let given = before.clone();
-                let work = move |model: &Loaded<B>, waiting: Waiting<'_>| {
-                    waiting.check()?;
-                    model.forward(first + nth, (given.to_vec(), width), (batch, seq))
+                let work = move |model: &Loaded<B>, part: Part| {
+                    model.forward(first + nth, (given[part.numbers].to_vec(), width), part.shape)
                 };
-                self.worker.call_while("running a block", work).await?
+                self.in_groups("running a block", shape, work).await?
             } else {
                 Vec::new()
             };
             inputs.push(before);
         }
 
-        let mut gradient = input.gradient.to_f32();
+        let mut gradient = Arc::new(input.gradient.to_f32());
         let mut prompts = Vec::with_capacity(input.prompts.len());
         while let Some(before) = inputs.pop() {
             let nth = inputs.len();
-            let work = move |model: &Loaded<B>, waiting: Waiting<'_>| {
-                model.backward(first + nth, (&before, &gradient), (batch, seq), &waiting)
+            let work = move |model: &Loaded<B>, Part { numbers, shape }: Part| {
+                let both = (&before[numbers.clone()], &gradient[numbers]);
+                model.blocks()?.backward(&model.arithmetic, first + nth, both, shape)
             };
-            gradient = self.worker.call_while("running a block backwards", work).await?;
+            gradient = Arc::new(self.in_groups("running a block backwards", shape, work).await?);
             if let Some(prompt) = input.prompts.get(nth) {
                 let positions = prompt.seq();
                 let rows = gradient.chunks_exact(seq * width).flat_map(|row| &row[..positions * width]);
@@ -68,6 +79,24 @@ impl<B: Arithmetic> Engine<B> {
         }
         prompts.reverse();
         Ok(Gradients { hidden: Hidden::from_f32((batch, seq, width), &gradient)?, prompts })
+    }
+
+    /// Numbers of `batch` rows of `seq` positions, which `work` makes a group of rows at a time.
+    async fn in_groups(
+        &self,
+        what: &'static str,
+        (batch, seq): (usize, usize),
+        work: impl Fn(&Loaded<B>, Part) -> Result<Vec<f32>, PortError> + Clone + Send + 'static,
+    ) -> Result<Vec<f32>, PortError> {
+        let (row, step) = (seq * self.hidden, (GROUP / seq).max(1));
+        let mut numbers = Vec::with_capacity(batch * row);
+        for from in (0..batch).step_by(step) {
+            let rows = step.min(batch - from);
+            let part = Part { numbers: from * row..(from + rows) * row, shape: (rows, seq) };
+            let work = work.clone();
+            numbers.extend(self.worker.long(what, move |model| work(model, part)).await?);
+        }
+        Ok(numbers)
     }
 
     /// Sets aside what a pass over `positions` positions, of all rows together, keeps: as many numbers in positions of KV
@@ -107,18 +136,6 @@ impl<B: Arithmetic> Loaded<B> {
         let mut cache = blocks.cache(b, batch, seq)?;
         let sequence = Sequence { frame: &frame, cache: &mut cache, rows: batch * seq };
         b.numbers(blocks.forward(b, nth, b.rows(x, width)?, vec![sequence])?)
-    }
-
-    /// See [`Blocks::backward`](crate::families::Blocks::backward).
-    fn backward(
-        &self,
-        nth: usize,
-        (x, gradient): (&[f32], &[f32]),
-        shape: (usize, usize),
-        waiting: &Waiting<'_>,
-    ) -> Result<Vec<f32>, PortError> {
-        let b = &self.arithmetic;
-        self.blocks()?.backward(b, nth, (x, gradient), shape, || waiting.check())
     }
 }
 

@@ -53,6 +53,25 @@ async fn one_token_steps_run_between_the_blocks_of_a_long_one() {
     assert_eq!(long.await.unwrap().1.unwrap(), wanted[1]);
 }
 
+/// More rows than a batch may have: their step is a long one, of however few positions.
+#[tokio::test]
+async fn a_step_of_many_rows_lets_others_go_first() {
+    let house = House::llama().await;
+    let (many, one) = (house.session(40, 1, 1).await, house.session(1, 1, 2).await);
+    let mut gate = house.hold().await;
+    let (many, one) = (go(many, states(40, 1, 3)).await, go(one, states(1, 1, 4)).await);
+    let mut events = Vec::new();
+    for _ in 0..2 * BLOCKS {
+        events.push(gate.next().await);
+    }
+    assert_eq!(events, [[Block(1); BLOCKS], [Block(40); BLOCKS]].concat());
+    drop(gate);
+    for (going, batch, seed) in [(many, 40, 1), (one, 1, 2)] {
+        let answers = house.lone(&[states(batch, 1, seed), states(batch, 1, seed + 2)]).await;
+        assert_eq!(going.await.unwrap().1.unwrap(), answers[1]);
+    }
+}
+
 #[tokio::test]
 async fn long_steps_take_turns() {
     let house = House::llama().await;

@@ -2,6 +2,7 @@
 //! answers.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
+mod backward;
 mod batch;
 mod chunks;
 mod errands;

@@ -12,6 +12,8 @@ use corolla_compute::{Arithmetic, Place, Use};
 use corolla_domain::ports::{FaultKind, PortError};
 use tokio::sync::mpsc;
 
+use crate::WIDTH;
+
 /// What the worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -19,6 +21,8 @@ pub(crate) enum Event {
     Embed,
     /// Runs so many rows through the second half of a block.
     Block(usize),
+    /// Takes derivatives of so many rows back into a block.
+    Back(usize),
     /// Scores so many rows.
     Head(usize),
 }
@@ -194,6 +198,20 @@ impl Arithmetic for Plain {
         Ok(x.map(|x| {
             let product: Vec<f32> = matrix.weights.each().map(|row| dot(row, x)).collect();
             bias.map_or(product.clone(), |bias| sum(&product, bias))
+        }))
+    }
+
+    fn product_gradient(&self, y: &Rows, matrix: &Matrix) -> Result<Rows, PortError> {
+        // Only the last product of a block is with a matrix that is wider than hidden states: it comes first on the way back.
+        if matrix.weights.width != WIDTH {
+            self.0.record(Event::Back(y.each().len()));
+        }
+        Ok(y.map(|y| {
+            let mut sums = vec![0.0; matrix.weights.width];
+            for (y, row) in y.iter().zip(matrix.weights.each()) {
+                sums.iter_mut().zip(row).for_each(|(sum, weight)| *sum += y * weight);
+            }
+            sums
         }))
     }
 

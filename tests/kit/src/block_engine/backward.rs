@@ -1,5 +1,4 @@
-//! What [`BlockEngine::backward`](corolla_domain::ports::BlockEngine::backward) promises. An engine that cannot do it says
-//! so, and is asked nothing more.
+//! What [`BlockEngine::backward`](corolla_domain::ports::BlockEngine::backward) promises, of an engine that has gradients.
 
 use std::time::Duration;
 
@@ -26,12 +25,8 @@ impl Subject {
         }
     }
 
-    /// `None` where the engine has no gradients.
-    async fn gradients(&self, range: BlockRange, input: BackwardInput) -> Option<Gradients> {
-        match self.engine.backward(range, input).await {
-            Err(error) if error.kind() == FaultKind::Unsupported => None,
-            outcome => Some(outcome.expect("gradients")),
-        }
+    async fn gradients(&self, range: BlockRange, input: BackwardInput) -> Gradients {
+        self.engine.backward(range, input).await.expect("gradients")
     }
 
     /// Hidden states that leave `range`, by way of a session of each block.
@@ -133,7 +128,7 @@ pub async fn gradients_equal_numerical_differences(subject: &Subject) {
     let range = subject.engine.hosted();
     for (nth, shape) in SHAPES.into_iter().enumerate() {
         let input = subject.pass(range.len(), shape, 30 + nth as u64);
-        let Some(found) = subject.gradients(range, input.clone()).await else { return };
+        let found = subject.gradients(range, input.clone()).await;
         let (batch, seq, _, positions) = shape;
         let shape_of = |hidden: &Hidden| (hidden.batch(), hidden.seq(), hidden.width());
         assert_eq!(shape_of(&found.hidden), (batch, seq, subject.width));
@@ -168,7 +163,7 @@ pub async fn gradients_equal_numerical_differences(subject: &Subject) {
 pub async fn gradients_go_from_part_to_part(subject: &Subject) {
     let all = subject.engine.hosted();
     let input = subject.pass(all.len(), (2, 6, 2, 2), 60);
-    let Some(wanted) = subject.gradients(all, input.clone()).await else { return };
+    let wanted = subject.gradients(all, input.clone()).await;
     for cut in all.start() + 1..all.end() {
         let part = |start, end| BlockRange::new(start, end).expect("a run of blocks");
         let (lower, upper) = (part(all.start(), cut), part(cut, all.end()));
@@ -176,9 +171,9 @@ pub async fn gradients_go_from_part_to_part(subject: &Subject) {
         let between = subject.forward(lower, input.hidden.clone(), below).await;
         let between = Hidden::from_f32((2, 6, subject.width), &between).expect("the same shape");
         let given = BackwardInput { hidden: between, prompts: above.to_vec(), ..input.clone() };
-        let from_above = subject.gradients(upper, given).await.expect("gradients, as before");
+        let from_above = subject.gradients(upper, given).await;
         let given = BackwardInput { gradient: from_above.hidden, prompts: below.to_vec(), ..input.clone() };
-        let from_below = subject.gradients(lower, given).await.expect("gradients, as before");
+        let from_below = subject.gradients(lower, given).await;
         subject.near(&from_below.hidden, &wanted.hidden, "derivatives in two parts");
         let prompts = from_below.prompts.iter().chain(&from_above.prompts);
         for (found, wanted) in prompts.zip(&wanted.prompts) {
@@ -191,9 +186,7 @@ pub async fn gradients_go_from_part_to_part(subject: &Subject) {
 pub async fn gradients_of_what_does_not_fit_are_refused(subject: &Subject) {
     let all = subject.engine.hosted();
     let good = subject.pass(all.len(), (2, 4, 2, 2), 70);
-    if subject.gradients(all, good.clone()).await.is_none() {
-        return;
-    }
+    subject.gradients(all, good.clone()).await;
     let wide = Hidden::from_f32((2, 4, subject.width + 1), &vec![0.5; 8 * (subject.width + 1)]).expect("a shape");
     let prompts = |rows, positions| (0..all.len()).map(|_| subject.states(rows, positions, 71)).collect::<Vec<_>>();
     let beyond = BlockRange::new(all.start(), all.end() + 1).expect("a run of blocks");
@@ -223,7 +216,7 @@ pub async fn gradients_leave_sessions_alone(subject: &Subject) {
     let mut session = subject.lone().await;
     step(&mut *session, &begin).await;
     let free = subject.engine.free_tokens();
-    let Some(first) = subject.gradients(all, input.clone()).await else { return };
+    let first = subject.gradients(all, input.clone()).await;
     for nth in 0..10u64 {
         let pass = subject.engine.backward(all, input.clone());
         if nth == 0 {
@@ -234,7 +227,7 @@ pub async fn gradients_leave_sessions_alone(subject: &Subject) {
         }
         assert_eq!(subject.engine.free_tokens(), free);
     }
-    let again = subject.gradients(all, input).await.expect("gradients, as before");
+    let again = subject.gradients(all, input).await;
     subject.near(&again.hidden, &first.hidden, "derivatives after dropped passes");
     subject.near(&step(&mut *session, &rest).await, &wanted, "a step after passes");
 }

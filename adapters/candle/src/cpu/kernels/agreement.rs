@@ -3,7 +3,7 @@
 use corolla_checkpoint::{GgmlType, Stored, widen};
 use proptest::prelude::*;
 
-use super::{Kernels, Operand, Packed, RoundedRows, bf16, matmul, narrow_product, rounded_product, scalar, sets};
+use super::{Kernels, Operand, Packed, RoundedRows, bf16, f16, matmul, narrow_product, rounded_product, scalar, sets};
 use crate::cpu::pool::Pool;
 
 /// A matrix of some type with arbitrary numbers and reasonable scales, and rows of activations.
@@ -150,6 +150,31 @@ proptest! {
                 prop_assert_eq!(&ours.numbers, &wanted.numbers);
                 for (ours, wanted) in ours.groups.iter().zip(&wanted.groups) {
                     prop_assert_eq!((ours.scale, ours.sum, ours.negated), (wanted.scale, wanted.sum, wanted.negated));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sets_agree_on_16_bit_weights(
+        (rows, cols, many) in (1usize..100, 1usize..150, 1usize..20), seed in any::<u64>()
+    ) {
+        let case = Case::new(GgmlType::Q4_0, [1, (rows * cols).div_ceil(32), many.div_ceil(rows) + 1], seed);
+        let (weights, x) = (&case.x[..rows * cols], &case.x[case.x.len() - many * cols..]);
+        let wide: Vec<u16> = weights.iter().map(|x| half::bf16::from_f32(*x).to_bits()).collect();
+        let half: Vec<u16> = weights.iter().map(|x| half::f16::from_f32(*x).to_bits()).collect();
+        let pool = Pool::new(Some(2)).unwrap();
+        for (operand, bits, widen) in [
+            (Operand::Bf16(&wide), &wide, bf16 as fn(u16) -> f32),
+            (Operand::F16(&half), &half, f16),
+        ] {
+            let widened: Vec<f32> = bits.iter().map(|bits| widen(*bits)).collect();
+            let exact = magnitudes(&widened, x, cols);
+            for set in sets() {
+                let ours = matmul((&set, &pool), x, operand, cols);
+                prop_assert_eq!(ours.len(), exact.len());
+                for (ours, (exact, terms)) in ours.iter().zip(&exact) {
+                    prop_assert!((ours - exact).abs() <= 1e-5 * terms, "{}: {ours} {exact}", set.name);
                 }
             }
         }

@@ -7,6 +7,7 @@ use super::{
     Kernels, bf16, curves, f16,
     packed::{Format, Tiles},
     rounded::{self, Rounded},
+    several::several,
     tiles::{self, Lanes},
 };
 
@@ -28,6 +29,10 @@ pub(super) fn kernels() -> Option<Kernels> {
         dot_bf16: |a, x| unsafe { dot_bf16(a, x) },
         // SAFETY: as above.
         dot_f16: |a, x| unsafe { dot_f16(a, x) },
+        // SAFETY: as above.
+        several_bf16: |weights, x, cols, products| unsafe { several_bf16(weights, x, cols, products) },
+        // SAFETY: as above.
+        several_f16: |weights, x, cols, products| unsafe { several_f16(weights, x, cols, products) },
         // SAFETY: as above.
         scores: |query, keys, products| unsafe { scores(query, keys, products) },
         // SAFETY: as above.
@@ -87,6 +92,22 @@ dot!(dot, f32, load, std::convert::identity::<f32>);
 dot!(dot_bf16, u16, load_bf16, bf16);
 dot!(dot_f16, u16, load_f16, f16);
 
+several! {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn several_bf16(weights, x: f32) {
+        lanes: LANES, rows: 1 2 3 or 4, zero: _mm256_setzero_ps(), load: load_bf16 load,
+        add: _mm256_fmadd_ps, widen: bf16, std::convert::identity
+    }
+}
+
+several! {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn several_f16(weights, x: f32) {
+        lanes: LANES, rows: 1 2 3 or 4, zero: _mm256_setzero_ps(), load: load_f16 load,
+        add: _mm256_fmadd_ps, widen: f16, std::convert::identity
+    }
+}
+
 /// In one call for all keys, so that the sums of one need not wait for those of another.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn scores(query: &[f32], keys: &[f32], scores: &mut [f32]) {
@@ -141,6 +162,19 @@ fn load_f16(a: &[u16]) -> __m256 {
     // SAFETY: the slice has LANES numbers of two bytes; the load needs no alignment.
     let bits = unsafe { _mm_loadu_si128(a.as_ptr().cast()) };
     _mm256_cvtph_ps(bits)
+}
+
+/// The sums of all lanes of two pairs.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_four([[a, b], [c, d]]: [[__m256; 2]; 2]) -> [[f32; 2]; 2] {
+    // Neighbouring lanes are added, until each half has a sum of its own lanes for each of the four; then the halves.
+    let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    let mut sums = [[0.0; 2]; 2];
+    let both = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+    // SAFETY: there is room for four numbers of four bytes; the store needs no alignment.
+    unsafe { _mm_storeu_ps(sums.as_mut_ptr().cast(), both) };
+    sums
 }
 
 /// The sum of all lanes.

@@ -7,6 +7,7 @@ use super::{
     Kernels, avx512bf16, bf16, curves, f16,
     packed::{Format, Tiles},
     rounded::{self, Rounded},
+    several::several,
     tiles::{self, Lanes},
 };
 
@@ -14,7 +15,7 @@ use super::{
 const LANES: usize = 16;
 
 /// Bytes ahead of those in use that are asked for.
-const AHEAD: usize = 6 << 10;
+pub(super) const AHEAD: usize = 6 << 10;
 
 /// The set, if this processor has what it needs.
 pub(super) fn kernels() -> Option<Kernels> {
@@ -28,6 +29,10 @@ pub(super) fn kernels() -> Option<Kernels> {
         dot_bf16: |a, x| unsafe { dot_bf16(a, x) },
         // SAFETY: as above.
         dot_f16: |a, x| unsafe { dot_f16(a, x) },
+        // SAFETY: as above.
+        several_bf16: |weights, x, cols, products| unsafe { several_bf16(weights, x, cols, products) },
+        // SAFETY: as above.
+        several_f16: |weights, x, cols, products| unsafe { several_f16(weights, x, cols, products) },
         // SAFETY: as above.
         scores: |query, keys, products| unsafe { scores(query, keys, products) },
         // SAFETY: as above.
@@ -87,6 +92,22 @@ dot!(dot, f32, load, std::convert::identity::<f32>);
 dot!(dot_bf16, u16, load_bf16, bf16);
 dot!(dot_f16, u16, load_f16, f16);
 
+several! {
+    #[target_feature(enable = "avx512f")]
+    fn several_bf16(weights, x: f32) {
+        lanes: LANES, rows: 1 2 3 4 5 6 7 or 8, zero: _mm512_setzero_ps(), load: load_bf16 load,
+        add: _mm512_fmadd_ps, widen: bf16, std::convert::identity
+    }
+}
+
+several! {
+    #[target_feature(enable = "avx512f")]
+    fn several_f16(weights, x: f32) {
+        lanes: LANES, rows: 1 2 3 4 5 6 7 or 8, zero: _mm512_setzero_ps(), load: load_f16 load,
+        add: _mm512_fmadd_ps, widen: f16, std::convert::identity
+    }
+}
+
 /// Four keys at a time: their lanes are added up together.
 #[target_feature(enable = "avx512f")]
 fn scores(query: &[f32], keys: &[f32], scores: &mut [f32]) {
@@ -115,18 +136,7 @@ fn four_scores(query: &[f32], keys: &[f32]) -> [f32; 4] {
             *sum = _mm512_fmadd_ps(load(key), query, *sum);
         }
     }
-    let [a, b, c, d] = sums;
-    // Neighbouring lanes are added, until each quarter has a sum of its own lanes for each key; then the quarters.
-    let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-    let quarters = [_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd)].map(|both| _mm512_castpd_ps(both));
-    let quarters = _mm512_add_ps(quarters[0], quarters[1]);
-    let low = _mm_add_ps(_mm512_castps512_ps128(quarters), _mm512_extractf32x4_ps::<1>(quarters));
-    let high = _mm_add_ps(_mm512_extractf32x4_ps::<2>(quarters), _mm512_extractf32x4_ps::<3>(quarters));
-    let mut scores = [0.0; 4];
-    // SAFETY: there is room for four numbers of four bytes; the store needs no alignment.
-    unsafe { _mm_storeu_ps(scores.as_mut_ptr(), _mm_add_ps(low, high)) };
+    let mut scores = add_lanes_of_four(sums);
     if !rest.is_empty() {
         for (score, key) in scores.iter_mut().zip(keys.chunks_exact(width)) {
             let key = &key[width - rest.len()..];
@@ -134,6 +144,32 @@ fn four_scores(query: &[f32], keys: &[f32]) -> [f32; 4] {
         }
     }
     scores
+}
+
+/// The sum of all lanes of each.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_lanes_of_four([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+    // Neighbouring lanes are added, until each quarter has a sum of its own lanes for each of the four; then the quarters.
+    let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    let quarters = [_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd)].map(|both| _mm512_castpd_ps(both));
+    let quarters = _mm512_add_ps(quarters[0], quarters[1]);
+    let low = _mm_add_ps(_mm512_castps512_ps128(quarters), _mm512_extractf32x4_ps::<1>(quarters));
+    let high = _mm_add_ps(_mm512_extractf32x4_ps::<2>(quarters), _mm512_extractf32x4_ps::<3>(quarters));
+    let mut sums = [0.0; 4];
+    // SAFETY: there is room for four numbers of four bytes; the store needs no alignment.
+    unsafe { _mm_storeu_ps(sums.as_mut_ptr(), _mm_add_ps(low, high)) };
+    sums
+}
+
+/// The sums of all lanes of two pairs.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn add_four([[a, b], [c, d]]: [[__m512; 2]; 2]) -> [[f32; 2]; 2] {
+    let [a, b, c, d] = add_lanes_of_four([a, b, c, d]);
+    [[a, b], [c, d]]
 }
 
 /// Compiles functions of the reference for this instruction set.

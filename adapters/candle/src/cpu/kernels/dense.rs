@@ -3,11 +3,14 @@
 
 use gemm::Parallelism;
 
-use super::{Kernels, Packed, bf16, f16};
-use crate::cpu::{buffers, pool::Pool};
+use super::{
+    Kernels, Packed, bf16, f16, parts,
+    several::{self, SEVERAL},
+};
+use crate::cpu::pool::Pool;
 
 /// Up to this many rows of activations, each weight row is multiplied with each of them; above, gemm's blocking pays.
-pub(crate) const FEW: usize = 4;
+const FEW: usize = 4;
 /// Numbers of weights that one task takes where there are few rows.
 const TASK: usize = 1 << 14;
 /// Numbers of weights that one task widens where there are many rows: they stay in the second-level cache.
@@ -28,12 +31,14 @@ pub(crate) enum Operand<'a> {
 
 /// `x` of shape `[m, cols]` times the transpose of `weight` of shape `[rows, cols]`, activations as they are: `[m, rows]`.
 pub(crate) fn matmul((kernels, pool): (&Kernels, &Pool), x: &[f32], weight: Operand<'_>, cols: usize) -> Vec<f32> {
-    let few = x.len() / cols <= FEW;
+    let many = x.len() / cols;
     match weight {
-        Operand::F32(weight) if few => by_rows(pool, x, weight, cols, kernels.dot),
-        Operand::Bf16(bits) if few => by_rows(pool, x, bits, cols, kernels.dot_bf16),
-        Operand::F16(bits) if few => by_rows(pool, x, bits, cols, kernels.dot_f16),
-        Operand::Packed(packed) if few => super::exact_product((kernels, pool), x, packed),
+        Operand::F32(weight) if many <= FEW => by_rows(pool, x, weight, cols, kernels.dot),
+        Operand::Bf16(bits) if many == 1 => by_rows(pool, x, bits, cols, kernels.dot_bf16),
+        Operand::F16(bits) if many == 1 => by_rows(pool, x, bits, cols, kernels.dot_f16),
+        Operand::Bf16(bits) if many <= SEVERAL => several::product(pool, x, bits, cols, kernels.several_bf16),
+        Operand::F16(bits) if many <= SEVERAL => several::product(pool, x, bits, cols, kernels.several_f16),
+        Operand::Packed(packed) if many <= FEW => super::exact_product((kernels, pool), x, packed),
         Operand::F32(weight) => {
             let panel = |from: usize, to: usize| Panel::Borrowed(&weight[from * cols..to * cols]);
             by_panels(pool, x, weight.len() / cols, cols, panel)
@@ -48,21 +53,19 @@ pub(crate) fn matmul((kernels, pool): (&Kernels, &Pool), x: &[f32], weight: Oper
     }
 }
 
-/// Few rows: one dot product for each weight row and each row of `x`. Those of one weight row stand side by side, so
-/// that tasks write to places of their own.
+/// Few rows: one dot product for each weight row and each row of `x`.
 fn by_rows<T: Sync>(pool: &Pool, x: &[f32], weight: &[T], cols: usize, dot: fn(&[T], &[f32]) -> f32) -> Vec<f32> {
-    let (many, rows, step) = (x.len() / cols, weight.len() / cols, (TASK / cols).max(1));
-    let mut products = vec![0f32; many * rows];
-    pool.each(products.chunks_mut(step * many), |task, products| {
-        let weights = weight[task * step * cols..].chunks_exact(cols);
-        for (weight, products) in weights.zip(products.chunks_exact_mut(many)) {
-            x.chunks_exact(cols).zip(products).for_each(|(x, product)| *product = dot(weight, x));
+    let (many, rows) = (x.len() / cols, weight.len() / cols);
+    let step = (TASK / cols).min(rows).max(1);
+    let mut products = parts::place((many, rows), step);
+    pool.each(products.chunks_exact_mut(step * many).zip(weight.chunks(step * cols)), |_, (products, weight)| {
+        for (nth, weight) in weight.chunks_exact(cols).enumerate() {
+            for (x, products) in x.chunks_exact(cols).zip(products.chunks_exact_mut(step)) {
+                products[nth] = dot(weight, x);
+            }
         }
     });
-    if many == 1 {
-        return products;
-    }
-    (0..many * rows).map(|i| products[i % rows * many + i / rows]).collect()
+    parts::together(pool, products, (many, rows), step)
 }
 
 enum Panel<'a> {
@@ -86,10 +89,9 @@ fn by_panels<'a>(
 ) -> Vec<f32> {
     let many = x.len() / cols;
     // At least a panel for each thread, at most what the cache holds, and no less than pays.
-    let step = (PANEL / cols).min(rows.div_ceil(pool.threads())).max(16);
-    let mut products = buffers::place(many * rows);
-    // The products of a panel's rows stand side by side, for the reason given above.
-    pool.each(products.chunks_mut(step * many), |task, products| {
+    let step = (PANEL / cols).min(rows.div_ceil(pool.threads())).max(16).min(rows).max(1);
+    let mut products = parts::place((many, rows), step);
+    pool.each(products.chunks_exact_mut(step * many), |task, products| {
         let (from, to) = (task * step, rows.min((task + 1) * step));
         let panel = panel(from, to);
         let weight = match &panel {
@@ -100,23 +102,10 @@ fn by_panels<'a>(
             (many, to - from, cols),
             (x, Strided { first: 0, row: cols, col: 1 }),
             (weight, Strided { first: 0, row: 1, col: cols }),
-            (products, Strided { first: 0, row: to - from, col: 1 }),
+            (products, Strided { first: 0, row: step, col: 1 }),
         );
     });
-    if rows <= step {
-        return products;
-    }
-    let mut together = buffers::place(many * rows);
-    pool.each(together.chunks_mut(32 * rows), |nth, together| {
-        for (i, row) in together.chunks_exact_mut(rows).enumerate() {
-            let at = nth * 32 + i;
-            for (row, panel) in row.chunks_mut(step).zip(products.chunks(step * many)) {
-                row.copy_from_slice(&panel[at * row.len()..][..row.len()]);
-            }
-        }
-    });
-    buffers::free(products);
-    together
+    parts::together(pool, products, (many, rows), step)
 }
 
 /// Where the numbers of a matrix stand in a slice.

@@ -19,9 +19,11 @@ mod dense;
 mod lend;
 mod narrow;
 mod packed;
+mod parts;
 mod product;
 mod rounded;
 mod scalar;
+mod several;
 mod tiles;
 
 use corolla_domain::{
@@ -53,6 +55,10 @@ pub(crate) struct Kernels {
     pub dot_bf16: fn(&[u16], &[f32]) -> f32,
     /// Sum of products of an f16 and an f32 row.
     pub dot_f16: fn(&[u16], &[f32]) -> f32,
+    /// Products of bf16 weights with several rows of activations.
+    pub several_bf16: several::Kernel<f32>,
+    /// Products of f16 weights with several rows of activations.
+    pub several_f16: several::Kernel<f32>,
     /// Products of a query with each key.
     pub scores: fn(&[f32], &[f32], &mut [f32]),
     /// The sum of values, rows as long as the result, each times its weight.
@@ -76,8 +82,10 @@ pub(crate) struct Kernels {
 /// Kernels for products of bf16 weights with activations that are rounded to bf16.
 #[derive(Clone, Copy)]
 pub(crate) struct Narrow {
-    /// Rounds activations, which stay f32 numbers.
-    round: fn(&[f32]) -> Vec<f32>,
+    /// Rounds activations to bf16.
+    round: fn(&[f32]) -> Vec<u16>,
+    /// Products of weights with several rows of rounded activations, of an even number of columns.
+    several: several::Kernel<u16>,
     /// Packs up to 32 rows of an even number of columns.
     pack: fn(&[u16], usize) -> PackedRows,
     /// Products of packed rows with a group of rows.
@@ -132,20 +140,10 @@ pub(crate) fn f16(bits: u16) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use testkit::local_model::{assert_near, noise};
+
     use super::*;
     use crate::cpu::pool::Pool;
-
-    /// Numbers in -1..1 without a pattern.
-    fn noise(len: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let next = |_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-        };
-        (0..len).map(next).collect()
-    }
 
     #[test]
     fn every_set_agrees_with_the_reference_at_every_length() {
@@ -154,21 +152,27 @@ mod tests {
             let (a, b) = (noise(len, 1), noise(len, 2));
             let wide: Vec<u16> = a.iter().map(|v| half::bf16::from_f32(*v).to_bits()).collect();
             let half: Vec<u16> = a.iter().map(|v| half::f16::from_f32(*v).to_bits()).collect();
+            let dots = |set: &Kernels| [(set.dot)(&a, &b), (set.dot_bf16)(&wide, &b), (set.dot_f16)(&half, &b)];
+            // What comes to little may be the difference of much.
+            let tolerance = |size: f32| 1e-4 / size.abs().max(1e-4);
             for kernels in sets() {
-                let near = |x: f32, y: f32| assert!((x - y).abs() < 1e-4, "{} at {len}: {x} {y}", kernels.name);
-                near((kernels.dot)(&a, &b), (reference.dot)(&a, &b));
-                near((kernels.dot_bf16)(&wide, &b), (reference.dot_bf16)(&wide, &b));
-                near((kernels.dot_f16)(&half, &b), (reference.dot_f16)(&half, &b));
+                for (found, wanted) in dots(&kernels).into_iter().zip(dots(&reference)) {
+                    let what = format!("a product of {} at {len}", kernels.name);
+                    assert_near(&[found], &[wanted], tolerance(wanted), &what);
+                }
                 for width in [1, 7, 64, 80, 128] {
                     let (keys, weights) = (noise(len * width, 3), noise(len, 4));
-                    let by_hand = |at: usize| (0..len).map(|n| weights[n] * keys[n * width + at]).sum::<f32>();
+                    let mut by_hand = vec![0.0; width];
+                    for (weight, values) in weights.iter().zip(keys.chunks_exact(width)) {
+                        by_hand.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
+                    }
                     let mut mixed = vec![1.0; width];
                     (kernels.mix)(&weights, &keys, &mut mixed);
-                    mixed.iter().enumerate().for_each(|(at, x)| near(*x, by_hand(at)));
+                    assert_near(&mixed, &by_hand, 2e-5, &format!("{} mix {len} of {width}", kernels.name));
                     let (query, mut scores) = (noise(width, 5), vec![0.0; len]);
                     (kernels.scores)(&query, &keys, &mut scores);
-                    let products = keys.chunks_exact(width).map(|key| (reference.dot)(&query, key));
-                    scores.iter().zip(products).for_each(|(x, y)| near(*x, y));
+                    let products: Vec<f32> = keys.chunks_exact(width).map(|key| (reference.dot)(&query, key)).collect();
+                    assert_near(&scores, &products, 2e-5, &format!("{} scores {len} of {width}", kernels.name));
                 }
             }
         }
@@ -202,15 +206,13 @@ mod tests {
         let bits: Vec<u16> = weight.iter().map(|v| half::bf16::from_f32(*v).to_bits()).collect();
         let pool = Pool::new(Some(2)).unwrap();
         let widened: Vec<f32> = bits.iter().map(|b| bf16(*b)).collect();
-        for many in [1, 2, 5, 40] {
+        for many in [1, 2, 5, 16, 17, 40] {
             let x = noise(many * cols, 7);
-            let by_hand: Vec<f32> = (0..many * rows)
-                .map(|i| scalar::dot(&widened[i % rows * cols..][..cols], &x[i / rows * cols..][..cols]))
-                .collect();
+            let of = |x| widened.chunks_exact(cols).map(move |weight| scalar::dot(weight, x));
+            let by_hand: Vec<f32> = x.chunks_exact(cols).flat_map(of).collect();
             for operand in [Operand::F32(&widened), Operand::Bf16(&bits)] {
                 let product = matmul((&sets()[0], &pool), &x, operand, cols);
-                assert_eq!(product.len(), by_hand.len());
-                product.iter().zip(&by_hand).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{a} {b}"));
+                assert_near(&product, &by_hand, 1e-5, &format!("a product with {many} rows"));
             }
         }
     }

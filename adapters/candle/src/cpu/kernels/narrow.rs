@@ -1,12 +1,14 @@
 //! Products of bf16 weights with activations that are rounded to bf16 as well, shared among the threads.
 //!
-//! Few rows are rounded too, though nothing is won by it: so what a row becomes does not depend, but for the order of sums,
-//! on how many others are multiplied beside it.
+//! One row is rounded too, though little is won by it: so what a row becomes does not depend, but for the order of sums, on
+//! how many others are multiplied beside it.
 
 use super::{
-    Kernels, Operand, bf16,
-    dense::{FEW, matmul},
+    Kernels, Operand,
+    dense::matmul,
     packed::Line,
+    parts,
+    several::{self, SEVERAL},
 };
 use crate::cpu::{buffers, pool::Pool};
 
@@ -14,8 +16,6 @@ use crate::cpu::{buffers, pool::Pool};
 pub(super) const ROWS: usize = 32;
 /// Rows of activations that are multiplied together.
 pub(super) const LANES: usize = 12;
-/// Rows of results that one task puts together.
-const TASK: usize = 32;
 
 /// Two neighbouring columns of each of [`LANES`] rows of activations, in the bits of an f32, the first in the lower ones.
 pub(super) type Group = [f32; LANES];
@@ -31,45 +31,29 @@ pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits
         return matmul((kernels, pool), x, Operand::Bf16(bits), cols);
     };
     let (many, rows) = (x.len() / cols, bits.len() / cols);
-    if many <= FEW {
-        return matmul((kernels, pool), &(narrow.round)(x), Operand::Bf16(bits), cols);
+    if many <= SEVERAL {
+        return several::product(pool, &(narrow.round)(x), bits, cols, narrow.several);
     }
     let mut rounded = buffers::place(many.div_ceil(LANES) * LANES * (cols / 2));
     let groups = rounded.as_chunks_mut::<LANES>().0;
     pool.each(groups.chunks_mut(cols / 2).zip(x.chunks(LANES * cols)), |_, (group, x)| group_up(x, cols, group));
-    // What is multiplied with one pack of weights stands together, so that tasks write to places of their own.
-    let mut products = buffers::place(many * rows);
-    pool.each(products.chunks_mut(ROWS * many).zip(bits.chunks(ROWS * cols)), |_, (products, bits)| {
-        let (weight, width) = ((narrow.pack)(bits, cols), bits.len() / cols);
+    let mut products = parts::place((many, rows), ROWS);
+    pool.each(products.chunks_exact_mut(ROWS * many).zip(bits.chunks(ROWS * cols)), |_, (products, bits)| {
+        let weight = (narrow.pack)(bits, cols);
         let mut sums = [[0f32; ROWS]; LANES];
-        for (products, x) in products.chunks_mut(LANES * width).zip(groups.chunks_exact(cols / 2)) {
+        for (products, x) in products.chunks_mut(LANES * ROWS).zip(groups.chunks_exact(cols / 2)) {
             (narrow.product)(&weight, x, &mut sums);
-            for (products, sums) in products.chunks_exact_mut(width).zip(&sums) {
-                products.copy_from_slice(&sums[..width]);
-            }
+            products.copy_from_slice(&sums.as_flattened()[..products.len()]);
         }
     });
     buffers::free(rounded);
-    if rows <= ROWS {
-        return products;
-    }
-    let mut together = buffers::place(many * rows);
-    pool.each(together.chunks_mut(TASK * rows), |task, together| {
-        for (nth, row) in together.chunks_exact_mut(rows).enumerate() {
-            let at = task * TASK + nth;
-            for (row, products) in row.chunks_mut(ROWS).zip(products.chunks(ROWS * many)) {
-                row.copy_from_slice(&products[at * row.len()..][..row.len()]);
-            }
-        }
-    });
-    buffers::free(products);
-    together
+    parts::together(pool, products, (many, rows), ROWS)
 }
 
-/// Rounds numbers and widens them again.
+/// Rounds numbers.
 #[inline(always)]
-pub(super) fn round(x: &[f32]) -> Vec<f32> {
-    x.iter().map(|x| bf16(to_bf16(*x))).collect()
+pub(super) fn round(x: &[f32]) -> Vec<u16> {
+    x.iter().map(|x| to_bf16(*x)).collect()
 }
 
 /// Rounds up to [`LANES`] rows.

@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use super::{
     Kernels,
     packed::{Packed, ROWS},
+    parts,
     rounded::{CHUNK, Rounded},
     tiles::Lanes,
 };
@@ -61,37 +62,34 @@ pub(crate) fn rounded_product(
         });
         return products;
     }
-    let mut lanes = vec![[0f32; ROWS]; weight.blocks() * many];
-    by_blocks(pool, weight, &mut lanes, many, |block, lanes| {
-        let mut from = 0;
+    by_blocks(pool, weight, many, |block, mut lanes| {
         for chunk in chunks {
-            (kernels.tiles)(weight.format, weight.tiles(block), chunk, &mut lanes[from..from + chunk.rows]);
-            from += chunk.rows;
+            let (own, others) = lanes.split_at_mut(chunk.rows);
+            (kernels.tiles)(weight.format, weight.tiles(block), chunk, own);
+            lanes = others;
         }
-    });
-    gather(lanes, many, rows)
+    })
 }
 
 /// The same with activations as they are; for few rows.
 pub(crate) fn exact_product((kernels, pool): (&Kernels, &Pool), x: &[f32], weight: &Packed) -> Vec<f32> {
-    let many = x.len() / weight.cols;
-    let mut lanes = vec![[0f32; ROWS]; weight.blocks() * many];
-    by_blocks(pool, weight, &mut lanes, many, |block, lanes| {
+    by_blocks(pool, weight, x.len() / weight.cols, |block, lanes| {
         for (lanes, x) in lanes.iter_mut().zip(x.chunks_exact(weight.cols)) {
             *lanes = (kernels.exact_tiles)(weight.format, weight.tiles(block), x);
         }
-    });
-    gather(lanes, many, weight.rows)
+    })
 }
 
-/// Calls `one` for each block of rows with its place in `lanes`.
-fn by_blocks(pool: &Pool, weight: &Packed, lanes: &mut [Lanes], many: usize, one: impl Fn(usize, &mut [Lanes]) + Sync) {
+/// `many` rows of products, of which `one` sets those with a block of weight rows.
+fn by_blocks(pool: &Pool, weight: &Packed, many: usize, one: impl Fn(usize, &mut [Lanes]) + Sync) -> Vec<f32> {
     let step = (TASK_BYTES / (ROWS * weight.cols * weight.format.bits / 8).max(1)).max(1);
-    pool.each(lanes.chunks_mut(step * many), |task, lanes| {
+    let mut products = parts::place((many, weight.rows), ROWS);
+    pool.each(products.as_chunks_mut().0.chunks_mut(step * many), |task, lanes| {
         for (nth, lanes) in lanes.chunks_exact_mut(many).enumerate() {
             one(task * step + nth, lanes);
         }
     });
+    parts::together(pool, products, (many, weight.rows), ROWS)
 }
 
 /// Writes the sums of row block `block` to their places in rows of `rows` numbers.
@@ -100,15 +98,4 @@ fn scatter(sums: &[Lanes], block: usize, products: &mut [f32], rows: usize) {
     for (sums, products) in sums.iter().zip(products.chunks_exact_mut(rows)) {
         products[here.clone()].copy_from_slice(&sums[..here.len()]);
     }
-}
-
-fn gather(lanes: Vec<Lanes>, many: usize, rows: usize) -> Vec<f32> {
-    if many == 1 {
-        let mut products = lanes.into_flattened();
-        products.truncate(rows);
-        return products;
-    }
-    let mut products = buffers::place(many * rows);
-    lanes.chunks_exact(many).enumerate().for_each(|(block, sums)| scatter(sums, block, &mut products, rows));
-    products
 }

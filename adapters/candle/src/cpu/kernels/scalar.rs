@@ -1,6 +1,6 @@
 //! The reference kernels: one number after the other.
 
-use super::{Kernels, bf16, curves, f16, rounded, tiles};
+use super::{Kernels, bf16, curves, f16, rounded, several, tiles};
 
 pub(super) fn kernels() -> Kernels {
     Kernels {
@@ -8,6 +8,8 @@ pub(super) fn kernels() -> Kernels {
         dot,
         dot_bf16,
         dot_f16,
+        several_bf16: |weights, x, cols, products| several::reference(weights, x, cols, products, bf16),
+        several_f16: |weights, x, cols, products| several::reference(weights, x, cols, products, f16),
         scores,
         mix: curves::mix,
         round: rounded::round,

@@ -1,0 +1,101 @@
+//! Products of 16-bit weights with a few rows of activations, which bring more arithmetic than one row does and are too
+//! few to pay for packing: weights are widened two rows at a time, in registers, for as many rows of activations as there
+//! are registers for sums.
+
+use super::parts::{place, together};
+use crate::cpu::pool::Pool;
+
+/// Up to this many rows of activations.
+pub(super) const SEVERAL: usize = 16;
+/// Numbers of weights that one task takes.
+const TASK: usize = 1 << 14;
+
+/// Products of rows of `usize` weights with each row of activations. The results have the shape `[activations, any]`, and
+/// those of one row of activations stand first in theirs.
+pub(super) type Kernel<X> = fn(&[u16], &[X], usize, &mut [f32]);
+
+/// `x` of shape `[m, cols]` times the transpose of `weight` of shape `[rows, cols]`: `[m, rows]`.
+pub(super) fn product<X: Sync>(pool: &Pool, x: &[X], weight: &[u16], cols: usize, kernel: Kernel<X>) -> Vec<f32> {
+    let (many, rows) = (x.len() / cols, weight.len() / cols);
+    let step = (TASK / cols).max(1).next_multiple_of(2).min(rows).max(1);
+    let mut products = place((many, rows), step);
+    pool.each(products.chunks_exact_mut(step * many).zip(weight.chunks(step * cols)), |_, (products, weight)| {
+        kernel(weight, x, cols, products);
+    });
+    together(pool, products, (many, rows), step)
+}
+
+/// The reference: every row widened, and multiplied number by number.
+pub(super) fn reference(weights: &[u16], x: &[f32], cols: usize, products: &mut [f32], widen: fn(u16) -> f32) {
+    let stride = products.len() / (x.len() / cols);
+    for (nth, weights) in weights.chunks_exact(cols).enumerate() {
+        let widened: Vec<f32> = weights.iter().map(|bits| widen(*bits)).collect();
+        for (x, products) in x.chunks_exact(cols).zip(products.chunks_exact_mut(stride)) {
+            products[nth] = super::scalar::dot(&widened, x);
+        }
+    }
+}
+
+/// Makes a [`Kernel`] for an instruction set, of what it loads `LANES` weights and activations with, how it adds their
+/// products to sums, and how single ones are widened.
+macro_rules! several {
+    (
+        #[$enable:meta]
+        fn $name:ident(weights, x: $number:ty) {
+            lanes: $lanes:expr, rows: $($rows:literal)* or $most:literal, zero: $zero:expr, load: $load_weights:ident $load:ident,
+            add: $add:expr, widen: $widen_weight:expr, $widen:expr
+        }
+    ) => {
+        #[$enable]
+        fn $name(weights: &[u16], x: &[$number], cols: usize, products: &mut [f32]) {
+            /// `N` rows of activations with two weight rows, or the last one.
+            #[inline]
+            #[$enable]
+            fn tile<const N: usize>(weights: &[u16], x: &[$number], cols: usize, products: &mut [f32], stride: usize) {
+                const WIDE: usize = $lanes;
+                let (first, second) = weights.split_at(cols);
+                let alone = second.is_empty();
+                let second = if alone { first } else { &second[..cols] };
+                let many = cols / WIDE;
+                let (a, b) = (&first.as_chunks::<WIDE>().0[..many], &second.as_chunks::<WIDE>().0[..many]);
+                let rows: [&[$number]; N] = std::array::from_fn(|n| &x[n * cols..(n + 1) * cols]);
+                let chunks = rows.map(|row| &row.as_chunks::<WIDE>().0[..many]);
+                let mut sums = [[$zero; 2]; N];
+                for i in 0..many {
+                    // See `dot`.
+                    _mm_prefetch::<_MM_HINT_T0>(a[i].as_ptr().cast::<i8>().wrapping_add(AHEAD));
+                    _mm_prefetch::<_MM_HINT_T0>(b[i].as_ptr().cast::<i8>().wrapping_add(AHEAD));
+                    let (a, b) = ($load_weights(&a[i]), $load_weights(&b[i]));
+                    for (sums, chunks) in sums.iter_mut().zip(&chunks) {
+                        let x = $load(&chunks[i]);
+                        *sums = [$add(a, x, sums[0]), $add(b, x, sums[1])];
+                    }
+                }
+                let rest = |weights: &[u16], x: &[$number]| -> f32 {
+                    let rest = weights[many * WIDE..].iter().zip(&x[many * WIDE..]);
+                    rest.map(|(weight, x)| $widen_weight(*weight) * $widen(*x)).sum()
+                };
+                for (nth, sums) in sums.chunks(2).enumerate() {
+                    let sums = add_four([sums[0], sums.get(1).copied().unwrap_or([$zero; 2])]);
+                    for (at, sums) in (2 * nth..N).zip(sums) {
+                        products[at * stride] = sums[0] + rest(first, rows[at]);
+                        if !alone {
+                            products[at * stride + 1] = sums[1] + rest(second, rows[at]);
+                        }
+                    }
+                }
+            }
+            let stride = products.len() / (x.len() / cols);
+            for (nth, weights) in weights.chunks(2 * cols).enumerate() {
+                for (x, products) in x.chunks($most * cols).zip(products.chunks_mut($most * stride)) {
+                    let products = &mut products[2 * nth..];
+                    match x.len() / cols {
+                        $($rows => tile::<$rows>(weights, x, cols, products, stride),)*
+                        _ => tile::<$most>(weights, x, cols, products, stride),
+                    }
+                }
+            }
+        }
+    };
+}
+pub(super) use several;
