@@ -174,7 +174,7 @@ pub(crate) async fn swarm(model: &ModelSettings, spec: &ModelSpec) -> Result<Arc
         blocked_servers: settings.blocked_servers.clone(),
         pinned_servers: settings.pinned_servers.clone(),
         request_timeout: settings.request_timeout,
-        ..PetalsConfig::new(spec, dht_prefix)
+        ..PetalsConfig::new(spec.id.clone(), spec.blocks, spec.hidden, dht_prefix)
     };
     if let Some(peers) = &settings.initial_peers {
         config.initial_peers.clone_from(peers);

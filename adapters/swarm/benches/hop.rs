@@ -18,7 +18,7 @@ use std::{
 };
 
 use corolla_domain::{
-    model::{BlockRange, ElementType, Hidden, Hop, ModelSpec, PeerId},
+    model::{BlockRange, ElementType, Hidden, Hop, PeerId},
     ports::{BlockSession, RemoteSwarm, SessionNeed, StepInput},
 };
 use corolla_swarm::{PetalsConfig, PetalsSwarm};
@@ -61,19 +61,10 @@ fn serve(width: usize, told: &SyncSender<(PeerId, String)>, dropped: &Receiver<(
 }
 
 async fn client(width: usize, servers: &[Server]) -> PetalsSwarm {
-    let spec = ModelSpec {
-        id: "echo".into(),
-        family: "bloom".into(),
-        hidden: width,
-        vocab: 1,
-        blocks: BLOCKS,
-        max_positions: None,
-        eos: vec![],
-        bos: None,
-        dtype: "f32".into(),
-    };
     let initial_peers = servers.iter().map(|server| server.address.clone()).collect();
-    PetalsSwarm::start(PetalsConfig { initial_peers, ..PetalsConfig::new(&spec, PREFIX) }).await.unwrap()
+    PetalsSwarm::start(PetalsConfig { initial_peers, ..PetalsConfig::new("echo", BLOCKS, width, PREFIX) })
+        .await
+        .unwrap()
 }
 
 /// Time that the servers' threads have been running, so far and together; nothing where the kernel does not say.

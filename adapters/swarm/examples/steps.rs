@@ -10,7 +10,7 @@ use std::{
 };
 
 use corolla_domain::{
-    model::{BlockRange, Hidden, Hop, ModelSpec},
+    model::{BlockRange, Hidden, Hop},
     ports::{PortError, RemoteSwarm, SessionNeed},
 };
 use corolla_swarm::{PetalsConfig, PetalsSwarm};
@@ -25,20 +25,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let [peer, prefix, numbers @ ..] = arguments.as_slice() else { return Err(USAGE.into()) };
     let numbers: Vec<usize> = numbers.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     let [blocks, width, sessions, steps] = numbers[..] else { return Err(USAGE.into()) };
-    let spec = ModelSpec {
-        id: "measured".into(),
-        family: "any".into(),
-        hidden: width,
-        vocab: 1,
-        blocks,
-        max_positions: None,
-        eos: vec![],
-        bos: None,
-        dtype: "f32".into(),
+    let config = PetalsConfig {
+        initial_peers: vec![peer.clone()],
+        ..PetalsConfig::new("measured", blocks, width, prefix.clone())
     };
-    let config = PetalsConfig { initial_peers: vec![peer.clone()], ..PetalsConfig::new(&spec, prefix.clone()) };
     let swarm = Arc::new(PetalsSwarm::start(config).await?);
-    let map = swarm.map(&spec.id).await?;
+    let map = swarm.map(&"measured".into()).await?;
     let whole = BlockRange::first(blocks);
     let server = map.servers.iter().find(|server| server.blocks.contains(whole));
     let server = server.ok_or_else(|| format!("no server has all blocks: {map:?}"))?;

@@ -2,10 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use corolla_domain::{
-    model::{ModelId, ModelSpec},
-    ports::PortError,
-};
+use corolla_domain::{model::ModelId, ports::PortError};
 
 use super::{
     defaults::PUBLIC_INITIAL_PEERS,
@@ -55,14 +52,14 @@ pub struct PetalsConfig {
 }
 
 impl PetalsConfig {
-    /// A client of the public swarm, with the reference's periods (wire protocol §7.1).
+    /// A client of the public swarm for a model of `blocks` blocks whose hidden state is `hidden` numbers, with the reference's periods (wire protocol §7.1).
     #[must_use]
-    pub fn new(spec: &ModelSpec, dht_prefix: impl Into<String>) -> Self {
+    pub fn new(model: impl Into<ModelId>, blocks: usize, hidden: usize, dht_prefix: impl Into<String>) -> Self {
         let s = Duration::from_secs;
         Self {
-            model: spec.id.clone(),
-            blocks: spec.blocks,
-            hidden: spec.hidden,
+            model: model.into(),
+            blocks,
+            hidden,
             dht_prefix: dht_prefix.into(),
             initial_peers: PUBLIC_INITIAL_PEERS.map(str::to_owned).to_vec(),
             identity: None,
@@ -135,18 +132,7 @@ mod tests {
     }
 
     fn config() -> PetalsConfig {
-        let spec = ModelSpec {
-            id: "m".into(),
-            family: "bloom".into(),
-            hidden: 64,
-            vocab: 1,
-            blocks: 4,
-            max_positions: None,
-            eos: vec![],
-            bos: None,
-            dtype: "f32".into(),
-        };
-        PetalsConfig::new(&spec, "m-petals")
+        PetalsConfig::new("m", 4, 64, "m-petals")
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     room::{Message, Room},
 };
 use crate::{
-    transport::{Host, Room, take},
+    transport::{Host, Most, take},
     wire::frame::{CallId, UnaryDecoder, UnaryFrame, encode_unary_reply},
 };
 
@@ -119,8 +119,8 @@ pub(crate) async fn serve(
     run: impl Fn(PeerId, Stream) -> BoxFuture<'static, ()> + Send + Sync + 'static,
 ) -> Result<Service, PortError> {
     let incoming = host.accept(method).await?;
-    let room = Room { all: limits.calls, of_peer: limits.calls_of_peer };
-    Ok(Service(tokio::spawn(take(incoming, method, room, run))))
+    let most = Most { all: limits.calls, of_peer: limits.calls_of_peer };
+    Ok(Service(tokio::spawn(take(incoming, method, most, run))))
 }
 
 /// One unary call.

@@ -14,12 +14,12 @@ use tokio::time::timeout;
 use super::{
     find_node::{PROTOCOL, read_message},
     host::{Directory, Incoming},
-    places::{Room, take},
+    places::{Most, take},
 };
 use crate::wire::proto::{KadMessage, KadPeer};
 
 /// Streams that are answered at a time, and those of one peer: daemons have one, our own hosts one for each search.
-const ROOM: Room = Room { all: 512, of_peer: 16 };
+const MOST: Most = Most { all: 512, of_peer: 16 };
 /// How long a stream may say nothing: daemons keep theirs for the next question.
 const MAX_IDLE: Duration = Duration::from_secs(120);
 /// How long an answer may stay unread.
@@ -29,7 +29,7 @@ const MAX_QUESTION: usize = 4096;
 
 /// Answers questions, which are streams of [`PROTOCOL`], until the host ends.
 pub(super) async fn serve(questions: Incoming, directory: Directory) {
-    take(questions, PROTOCOL, ROOM, |peer, stream| {
+    take(questions, PROTOCOL, MOST, |peer, stream| {
         let directory = directory.clone();
         async move {
             if let Err(error) = answer(stream, &directory).await {

@@ -12,7 +12,7 @@ use super::host::Incoming;
 
 /// Streams of one protocol that are served at a time; those beyond are reset.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Room {
+pub(crate) struct Most {
     /// Of all peers together.
     pub(crate) all: usize,
     /// Of one peer.
@@ -23,7 +23,7 @@ pub(crate) struct Room {
 pub(crate) async fn take<F>(
     mut incoming: Incoming,
     protocol: &'static str,
-    room: Room,
+    most: Most,
     serve: impl Fn(PeerId, Stream) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
@@ -33,7 +33,7 @@ pub(crate) async fn take<F>(
         tokio::select! {
             stream = incoming.next() => {
                 let Some((peer, stream)) = stream else { return };
-                match places.enter(peer, room.of_peer).filter(|_| served.len() < room.all) {
+                match places.enter(peer, most.of_peer).filter(|_| served.len() < most.all) {
                     Some(place) => {
                         let serving = serve(peer, stream);
                         served.spawn(async move {

@@ -16,7 +16,7 @@ use std::{
 };
 
 use corolla_domain::{
-    model::{BlockRange, ElementType, Hidden, Hop, ModelSpec, PeerId},
+    model::{BlockRange, ElementType, Hidden, Hop, PeerId},
     ports::{BlockSession, FaultKind, PortError, RemoteSwarm, SessionNeed, StepInput},
 };
 use corolla_swarm::{PetalsConfig, PetalsSwarm};
@@ -29,18 +29,11 @@ fn config(fake: &Fake) -> PetalsConfig {
 }
 
 fn config_at(initial_peers: Vec<String>) -> PetalsConfig {
-    let spec = ModelSpec {
-        id: "fake".into(),
-        family: "bloom".into(),
-        hidden: WIDTH,
-        vocab: 1,
-        blocks: BLOCKS,
-        max_positions: None,
-        eos: vec![],
-        bos: None,
-        dtype: "f32".into(),
-    };
-    PetalsConfig { initial_peers, request_timeout: Duration::from_millis(1500), ..PetalsConfig::new(&spec, PREFIX) }
+    PetalsConfig {
+        initial_peers,
+        request_timeout: Duration::from_millis(1500),
+        ..PetalsConfig::new("fake", BLOCKS, WIDTH, PREFIX)
+    }
 }
 
 async fn client(dtype: ElementType) -> (Fake, PetalsSwarm, Hop) {

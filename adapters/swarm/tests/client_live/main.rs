@@ -15,7 +15,7 @@ use std::{
 };
 
 use corolla_domain::{
-    model::{BlockRange, Hidden, Hop, ModelId, ModelSpec, SwarmMap},
+    model::{BlockRange, Hidden, Hop, ModelId, SwarmMap},
     ports::{FaultKind, RemoteSwarm, SessionNeed},
     routing::plan,
 };
@@ -56,19 +56,8 @@ impl Live {
     async fn with(change: impl FnOnce(&mut PetalsConfig)) -> Self {
         let name = variable("MODEL", "tiny-bloom");
         let prefix = variable("PREFIX", "tiny-bloom-petals");
-        let spec = ModelSpec {
-            id: name.as_str().into(),
-            family: "bloom".into(),
-            hidden: 64,
-            vocab: 256,
-            blocks: BLOCKS,
-            max_positions: None,
-            eos: vec![],
-            bos: None,
-            dtype: "f32".into(),
-        };
         let peers = vec![variable("INITIAL_PEER", "")];
-        let mut config = PetalsConfig { initial_peers: peers, ..PetalsConfig::new(&spec, &prefix) };
+        let mut config = PetalsConfig { initial_peers: peers, ..PetalsConfig::new(name.as_str(), BLOCKS, 64, &prefix) };
         change(&mut config);
         let rpc = Rpc::new(Host::start(HostConfig::default()).await.unwrap(), RpcLimits::default());
         let swarm = Arc::new(PetalsSwarm::over(rpc.clone(), config).await.unwrap());

@@ -12,8 +12,8 @@ use corolla_domain::{
 use corolla_swarm::{
     PetalsSwarm,
     rpc::{Rpc, RpcLimits},
-    server::{BlockServer, Reach, ServerConfig, ServerLimits, Speed},
-    transport::{Access, Host, HostConfig},
+    server::{BlockServer, BootstrapConfig, ServerConfig, ServerLimits, Speed},
+    transport::{Host, HostConfig},
     wire::{
         frame::MAX_RECORD,
         inference::{Open, RPC_INFERENCE, StepMetadata, parse_hidden, step_request},
@@ -96,16 +96,12 @@ async fn roomy_server() -> BlockServer {
         speed: Speed { inference: 100.0, forward: 1000.0, network: 1000.0 },
         hidden: WIDTH,
         dtype: ElementType::F32,
-        initial_peers: Vec::new(),
-        listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
-        identity: None,
-        access: Access::default(),
-        reach: Reach::Ask,
         public_name: None,
         update_period: Duration::from_secs(60),
         limits: ServerLimits { max_batch: 1 << 21, max_length: 1 << 21, ..ServerLimits::stock(false) },
     };
-    let mut server = BlockServer::join(config).await.unwrap();
+    let member = BootstrapConfig { listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()], ..BootstrapConfig::default() };
+    let mut server = BlockServer::join(member, config).await.unwrap();
     server.serve(Arc::new(Toy::new(BlockRange::first(BLOCKS), 1 << 21))).await.unwrap();
     server
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use corolla_domain::{
-    model::{BlockRange, ElementType, Hidden, Hop, ModelId, ModelSpec, PeerId},
+    model::{BlockRange, ElementType, Hidden, Hop, ModelId, PeerId},
     ports::{BlockSession, PortError, RemoteSwarm, SessionNeed},
     routing::{Bans, Chain},
 };
@@ -64,18 +64,7 @@ pub(crate) fn model() -> ModelId {
 }
 
 pub(crate) fn config(initial_peers: Vec<String>, request_timeout: Duration) -> PetalsConfig {
-    let spec = ModelSpec {
-        id: model(),
-        family: "bloom".into(),
-        hidden: WIDTH,
-        vocab: 1,
-        blocks: BLOCKS,
-        max_positions: None,
-        eos: vec![],
-        bos: None,
-        dtype: "f32".into(),
-    };
-    PetalsConfig { initial_peers, request_timeout, ..PetalsConfig::new(&spec, PREFIX) }
+    PetalsConfig { initial_peers, request_timeout, ..PetalsConfig::new(model(), BLOCKS, WIDTH, PREFIX) }
 }
 
 /// Small whole numbers.

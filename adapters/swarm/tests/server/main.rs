@@ -19,7 +19,7 @@ mod tenants;
 use std::{sync::Arc, time::Duration};
 
 use corolla_domain::{
-    model::{BlockRange, ElementType, Hidden, ModelSpec},
+    model::{BlockRange, ElementType, Hidden},
     ports::PortError,
 };
 use corolla_swarm::{
@@ -113,18 +113,7 @@ impl House {
     }
 
     fn client(&self) -> PetalsConfig {
-        let spec = ModelSpec {
-            id: "toy".into(),
-            family: "bloom".into(),
-            hidden: WIDTH,
-            vocab: 1,
-            blocks: BLOCKS,
-            max_positions: None,
-            eos: vec![],
-            bos: None,
-            dtype: "f32".into(),
-        };
-        PetalsConfig { initial_peers: self.bootstrap.addresses(), ..PetalsConfig::new(&spec, PREFIX) }
+        PetalsConfig { initial_peers: self.bootstrap.addresses(), ..PetalsConfig::new("toy", BLOCKS, WIDTH, PREFIX) }
     }
 
     /// A stranger who knows where the server of that number is.

@@ -24,7 +24,7 @@ use crate::{
     blocks::Blocks,
     calls::{WAIT, ask, metadata, opening, raw, refused, uids},
     engine::Toy,
-    server, states, until,
+    member, server, states, until,
 };
 
 const MIB: usize = 1 << 20;
@@ -100,9 +100,9 @@ async fn input_takes_room_until_its_step_is_done() {
 #[tokio::test]
 async fn a_reply_counts_until_it_is_written() {
     let house = House::new(&[]).await;
-    let config = narrow(server((0, 4), house.bootstrap.addresses()));
+    let config = narrow(server((0, 4)));
     let config = ServerConfig { limits: ServerLimits { room: 64 * MIB, ..config.limits }, ..config };
-    let mut server = BlockServer::join(config).await.unwrap();
+    let mut server = BlockServer::join(member(&house.bootstrap.addresses()), config).await.unwrap();
     server.serve(Arc::new(Toy::new(BlockRange::first(BLOCKS), 1 << 17))).await.unwrap();
     let house = House { servers: vec![server], ..house };
     let (rpc, peer) = house.stranger(0).await;
