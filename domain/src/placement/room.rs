@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(share().most(24, 16 * GIB + GIB / 2 + RESERVE), Ok(4));
         assert_eq!(share().most(24, 16 * GIB + GIB / 2 + RESERVE - 1), Ok(3));
         assert_eq!(share().most(2, 64 * GIB), Ok(2), "a model has no more");
-        assert_eq!(Share { weights: 0, cache: 0, working: 0 }.most(7, GIB), Ok(7));
+        assert_eq!(Share { weights: 0, cache: 0, working: 0 }.most(7, 2 * GIB), Ok(7));
     }
 
     #[test]
