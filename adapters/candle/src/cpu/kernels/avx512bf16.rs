@@ -1,8 +1,8 @@
 //! Products of bf16 weights with activations that are rounded to bf16, for processors with AVX-512 BF16.
 //!
-//! For many rows of activations thirty-two weight rows are interleaved, so that a lane of a register holds two neighbouring columns of a row and sums up
-//! that row. Twelve rows of activations at a time make 24 sums that stay in registers: two loads and twelve broadcasts
-//! feed 24 instructions of 32 products each. A few rows are multiplied with weights as they lie in memory: a lane sums up
+//! For many rows of activations thirty-two weight rows are interleaved, so that a lane of a register holds two neighbouring
+//! columns of a row and sums up that row. Twelve rows of activations at a time make 24 sums that stay in registers: two loads
+//! and twelve broadcasts feed 24 instructions of 32 products each. A few rows are multiplied with weights as they lie in memory: a lane sums up
 //! every sixteenth pair of columns of one row, and lanes are added at its end.
 #![allow(unsafe_code)]
 

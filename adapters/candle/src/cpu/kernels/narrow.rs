@@ -3,15 +3,11 @@
 //! One row is rounded too, though little is won by it: so what a row becomes does not depend, but for the order of sums, on
 //! how many others are multiplied beside it.
 
-use super::{
-    Kernels, Operand,
-    dense::matmul,
-    packed::Line,
-    parts,
-    several::{self, SEVERAL},
-};
+use super::{Kernels, Operand, dense::matmul, packed::Line, parts, several};
 use crate::cpu::{buffers, pool::Pool};
 
+/// Up to this many rows of activations, weights are multiplied as they lie in memory; above, packing them pays.
+const FEW: usize = 16;
 /// Weight rows that are packed together.
 pub(super) const ROWS: usize = 32;
 /// Rows of activations that are multiplied together.
@@ -31,7 +27,7 @@ pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits
         return matmul((kernels, pool), x, Operand::Bf16(bits), cols);
     };
     let (many, rows) = (x.len() / cols, bits.len() / cols);
-    if many <= SEVERAL {
+    if many <= FEW {
         return several::product(pool, &(narrow.round)(x), bits, cols, narrow.several);
     }
     let mut rounded = buffers::place(many.div_ceil(LANES) * LANES * (cols / 2));

@@ -5,13 +5,13 @@
 use super::parts::{place, together};
 use crate::cpu::pool::Pool;
 
-/// Up to this many rows of activations.
-pub(super) const SEVERAL: usize = 16;
+/// Up to this many rows of activations: as many as a batch of one-token steps has at most.
+pub(super) const SEVERAL: usize = 32;
 /// Numbers of weights that one task takes.
 const TASK: usize = 1 << 14;
 
-/// Products of rows of `usize` weights with each row of activations. The results have the shape `[activations, any]`, and
-/// those of one row of activations stand first in theirs.
+/// Sets the products of weights with rows of activations, both of as many columns as the number says. The results of each
+/// row of activations have a place of the same length, and stand at its beginning.
 pub(super) type Kernel<X> = fn(&[u16], &[X], usize, &mut [f32]);
 
 /// `x` of shape `[m, cols]` times the transpose of `weight` of shape `[rows, cols]`: `[m, rows]`.
@@ -36,8 +36,8 @@ pub(super) fn reference(weights: &[u16], x: &[f32], cols: usize, products: &mut 
     }
 }
 
-/// Makes a [`Kernel`] for an instruction set, of what it loads `LANES` weights and activations with, how it adds their
-/// products to sums, and how single ones are widened.
+/// Makes a [`Kernel`] for an instruction set: of how many lanes it has, for up to how many rows of activations it has
+/// registers, how it loads weights and activations and adds their products to sums, and how single ones are widened.
 macro_rules! several {
     (
         #[$enable:meta]
