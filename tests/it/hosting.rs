@@ -59,6 +59,12 @@ impl Member {
         self.said.try_iter().collect::<Vec<_>>().join("\n")
     }
 
+    /// Waits until it ends by itself, with these words and this code.
+    fn is_refused(mut self, words: &str, code: i32) {
+        let log = self.until(words);
+        assert_eq!(self.child.wait().unwrap().code(), Some(code), "{log}");
+    }
+
     /// Asks it to end, and waits for that.
     fn stop(mut self) {
         let asked = std::process::Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
@@ -209,12 +215,8 @@ fn the_token_carries_the_secret_and_nobody_else_gets_in() {
         .concat(),
     );
     knows.until("serving the blocks");
-    let stranger =
-        corolla().args(model).args(["--initial-peers", &address, "--dht-prefix", "tiny"]).stdin(Stdio::null()).output();
-    let stranger = stranger.unwrap();
-    let text = String::from_utf8_lossy(&stranger.stderr);
-    assert_eq!(stranger.status.code(), Some(1), "{text}");
-    assert!(text.contains("private swarm, whose secret is missing here"), "{text}");
+    let stranger = Member::start(&[&model[..], &["--initial-peers", &address, "--dht-prefix", "tiny"]].concat());
+    stranger.is_refused("private swarm, whose secret is missing here", 1);
 }
 
 /// A host that joined by a token with a list admits who is on the list, and nobody else.
@@ -238,18 +240,14 @@ fn the_token_carries_the_list_of_members_and_nobody_else_gets_in() {
     first.until("serving the blocks");
 
     let through_the_host = ["--initial-peers", &address, "--dht-prefix", "tiny"];
-    let stranger = corolla().args(model).args(through_the_host).stdin(Stdio::null()).output().unwrap();
-    let text = String::from_utf8_lossy(&stranger.stderr);
-    assert_eq!(stranger.status.code(), Some(1), "{text}");
-    assert!(text.contains("listed peers only"), "{text}");
+    Member::start(&[&model[..], &through_the_host].concat()).is_refused("listed peers only", 1);
     let listed = Member::start(&[&model[..], &through_the_host, &["--identity", &client]].concat());
     listed.until("serving the blocks");
 
     // What is typed takes the place of the token's list, in which the entrance is.
     let closed = ["--join", &token, "--identity", &host, "--allowed-peers", &host_name];
-    let closed = corolla().args(model).args(closed).stdin(Stdio::null()).output().unwrap();
-    let text = String::from_utf8_lossy(&closed.stderr);
-    assert!(text.contains(&format!("{entrance} is not in the list of allowed peers")), "{text}");
+    let why = format!("{entrance} is not in the list of allowed peers");
+    Member::start(&[&model[..], &closed].concat()).is_refused(&why, 2);
 }
 
 #[test]
