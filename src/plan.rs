@@ -30,6 +30,8 @@ pub(crate) struct Looked {
     pub(crate) about: String,
     /// What it needs.
     pub(crate) demand: Demand,
+    /// Positions that its KV cache holds.
+    pub(crate) cache_tokens: usize,
 }
 
 /// A program that could run the models, and how it would.
@@ -67,7 +69,8 @@ pub(crate) async fn decide(settings: &Settings) -> Result<Vec<ModelPlan>, Stop> 
     let program = survey.best();
     let plans = settings.models.iter().zip(survey.outcomes(program)).map(|(model, outcome)| match outcome {
         Ok((looked, choice)) => {
-            Ok(ModelPlan { settings: model.clone(), about: looked.about.clone(), choice: choice.clone() })
+            let settings = ModelSettings { cache_tokens: looked.cache_tokens, ..model.clone() };
+            Ok(ModelPlan { settings, about: looked.about.clone(), choice: choice.clone() })
         }
         Err(fault) => Err(format!("model {}: {fault}", model.id)),
     });

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use corolla_checkpoint::inspect;
+use corolla_checkpoint::{ModelSummary, inspect};
 use corolla_domain::{
     fit::{Demand, Sizes},
     model::{BlockRange, ModelSpec},
@@ -65,9 +65,9 @@ pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Loo
         return Err(PortError::invalid(text));
     }
     let here = model.certain(summary.blocks).map_or(0..0, |here| here.start()..here.end());
+    let cache_tokens = cache_tokens(model, &summary, here.len())?;
     let positions = summary.max_positions.map_or("any number of".to_owned(), |n| n.to_string());
-    // One position in one block.
-    let cache = (size_of::<f32>() * summary.cache_numbers) as u64;
+    let cache = cache_of_position(&summary);
     let about = format!(
         "{} in {}, {} blocks ({}), hidden {}, vocabulary {}, {positions} positions; {} MB of weights, {} MB of KV cache at most",
         summary.family,
@@ -77,12 +77,31 @@ pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Loo
         summary.hidden,
         summary.vocab,
         summary.bytes / 1_000_000,
-        (cache * here.len() as u64).saturating_mul(model.cache_tokens as u64) / 1_000_000,
+        (cache * here.len() as u64).saturating_mul(cache_tokens as u64) / 1_000_000,
     );
     let sizes = Sizes { hidden: summary.hidden as u64, vocab: summary.vocab as u64, cache };
-    let (tokens, chunk) = (model.cache_tokens as u64, prefill_chunk as u64);
+    let (tokens, chunk) = (cache_tokens as u64, prefill_chunk as u64);
     let demand = Demand::new(&summary.parts, here, summary.stored.into(), sizes, tokens, chunk);
-    Ok(Looked { about, demand: if model.ends { demand } else { demand.without_ends() } })
+    Ok(Looked { about, demand: if model.ends { demand } else { demand.without_ends() }, cache_tokens })
+}
+
+/// Bytes of KV cache that one position takes in one block.
+fn cache_of_position(summary: &ModelSummary) -> u64 {
+    (size_of::<f32>() * summary.cache_numbers) as u64
+}
+
+/// Positions that the KV cache of `blocks` blocks holds.
+fn cache_tokens(model: &ModelSettings, summary: &ModelSummary, blocks: usize) -> Result<usize, PortError> {
+    let Some(bytes) = model.cache_bytes.filter(|_| blocks > 0) else { return Ok(model.cache_tokens) };
+    let position = cache_of_position(summary).saturating_mul(blocks as u64).max(1);
+    let tokens = usize::try_from(bytes / position).unwrap_or(usize::MAX);
+    if tokens == 0 {
+        return Err(PortError::invalid(format!(
+            "cache_bytes (--attn-cache-bytes): {bytes} bytes leave no room for a session; one position takes {position} of \
+             them in {blocks} blocks"
+        )));
+    }
+    Ok(tokens)
 }
 
 /// Loads every model of the catalogue, one after the other, and tells the service what became of it. Returns those whose

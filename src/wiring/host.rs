@@ -20,7 +20,7 @@ use corolla_swarm::{
 use tokio::sync::watch;
 
 use self::files::{Files, InUse};
-use super::dht_prefix;
+use super::{cache_of_position, cache_tokens, dht_prefix};
 use crate::{config::HostSettings, machine, plan::ModelPlan};
 
 /// How long after a swarm could not be entered it is tried again.
@@ -60,18 +60,19 @@ fn shares_heads(summary: &ModelSummary) -> bool {
 ///
 /// # Errors
 /// Files that cannot be read, blocks that the model does not have, or that there is no memory for.
-pub(crate) fn plan(model: ModelPlan, measure: bool) -> Result<HostPlan, PortError> {
+pub(crate) fn plan(mut model: ModelPlan, measure: bool) -> Result<HostPlan, PortError> {
     let settings = model.settings.host.clone().ok_or_else(|| PortError::invalid("there is nothing to host"))?;
     let summary = inspect(&model.settings.path)?;
     let dht_prefix = dht_prefix(&model.settings, &summary.family)?;
     check_prefix(&dht_prefix)?;
     let limits = ServerLimits::stock(shares_heads(&summary));
-    let cache = (size_of::<f32>() * summary.cache_numbers) as u64;
+    let cache = cache_of_position(&summary);
     let sizes = Sizes { hidden: summary.hidden as u64, vocab: summary.vocab as u64, cache };
     let kept = (&summary.stored.into(), model.choice.blocks.dtype);
-    let tokens = model.settings.cache_tokens as u64;
-    let share = Share::new(&summary.parts, sizes, kept, tokens, limits.max_batch as u64);
-    let share = share.ok_or_else(|| PortError::invalid("the blocks cannot be kept in that dtype"))?;
+    let with_cache = |tokens: usize| {
+        let share = Share::new(&summary.parts, sizes, kept, tokens as u64, limits.max_batch as u64);
+        share.ok_or_else(|| PortError::invalid("the blocks cannot be kept in that dtype"))
+    };
     let all = BlockRange::first(summary.blocks);
     let blocks = match (model.settings.block_range, settings.num_blocks) {
         (Some(range), _) => range,
@@ -85,10 +86,18 @@ pub(crate) fn plan(model: ModelPlan, measure: bool) -> Result<HostPlan, PortErro
         }
         (None, None) if !model.settings.ends && model.choice.blocks.card.is_none() => {
             let full = |fault| PortError::invalid(format!("{}: {fault}", model.settings.path.display()));
-            BlockRange::first(share.most(all.len(), free_memory()?).map_err(full)?)
+            let free = free_memory()?;
+            let most = match model.settings.cache_bytes {
+                None => with_cache(model.settings.cache_tokens)?.most(all.len(), free),
+                // The more blocks, the fewer positions: together it is as large.
+                Some(bytes) => with_cache(0)?.most(all.len(), free.saturating_sub(bytes)),
+            };
+            BlockRange::first(most.map_err(full)?)
         }
         (None, None) => all,
     };
+    model.settings.cache_tokens = cache_tokens(&model.settings, &summary, blocks.len())?;
+    let share = with_cache(model.settings.cache_tokens)?;
     // In a process that computes with them itself blocks stay.
     let fixed = model.settings.block_range.is_some() || model.settings.ends || blocks == all;
     let balance = Balance { grace: settings.drain, ..Balance::default() };
