@@ -24,6 +24,8 @@ pub(crate) use typed::{
 
 use crate::backend::Backend;
 
+/// Positions that a KV cache holds by default.
+const CACHE_TOKENS: usize = 32_768;
 /// The file that is read where none is named.
 const DEFAULT_FILE: &str = "corolla.toml";
 
@@ -51,8 +53,11 @@ pub(crate) struct ModelSettings {
     pub(crate) block_range: Option<BlockRange>,
     /// Threads of the backend; `None` is one for each core.
     pub(crate) threads: Option<usize>,
-    /// Positions that the KV cache holds, over all sessions.
+    /// Positions that the KV cache holds, over all sessions. Where it is given in bytes, so many as these hold once the model
+    /// was looked at.
     pub(crate) cache_tokens: usize,
+    /// Bytes that the KV cache takes, where it is given in bytes.
+    pub(crate) cache_bytes: Option<u64>,
     /// How to reach the swarm; used where it runs the blocks, or has clients for those that run here.
     pub(crate) swarm: SwarmSettings,
     /// Whether embeddings and LM head are computed here; they are not by a server of blocks.
@@ -256,9 +261,20 @@ fn check_model(at: usize, model: typed::Model) -> Result<ModelSettings, String> 
     if model.threads == Some(0) || model.threads.is_some_and(|n| n > 1024) {
         return Err(format!("models[{at}].threads must be 1 to 1024; leave it out for one thread a core"));
     }
-    if model.cache_tokens == 0 {
-        return Err(format!("models[{at}].cache_tokens = 0 leaves no room for a session; 32768 is the default"));
-    }
+    let cache_bytes = match (model.cache_tokens, &model.cache_bytes) {
+        (Some(0), _) => {
+            return Err(format!(
+                "models[{at}].cache_tokens = 0 leaves no room for a session; {CACHE_TOKENS} is the default"
+            ));
+        }
+        (Some(_), Some(_)) => {
+            return Err(format!(
+                "models[{at}] has both cache_tokens and cache_bytes, two sizes of one KV cache; keep one"
+            ));
+        }
+        (_, Some(text)) => Some(check_size(&format!("models[{at}].cache_bytes"), text)?),
+        (_, None) => None,
+    };
     let block_range = model.block_range.as_ref().map(|text| check_range(at, model.blocks, text)).transpose()?;
     let compute = check_compute(at, &model)?;
     let swarm = swarm::check(at, model.swarm.unwrap_or_default())?;
@@ -273,7 +289,24 @@ fn check_model(at: usize, model: typed::Model) -> Result<ModelSettings, String> 
         blocks: model.blocks,
         block_range,
         threads: model.threads,
-        cache_tokens: model.cache_tokens,
+        cache_tokens: model.cache_tokens.unwrap_or(CACHE_TOKENS),
+        cache_bytes,
+    })
+}
+
+fn check_size(key: &str, text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim() {
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = number.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| {
+        format!("{key} = \"{text}\" is no size; write a whole number of MB, GB, MiB or GiB, such as \"2GiB\"")
     })
 }
 

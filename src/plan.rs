@@ -32,6 +32,8 @@ pub(crate) struct Looked {
     pub(crate) about: String,
     /// What it needs.
     pub(crate) demand: Demand,
+    /// Positions that its KV cache holds.
+    pub(crate) cache_tokens: usize,
 }
 
 /// A program that could run the models, and how it would.
@@ -69,7 +71,7 @@ pub(crate) async fn decide(settings: &Settings) -> Result<Vec<ModelPlan>, Stop> 
     let program = survey.best();
     let plans = settings.models.iter().zip(survey.outcomes(program)).map(|(model, outcome)| match outcome {
         Ok((looked, choice, room)) => Ok(ModelPlan {
-            settings: model.clone(),
+            settings: ModelSettings { cache_tokens: looked.cache_tokens, ..model.clone() },
             about: looked.about.clone(),
             choice: choice.clone(),
             room: room.clone(),

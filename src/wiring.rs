@@ -65,6 +65,7 @@ pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Loo
         return Err(PortError::invalid(text));
     }
     let here = model.certain(summary.blocks).map_or(0..0, |here| here.start()..here.end());
+    let cache_tokens = cache_tokens(model, &summary, here.len())?;
     let positions = summary.max_positions.map_or("any number of".to_owned(), |n| n.to_string());
     let sizes = sizes(&summary);
     let about = format!(
@@ -76,11 +77,25 @@ pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Loo
         summary.hidden,
         summary.vocab,
         summary.bytes / 1_000_000,
-        (sizes.cache * here.len() as u64).saturating_mul(model.cache_tokens as u64) / 1_000_000,
+        (sizes.cache * here.len() as u64).saturating_mul(cache_tokens as u64) / 1_000_000,
     );
-    let (tokens, chunk) = (model.cache_tokens as u64, prefill_chunk as u64);
+    let (tokens, chunk) = (cache_tokens as u64, prefill_chunk as u64);
     let demand = Demand::new(&summary.parts, here, summary.stored.into(), sizes, tokens, chunk);
-    Ok(Looked { about, demand: if model.ends { demand } else { demand.without_ends() } })
+    Ok(Looked { about, demand: if model.ends { demand } else { demand.without_ends() }, cache_tokens })
+}
+
+/// Positions that the KV cache of `blocks` blocks holds.
+fn cache_tokens(model: &ModelSettings, summary: &ModelSummary, blocks: usize) -> Result<usize, PortError> {
+    let Some(bytes) = model.cache_bytes.filter(|_| blocks > 0) else { return Ok(model.cache_tokens) };
+    let position = sizes(summary).cache.saturating_mul(blocks as u64).max(1);
+    let tokens = usize::try_from(bytes / position).unwrap_or(usize::MAX);
+    if tokens == 0 {
+        return Err(PortError::invalid(format!(
+            "cache_bytes (--attn-cache-bytes): {bytes} bytes leave no room for a session; one position takes {position} of \
+             them in {blocks} blocks"
+        )));
+    }
+    Ok(tokens)
 }
 
 /// The sizes of a model that say how much room a step takes.

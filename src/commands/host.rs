@@ -55,6 +55,9 @@ pub(crate) struct Options {
     /// keys and values, else 4096]
     #[arg(long, value_name = "N")]
     attn_cache_tokens: Option<usize>,
+    /// Memory that they may reserve together, over all blocks, in place of a number of positions: e.g. 2GiB.
+    #[arg(long, value_name = "SIZE", conflicts_with = "attn_cache_tokens")]
+    attn_cache_bytes: Option<String>,
     /// Do not ask others whether they reach this server: they do.
     #[arg(long, conflicts_with = "relayed")]
     skip_reachability_check: bool,
@@ -100,7 +103,7 @@ impl Options {
     fn overrides(self) -> Result<Overrides, Stop> {
         let usual = |path: &PathBuf| host::usual_cache_tokens(path).map_err(Stop::usage);
         let cache_tokens = match (self.attn_cache_tokens, &self.model) {
-            (None, Some(path)) => Some(usual(path)?),
+            (None, Some(path)) if self.attn_cache_bytes.is_none() => Some(usual(path)?),
             (asked, _) => asked,
         };
         Ok(Overrides {
@@ -119,6 +122,7 @@ impl Options {
                 listen: self.listen,
                 identity: self.identity,
                 cache_tokens,
+                cache_bytes: self.attn_cache_bytes,
                 reach: match (self.skip_reachability_check, self.relayed) {
                     (true, _) => Some(TypedReach::Direct),
                     (_, true) => Some(TypedReach::Relayed),

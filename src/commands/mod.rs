@@ -79,10 +79,11 @@ pub(crate) fn probe() -> Result<(), Stop> {
 
 /// Settings in which every model could be loaded, as far as its files' headers tell.
 fn settings(file: &ConfigFile, overrides: &Overrides) -> Result<Settings, Stop> {
-    let settings = config::load(file.config.as_deref(), overrides).map_err(Stop::usage)?;
-    for (at, model) in settings.models.iter().enumerate() {
-        wiring::look_at(model, settings.limits.prefill_chunk)
+    let mut settings = config::load(file.config.as_deref(), overrides).map_err(Stop::usage)?;
+    for (at, model) in settings.models.iter_mut().enumerate() {
+        let looked = wiring::look_at(model, settings.limits.prefill_chunk)
             .map_err(|fault| Stop::usage(format!("models[{at}] ({}): {fault}", model.id)))?;
+        model.cache_tokens = looked.cache_tokens;
     }
     Ok(settings)
 }

@@ -85,7 +85,9 @@ fn about_host(model: &mut Model, flags: &HostFlags) {
     model.ends = false;
     set(&mut model.block_range, &flags.blocks);
     set(&mut model.threads, &flags.threads);
-    model.cache_tokens = flags.cache_tokens.unwrap_or(model.cache_tokens);
+    if flags.cache_tokens.is_some() || flags.cache_bytes.is_some() {
+        (model.cache_tokens, model.cache_bytes) = (flags.cache_tokens, flags.cache_bytes.clone());
+    }
     let swarm = model.swarm.get_or_insert_default();
     set(&mut swarm.initial_peers, &flags.initial_peers);
     set(&mut swarm.dht_prefix, &flags.dht_prefix);

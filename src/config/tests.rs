@@ -284,3 +284,22 @@ fn the_flags_of_a_host_change_the_model_that_is_configured_for_it() {
     assert!(models(&[false]).unwrap_err().contains("which model's blocks?"));
     assert!(models(&[true, true]).unwrap_err().contains("models m0 and m1 both have a [models.host] table"));
 }
+
+#[test]
+fn a_cache_has_one_size() {
+    let model = |keys: &str| settings(&format!("[[models]]\nid = \"m\"\npath = \"Cargo.toml\"\n{keys}"));
+    let sizes = |keys: &str| model(keys).map(|it| (it.models[0].cache_tokens, it.models[0].cache_bytes)).unwrap();
+    assert_eq!(sizes(""), (CACHE_TOKENS, None));
+    assert_eq!(sizes("cache_tokens = 7"), (7, None));
+    for (text, bytes) in [("2GiB", 2 << 30), ("3 MiB", 3 << 20), ("4MB", 4_000_000), ("5 GB", 5_000_000_000)] {
+        assert_eq!(sizes(&format!("cache_bytes = \"{text}\"")).1, Some(bytes));
+    }
+    assert_eq!(
+        model("cache_tokens = 7\ncache_bytes = \"2GiB\"").unwrap_err(),
+        "models[0] has both cache_tokens and cache_bytes, two sizes of one KV cache; keep one"
+    );
+    for wrong in ["", "2", "GiB", "0GiB", "1.5GiB", "-1GiB", "2gib", "99999999999GiB"] {
+        let fault = model(&format!("cache_bytes = \"{wrong}\"")).unwrap_err();
+        assert!(fault.starts_with(&format!("models[0].cache_bytes = \"{wrong}\" is no size; write")), "{fault}");
+    }
+}

@@ -87,8 +87,8 @@ pub(super) struct Model {
     pub(super) blocks: Blocks,
     pub(super) block_range: Option<String>,
     pub(super) threads: Option<usize>,
-    #[serde(default = "cache_tokens")]
-    pub(super) cache_tokens: usize,
+    pub(super) cache_tokens: Option<usize>,
+    pub(super) cache_bytes: Option<String>,
     pub(super) swarm: Option<Swarm>,
     pub(super) host: Option<Host>,
     /// No key: `corolla host` leaves embeddings and head out.
@@ -140,10 +140,6 @@ pub(crate) enum Reach {
     Direct,
     /// They do not; it needs a relay.
     Relayed,
-}
-
-fn cache_tokens() -> usize {
-    32_768
 }
 
 fn yes() -> bool {
@@ -330,6 +326,8 @@ pub(crate) struct HostFlags {
     pub(crate) identity: Option<PathBuf>,
     /// Positions that the KV cache holds.
     pub(crate) cache_tokens: Option<usize>,
+    /// Bytes that it takes.
+    pub(crate) cache_bytes: Option<String>,
     /// Whether others reach it.
     pub(crate) reach: Option<Reach>,
     /// What the server is called in lists.
@@ -359,7 +357,8 @@ impl Model {
             blocks: Blocks::default(),
             block_range: None,
             threads: None,
-            cache_tokens: cache_tokens(),
+            cache_tokens: None,
+            cache_bytes: None,
             swarm: None,
             host: None,
             ends: true,

@@ -20,7 +20,7 @@ use corolla_swarm::{
 use tokio::sync::watch;
 
 use self::files::{Files, InUse};
-use super::{dht_prefix, sizes};
+use super::{cache_tokens, dht_prefix, sizes};
 use crate::{config::HostSettings, machine, plan::ModelPlan};
 
 /// How long after a swarm could not be entered it is tried again.
@@ -60,33 +60,44 @@ fn shares_heads(summary: &ModelSummary) -> bool {
 ///
 /// # Errors
 /// Files that cannot be read, blocks that the model does not have, or that there is no memory for.
-pub(crate) fn plan(model: ModelPlan, measure: bool) -> Result<HostPlan, PortError> {
+pub(crate) fn plan(mut model: ModelPlan, measure: bool) -> Result<HostPlan, PortError> {
     let settings = model.settings.host.clone().ok_or_else(|| PortError::invalid("there is nothing to host"))?;
     let summary = inspect(&model.settings.path)?;
     let dht_prefix = dht_prefix(&model.settings, &summary.family)?;
     check_prefix(&dht_prefix)?;
     let limits = ServerLimits::stock(shares_heads(&summary));
     let kept = (&summary.stored.into(), model.choice.blocks.dtype);
-    let tokens = model.settings.cache_tokens as u64;
-    let share = Share::new(&summary.parts, sizes(&summary), kept, tokens, limits.max_batch as u64);
-    let share = share.ok_or_else(|| PortError::invalid("the blocks cannot be kept in that dtype"))?;
+    let with_cache = |tokens: usize| {
+        let share = Share::new(&summary.parts, sizes(&summary), kept, tokens as u64, limits.max_batch as u64);
+        share.ok_or_else(|| PortError::invalid("the blocks cannot be kept in that dtype"))
+    };
     let all = BlockRange::first(summary.blocks);
     let blocks = match model.settings.block_range {
         Some(range) => range,
         None if model.settings.ends => all, // those that this process computes with
-        None => BlockRange::first(count(&model, settings.num_blocks, all.len(), share)?),
+        None => {
+            // A cache of so many bytes is as large however many blocks share it.
+            let (share, cache) = match model.settings.cache_bytes {
+                Some(bytes) => (with_cache(0)?, bytes),
+                None => (with_cache(model.settings.cache_tokens)?, 0),
+            };
+            BlockRange::first(count(&model, settings.num_blocks, all.len(), (share, cache))?)
+        }
     };
+    model.settings.cache_tokens = cache_tokens(&model.settings, &summary, blocks.len())?;
+    let share = with_cache(model.settings.cache_tokens)?;
     let fixed = model.settings.block_range.is_some() || model.settings.ends || blocks == all;
     let balance = Balance { grace: settings.drain, ..Balance::default() };
     let placement = if fixed { Placement::Fixed } else { Placement::Free(balance) };
     Ok(HostPlan { model, settings, summary, dht_prefix, blocks, placement, share, limits, measure })
 }
 
-/// How many of `all` blocks a server takes that chooses them itself: as many as it was told, or as there is memory for.
-fn count(model: &ModelPlan, told: Option<usize>, all: usize, share: Share) -> Result<usize, PortError> {
+/// How many of `all` blocks a server takes that chooses them itself: as many as it was told, or as there is memory for
+/// beside a cache of that many bytes.
+fn count(model: &ModelPlan, told: Option<usize>, all: usize, (share, cache): (Share, u64)) -> Result<usize, PortError> {
     let fault = |fault: String| PortError::invalid(format!("{}: {fault}", model.settings.path.display()));
     let side = model.choice.blocks;
-    let free = side.card.map_or(model.room.memory, |nth| model.room.card(side.backend, nth));
+    let free = side.card.map_or(model.room.memory, |nth| model.room.card(side.backend, nth)).saturating_sub(cache);
     match told {
         None => share.most(all, free).map_err(fault),
         Some(count) if count > all => Err(fault(format!("num_blocks = {count} (--num-blocks), but there are {all}"))),

@@ -284,6 +284,17 @@ fn a_model_that_does_not_fit_is_refused_before_it_is_loaded() {
     assert!(said.starts_with("corolla: model m: not enough memory"), "{said}");
 }
 
+/// 3 blocks x 2 heads of 8 x keys and values x 4 bytes: 384 bytes a position.
+#[test]
+fn a_cache_in_bytes_holds_what_fits_over_the_blocks_that_run_here() {
+    let house = House::new();
+    for (keys, size) in [("cache_bytes = \"6MB\"", 6), ("cache_tokens = 15625", 6), ("", 12)] {
+        let output = house.run(&tiny(keys), &["check-config"]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains(&format!(", {size} MB of KV cache at most")), "{keys}: {said}");
+    }
+}
+
 #[test]
 fn the_caches_of_several_models_add_up() {
     let house = House::new();

@@ -275,6 +275,15 @@ fn what_cannot_be_hosted_is_said_in_a_sentence() {
         (&["host", "--model", path, "--join", &token, "--listen", "0.0.0.0:1"], "which is no address"),
         (&["host", "--model", path, "--join", &token, "--update-period", "soon"], "is no time"),
         (&["host", "--model", path, "--join", &token, "--attn-cache-tokens", "0"], "leaves no room"),
+        (
+            &["host", "--model", path, "--join", &token, "--attn-cache-bytes", "1"],
+            "is no size; write a whole number of MB",
+        ),
+        (&["host", "--model", path, "--join", &token, "--attn-cache-bytes", "900000GiB"], "not enough memory"),
+        (
+            &["host", "--model", path, "--attn-cache-tokens", "9", "--attn-cache-bytes", "1GiB"],
+            "'--attn-cache-tokens <N>' cannot be used with '--attn-cache-bytes <SIZE>'",
+        ),
         (&["host", "--model", "nowhere.gguf", "--join", &token], "nowhere.gguf"),
         (&["host", "--model", path, "--join", &token, "--backend", "tch"], "backend = \"tch\" cannot be used"),
         (&["serve", "--join", &token, "--listen", "127.0.0.1:0"], "is not configured; say where its files are"),

@@ -53,6 +53,12 @@ async fn finds_room(rpc: &Rpc, peer: PeerId) -> bool {
     text.contains("does not serve")
 }
 
+/// Waits until a long message of somebody else finds room, or none.
+async fn until_there_is(room: bool, rpc: &Rpc, peer: PeerId) {
+    let looking = async { while finds_room(rpc, peer).await != room {} };
+    tokio::time::timeout(WAIT, looking).await.unwrap_or_else(|_| panic!("there should be room: {room}"));
+}
+
 /// What waits for a step and what a step is computed of takes room, and those who then find none are told.
 #[tokio::test]
 async fn input_takes_room_until_its_step_is_done() {
@@ -75,7 +81,7 @@ async fn input_takes_room_until_its_step_is_done() {
             }
             _ => {}
         }
-        while finds_room(&other, peer).await {}
+        until_there_is(false, &other, peer).await;
         // Short messages do not notice, long ones are refused wherever they come.
         let refusal =
             refused(&other, peer, step_request("toy-petals.9", raw(&states(1, 1, 1)), None, Bytes::new())).await;
@@ -84,7 +90,7 @@ async fn input_takes_room_until_its_step_is_done() {
         let refusal = other.unary(peer, RPC_FORWARD, pass, WAIT).await.unwrap_err();
         assert!(refusal.context().contains("AllocationFailed('Could not allocate"), "{case}: {refusal}");
         drop(stream);
-        while !finds_room(&other, peer).await {}
+        until_there_is(true, &other, peer).await;
         ledger.hang.store(false, SeqCst);
     }
     // What is done with gives its room back while the session goes on.
@@ -93,7 +99,7 @@ async fn input_takes_room_until_its_step_is_done() {
     for _ in 0..8 {
         ask(&mut stream, long(step(&[]))).await.unwrap();
     }
-    while !finds_room(&other, peer).await {}
+    until_there_is(true, &other, peer).await;
 }
 
 /// A pass is under way until its caller has read the reply.
