@@ -423,7 +423,7 @@ async fn who_is_asked_to_stop_in_the_middle_of_a_move_says_goodbye() {
 #[tokio::test]
 async fn who_is_asked_to_stop_in_the_middle_of_announcing_says_goodbye() {
     let node = Slow::start().await;
-    let enter = BootstrapConfig { reach: Reach::Direct, ..member(&[node.address.clone()]) };
+    let enter = BootstrapConfig { reach: Reach::Direct, ..member(std::slice::from_ref(&node.address)) };
     let member = Bootstrap::start(enter).await.unwrap();
     let mut tenant = Tenant::new(member, config(2, 1.0), Placement::Fixed, Toys::new(), Arc::new(|| 0));
     tokio::select! {
