@@ -60,7 +60,7 @@ impl Member {
     }
 
     /// Waits until it ends by itself, with these words and this code.
-    fn is_refused(mut self, words: &str, code: i32) {
+    fn ends_refused(mut self, words: &str, code: i32) {
         let log = self.until(words);
         assert_eq!(self.child.wait().unwrap().code(), Some(code), "{log}");
     }
@@ -216,7 +216,7 @@ fn the_token_carries_the_secret_and_nobody_else_gets_in() {
     );
     knows.until("serving the blocks");
     let stranger = Member::start(&[&model[..], &["--initial-peers", &address, "--dht-prefix", "tiny"]].concat());
-    stranger.is_refused("private swarm, whose secret is missing here", 1);
+    stranger.ends_refused("private swarm, whose secret is missing here", 1);
 }
 
 /// A host that joined by a token with a list admits who is on the list, and nobody else.
@@ -240,14 +240,14 @@ fn the_token_carries_the_list_of_members_and_nobody_else_gets_in() {
     first.until("serving the blocks");
 
     let through_the_host = ["--initial-peers", &address, "--dht-prefix", "tiny"];
-    Member::start(&[&model[..], &through_the_host].concat()).is_refused("listed peers only", 1);
+    Member::start(&[&model[..], &through_the_host].concat()).ends_refused("listed peers only", 1);
     let listed = Member::start(&[&model[..], &through_the_host, &["--identity", &client]].concat());
     listed.until("serving the blocks");
 
     // What is typed takes the place of the token's list, in which the entrance is.
     let closed = ["--join", &token, "--identity", &host, "--allowed-peers", &host_name];
     let why = format!("{entrance} is not in the list of allowed peers");
-    Member::start(&[&model[..], &closed].concat()).is_refused(&why, 2);
+    Member::start(&[&model[..], &closed].concat()).ends_refused(&why, 2);
 }
 
 #[test]
