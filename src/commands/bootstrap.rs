@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{asked_to_stop, host_fault, log, print};
+use super::{Stops, host_fault, log, print};
 use crate::{
     Stop,
     join::{JoinToken, MOST_MEMBERS},
@@ -72,9 +72,10 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
         members
     });
     let token = JoinToken { peers, dht_prefix, model, secret, allowed };
+    let mut stops = Stops::listen();
     print(&format!("{}\n{token}\n", addresses.join("\n")))?;
     tracing::info!("the swarm can be entered");
-    asked_to_stop().await;
+    stops.next().await;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use super::{Compute, ConfigFile, asked_to_stop, host_fault, interrupted_again, log, planned, print};
+use super::{Compute, ConfigFile, Stops, host_fault, interrupted_again, log, planned, print};
 use crate::{
     Stop,
     config::{HostFlags, Overrides, TypedReach},
@@ -150,6 +150,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     let plan = host::plan(plan, measure).map_err(fault)?;
     log("info");
     tracing::info!(model = plan.model.about, reason = plan.model.choice.reason, "hosting");
+    let mut stops = Stops::listen();
     let interrupted = || Stop { sentence: "interrupted".to_owned(), code: 130 };
     let entering = async {
         let member = host::enter(&plan).await.map_err(fault)?;
@@ -163,11 +164,11 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     };
     let mut tenant = tokio::select! {
         entered = entering => entered?,
-        () = asked_to_stop() => return Err(interrupted()),
+        () = stops.next() => return Err(interrupted()),
     };
     tokio::select! {
         settled = tenant.settle() => settled.map_err(fault)?,
-        () = asked_to_stop() => {
+        () = stops.next() => {
             tenant.shut_down(Duration::ZERO).await;
             return Err(interrupted());
         }
@@ -175,12 +176,12 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     tracing::info!(blocks = %tenant.blocks(), "serving the blocks");
     tokio::select! {
         never = tenant.roam() => match never {},
-        () = asked_to_stop() => {}
+        () = stops.next() => {}
     }
     tracing::info!(sessions = tenant.open_sessions(), seconds = drain.as_secs(), "leaving the swarm");
     tokio::select! {
         () = tenant.shut_down(drain) => Ok(()),
-        () = asked_to_stop() => Err(interrupted_again()),
+        () = stops.next() => Err(interrupted_again()),
     }
 }
 

@@ -139,20 +139,40 @@ fn interrupted_again() -> Stop {
     Stop { sentence: "interrupted again: what was open was broken off".to_owned(), code: 130 }
 }
 
-/// Ready when the user or the system asks this process to end.
-async fn asked_to_stop() {
-    let interrupt = tokio::signal::ctrl_c();
+/// Signals by which the user or the system asks this process to end. None is lost from the moment on that this is made.
+struct Stops {
     #[cfg(unix)]
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => signal.recv().await,
-            Err(_) => std::future::pending().await,
+    heard: [Option<tokio::signal::unix::Signal>; 2],
+}
+
+impl Stops {
+    fn listen() -> Self {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            Self { heard: [SignalKind::interrupt(), SignalKind::terminate()].map(|kind| signal(kind).ok()) }
         }
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    tokio::select! {
-        _ = interrupt => {}
-        _ = terminate => {}
+        #[cfg(not(unix))]
+        Self {}
     }
+
+    /// Ready with the next one.
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        {
+            let [interrupt, terminate] = &mut self.heard;
+            tokio::select! {
+                Some(()) = async { interrupt.as_mut()?.recv().await } => {}
+                Some(()) = async { terminate.as_mut()?.recv().await } => {}
+                else => std::future::pending().await,
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+/// Ready when the process is asked to end.
+async fn asked_to_stop() {
+    Stops::listen().next().await;
 }

@@ -4,13 +4,9 @@ use std::{path::PathBuf, sync::Arc};
 
 use corolla_api::ApiSettings;
 use corolla_domain::session::SessionService;
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, watch},
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
-use super::{Compute, ConfigFile, asked_to_stop, interrupted_again, log, planned};
+use super::{Compute, ConfigFile, Stops, interrupted_again, log, planned};
 use crate::{
     Stop,
     config::Overrides,
@@ -56,14 +52,10 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
         ..ApiSettings::default()
     };
     tracing::info!("listening on http://{address}");
-    let asked = Arc::new(Notify::new());
-    let stopping = {
-        let asked = asked.clone();
-        async move {
-            asked_to_stop().await;
-            leave.send_replace(());
-            asked.notify_one();
-        }
+    let (mut first, mut second) = (Stops::listen(), Stops::listen());
+    let stopping = async move {
+        first.next().await;
+        leave.send_replace(());
     };
     let serving = async {
         let served = corolla_api::serve(listener, corolla_api::routes(service, api), stopping).await;
@@ -72,8 +64,8 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
         served.map_err(|fault| Stop::failure(format!("the server ended early: {fault}")))
     };
     let again = async {
-        asked.notified().await;
-        asked_to_stop().await;
+        second.next().await;
+        second.next().await;
     };
     tokio::select! {
         ended = serving => ended,
