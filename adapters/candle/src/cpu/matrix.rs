@@ -1,6 +1,7 @@
 //! Weights in memory, in whatever form they are kept, and their two uses: products and rows.
 
 mod gradient;
+mod scores;
 
 use corolla_checkpoint::{Stored, View};
 use corolla_domain::ports::PortError;
@@ -9,6 +10,7 @@ use half::slice::HalfFloatSliceExt;
 use super::{
     kernels::{self, Kernels, Operand, Packed, RoundedRows},
     pool::Pool,
+    screen::Screen,
 };
 use crate::{config::Activations, ggml::blocks};
 
@@ -16,6 +18,8 @@ use crate::{config::Activations, ggml::blocks};
 pub(crate) struct Matrix {
     cols: usize,
     data: Data,
+    /// What finds the highest products, where it is wanted.
+    screen: Option<Screen>,
 }
 
 enum Data {
@@ -37,7 +41,7 @@ impl Matrix {
             Stored::F16 => Data::F16(narrowed(view, half::f16::to_bits)?),
             Stored::Quantised(kind) => Data::Quantised(Packed::new(kind, &blocks(view, kind)?, cols, pool)),
         };
-        Ok(Self { cols, data })
+        Ok(Self { cols, data, screen: None })
     }
 
     /// `x` of shape `[m, cols]` times the transpose: `[m, rows]`. `rounded` belongs to `x`.
@@ -64,17 +68,23 @@ impl Matrix {
 
     /// The rows of those numbers, one after the other. The caller has checked that they exist.
     pub(super) fn select(&self, ids: &[u32]) -> Vec<f32> {
-        let row = |id: &u32| *id as usize * self.cols..(*id as usize + 1) * self.cols;
+        let mut numbers = vec![0f32; ids.len() * self.cols];
+        let rows = numbers.chunks_exact_mut(self.cols);
+        ids.iter().zip(rows).for_each(|(id, numbers)| self.widen(*id as usize, numbers));
+        numbers
+    }
+
+    /// Row `row` in f32; `numbers` has a place for each column.
+    fn widen(&self, row: usize, numbers: &mut [f32]) {
+        let here = row * self.cols..(row + 1) * self.cols;
+        let widened = |bits: &[u16], numbers: &mut [f32], widen: fn(u16) -> f32| {
+            numbers.iter_mut().zip(bits).for_each(|(number, bits)| *number = widen(*bits));
+        };
         match &self.data {
-            Data::F32(numbers) => ids.iter().flat_map(|id| &numbers[row(id)]).copied().collect(),
-            Data::Bf16(bits) => ids.iter().flat_map(|id| &bits[row(id)]).map(|b| kernels::bf16(*b)).collect(),
-            Data::F16(bits) => ids.iter().flat_map(|id| &bits[row(id)]).map(|b| kernels::f16(*b)).collect(),
-            Data::Quantised(packed) => {
-                let mut numbers = vec![0f32; ids.len() * self.cols];
-                let rows = numbers.chunks_exact_mut(self.cols);
-                ids.iter().zip(rows).for_each(|(id, numbers)| packed.widen(*id as usize, numbers));
-                numbers
-            }
+            Data::F32(all) => numbers.copy_from_slice(&all[here]),
+            Data::Bf16(bits) => widened(&bits[here], numbers, kernels::bf16),
+            Data::F16(bits) => widened(&bits[here], numbers, kernels::f16),
+            Data::Quantised(packed) => packed.widen(row, numbers),
         }
     }
 }

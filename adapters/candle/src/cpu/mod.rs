@@ -8,6 +8,7 @@ mod kv_cache;
 mod matrix;
 mod norm;
 mod pool;
+mod screen;
 
 use std::mem;
 
@@ -15,6 +16,7 @@ use corolla_checkpoint::{Heads, Stored, View};
 use corolla_compute::{Arithmetic, Place, Use};
 use corolla_domain::{
     fit::{self, Dtype},
+    model::{LogitRow, Want},
     ports::PortError,
 };
 
@@ -36,6 +38,7 @@ pub(crate) struct CpuArithmetic {
     kernels: Kernels,
     dtype: Dtype,
     activations: Activations,
+    screen: bool,
 }
 
 /// Activations of shape `[rows, width]`.
@@ -72,17 +75,18 @@ pub(crate) struct Frame {
 }
 
 impl CpuArithmetic {
-    /// `threads` threads, or one for each core.
+    /// `threads` threads, or one for each core; a screen over the head where that is wanted.
     pub(crate) fn new(
         threads: Option<usize>,
         kernels: Option<fit::Kernels>,
         dtype: Dtype,
         activations: Activations,
+        screen: bool,
     ) -> Result<Self, PortError> {
         let kernels = kernels::kernels(kernels)?;
         let pool = Pool::new(threads)?;
         tracing::debug!(kernels = kernels.name, threads = pool.threads(), "kernels chosen");
-        Ok(Self { pool, kernels, dtype, activations })
+        Ok(Self { pool, kernels, dtype, activations, screen })
     }
 }
 
@@ -99,6 +103,11 @@ impl Arithmetic for CpuArithmetic {
 
     fn matrix(&self, view: &View<'_>, _: Use) -> Result<Matrix, PortError> {
         Matrix::new(view, kept(self.dtype, view.stored), &self.pool)
+    }
+
+    fn head(&self, view: &View<'_>, of_use: Use) -> Result<Matrix, PortError> {
+        let matrix = self.matrix(view, of_use)?;
+        if self.screen { matrix.screened(&self.pool) } else { Ok(matrix) }
     }
 
     fn vector(&self, numbers: Vec<f32>) -> Result<Vec<f32>, PortError> {
@@ -126,6 +135,10 @@ impl Arithmetic for CpuArithmetic {
             numbers.chunks_exact_mut(width).for_each(|row| add(row, bias));
         }
         Ok(Rows::new(numbers, width))
+    }
+
+    fn screened_scores(&self, x: &Rows, head: &Matrix, wants: &[&Want]) -> Result<Option<Vec<LogitRow>>, PortError> {
+        head.scores((&self.kernels, &self.pool), &x.numbers, wants, self.activations)
     }
 
     fn product_gradient(&self, y: &Rows, matrix: &Matrix) -> Result<Rows, PortError> {

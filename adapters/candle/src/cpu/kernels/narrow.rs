@@ -3,6 +3,8 @@
 //! Few rows are rounded too, though nothing is won by it: so what a row becomes does not depend, but for the order of sums,
 //! on how many others are multiplied beside it.
 
+use std::borrow::Cow;
+
 use super::{
     Kernels, Operand, bf16,
     dense::{FEW, matmul},
@@ -27,13 +29,10 @@ pub(super) type PackedRows = Vec<[Line; 2]>;
 /// `x` of shape `[m, cols]` times the transpose of `bits` of shape `[rows, cols]`: `[m, rows]`. Activations stay as they
 /// are where the processor multiplies no bf16 numbers, or not an odd number of them.
 pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits: &[u16], cols: usize) -> Vec<f32> {
-    let Some(narrow) = kernels.narrow.filter(|_| cols.is_multiple_of(2)) else {
-        return matmul((kernels, pool), x, Operand::Bf16(bits), cols);
-    };
     let (many, rows) = (x.len() / cols, bits.len() / cols);
-    if many <= FEW {
-        return matmul((kernels, pool), &(narrow.round)(x), Operand::Bf16(bits), cols);
-    }
+    let Some(narrow) = kernels.narrow.filter(|_| cols.is_multiple_of(2) && many > FEW) else {
+        return matmul((kernels, pool), &narrowed(kernels, x, cols), Operand::Bf16(bits), cols);
+    };
     let mut rounded = buffers::place(many.div_ceil(LANES) * LANES * (cols / 2));
     let groups = rounded.as_chunks_mut::<LANES>().0;
     pool.each(groups.chunks_mut(cols / 2).zip(x.chunks(LANES * cols)), |_, (group, x)| group_up(x, cols, group));
@@ -64,6 +63,12 @@ pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits
     });
     buffers::free(products);
     together
+}
+
+/// Activations as [`narrow_product`] multiplies them with rows of `cols` weights.
+pub(crate) fn narrowed<'a>(kernels: &Kernels, x: &'a [f32], cols: usize) -> Cow<'a, [f32]> {
+    let narrow = kernels.narrow.filter(|_| cols.is_multiple_of(2));
+    narrow.map_or(Cow::Borrowed(x), |narrow| Cow::Owned((narrow.round)(x)))
 }
 
 /// Rounds numbers and widens them again.

@@ -1,6 +1,6 @@
 //! The reference kernels: one number after the other.
 
-use super::{Kernels, bf16, curves, f16, rounded, tiles};
+use super::{Kernels, bf16, curves, f16, planes, rounded, tiles};
 
 pub(super) fn kernels() -> Kernels {
     Kernels {
@@ -16,6 +16,7 @@ pub(super) fn kernels() -> Kernels {
         soften: curves::soften,
         gate: curves::gate,
         gelu: curves::gelu,
+        planes: planes::product,
         narrow: None,
     }
 }
