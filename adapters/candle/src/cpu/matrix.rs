@@ -3,7 +3,10 @@
 mod gradient;
 mod scores;
 
-use corolla_checkpoint::{Stored, View};
+use std::ops::Deref;
+
+use bytemuck::Pod;
+use corolla_checkpoint::{Piece, Stored, View};
 use corolla_domain::ports::PortError;
 use half::slice::HalfFloatSliceExt;
 
@@ -23,10 +26,34 @@ pub(crate) struct Matrix {
 }
 
 enum Data {
-    F32(Vec<f32>),
-    Bf16(Vec<u16>),
-    F16(Vec<u16>),
+    F32(Numbers<f32>),
+    Bf16(Numbers<u16>),
+    F16(Numbers<u16>),
     Quantised(Packed),
+}
+
+/// Numbers in memory, or as they lie in a file.
+enum Numbers<T> {
+    Own(Vec<T>),
+    File(Piece),
+}
+
+impl<T: Pod> Numbers<T> {
+    /// Those of a file; `None` where they begin in the middle of one.
+    fn of(piece: Piece) -> Option<Self> {
+        bytemuck::try_cast_slice::<u8, T>(&piece).is_ok().then_some(Self::File(piece))
+    }
+}
+
+impl<T: Pod> Deref for Numbers<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match self {
+            Self::Own(numbers) => numbers,
+            Self::File(piece) => bytemuck::cast_slice(piece),
+        }
+    }
 }
 
 impl Matrix {
@@ -34,14 +61,30 @@ impl Matrix {
     pub(super) fn new(view: &View<'_>, kept: Stored, pool: &Pool) -> Result<Self, PortError> {
         let cols = view.shape[1];
         let data = match kept {
-            Stored::F32 => Data::F32(view.to_f32()),
-            Stored::Bf16 if view.stored == kept => Data::Bf16(halves(&view.bytes)),
-            Stored::Bf16 => Data::Bf16(narrowed(view, half::bf16::to_bits)?),
-            Stored::F16 if view.stored == kept => Data::F16(halves(&view.bytes)),
-            Stored::F16 => Data::F16(narrowed(view, half::f16::to_bits)?),
+            Stored::F32 => Data::F32(Numbers::Own(view.to_f32())),
+            Stored::Bf16 if view.stored == kept => Data::Bf16(Numbers::Own(halves(&view.bytes))),
+            Stored::Bf16 => Data::Bf16(Numbers::Own(narrowed(view, half::bf16::to_bits)?)),
+            Stored::F16 if view.stored == kept => Data::F16(Numbers::Own(halves(&view.bytes))),
+            Stored::F16 => Data::F16(Numbers::Own(narrowed(view, half::f16::to_bits)?)),
             Stored::Quantised(kind) => Data::Quantised(Packed::new(kind, &blocks(view, kind)?, cols, pool)),
         };
         Ok(Self { cols, data, screen: None })
+    }
+
+    /// Leaves the numbers where they are in the file, which must stay as it is from then on; `None` where they are
+    /// quantised, or cannot be used there.
+    pub(super) fn in_place(view: &View<'_>) -> Option<Self> {
+        if cfg!(target_endian = "big") {
+            return None;
+        }
+        let piece = view.lasting()?;
+        let data = match view.stored {
+            Stored::F32 => Data::F32(Numbers::of(piece)?),
+            Stored::Bf16 => Data::Bf16(Numbers::of(piece)?),
+            Stored::F16 => Data::F16(Numbers::of(piece)?),
+            Stored::Quantised(_) => return None,
+        };
+        Some(Self { cols: view.shape[1], data, screen: None })
     }
 
     /// `x` of shape `[m, cols]` times the transpose: `[m, rows]`. `rounded` belongs to `x`.

@@ -27,6 +27,7 @@ use self::{
     matrix::Matrix,
     norm::turn,
     pool::Pool,
+    screen::ScreenFile,
 };
 use crate::config::{Activations, kept};
 
@@ -106,8 +107,16 @@ impl Arithmetic for CpuArithmetic {
     }
 
     fn head(&self, view: &View<'_>, of_use: Use) -> Result<Matrix, PortError> {
-        let matrix = self.matrix(view, of_use)?;
-        if self.screen { matrix.screened(&self.pool) } else { Ok(matrix) }
+        let kept = kept(self.dtype, view.stored);
+        if !self.screen || matches!(kept, Stored::Quantised(_)) {
+            return self.matrix(view, of_use);
+        }
+        // Of the rows themselves few are read from then on: they stay on disk.
+        let in_place = (kept == view.stored).then(|| Matrix::in_place(view)).flatten();
+        let matrix = in_place.map_or_else(|| self.matrix(view, of_use), Ok)?;
+        let unkept = |error| tracing::warn!(%error, "the screen of the head will not be kept");
+        let file = ScreenFile::beside(view, &kept.name()).map_err(unkept).ok();
+        matrix.screened(file.as_ref(), &self.pool)
     }
 
     fn vector(&self, numbers: Vec<f32>) -> Result<Vec<f32>, PortError> {

@@ -14,19 +14,20 @@ use crate::{
     cpu::{
         kernels::{self, FEW, Kernels, RoundedRows},
         pool::Pool,
-        screen::{Scored, Screen},
+        screen::{Scored, Screen, ScreenFile, Shape},
     },
 };
 
 impl Matrix {
     /// The same with a screen over its rows. Without one where weights are quantised: they are as small as it is.
-    pub(in crate::cpu) fn screened(mut self, pool: &Pool) -> Result<Self, PortError> {
+    /// It is kept in `file`, where one is given.
+    pub(in crate::cpu) fn screened(mut self, file: Option<&ScreenFile>, pool: &Pool) -> Result<Self, PortError> {
         let rows = match &self.data {
             Data::F32(numbers) => numbers.len() / self.cols,
             Data::Bf16(bits) | Data::F16(bits) => bits.len() / self.cols,
             Data::Quantised(_) => return Ok(self),
         };
-        let screen = Screen::new((rows, self.cols), pool, |row, numbers| self.widen(row, numbers))?;
+        let screen = Screen::new(Shape { rows, cols: self.cols }, file, pool, |row, numbers| self.widen(row, numbers))?;
         self.screen = Some(screen);
         Ok(self)
     }

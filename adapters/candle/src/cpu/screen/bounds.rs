@@ -35,8 +35,7 @@ const LEAST: f64 = 1.0 / (1u128 << 100) as f64 / (1u64 << 49) as f64;
 const LARGEST: f64 = f32::MAX as f64 / 4.0;
 
 /// What is kept of sixteen rows beside their numbers.
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Facts {
     /// What 1 stands for.
     pub scale: [f32; ROWS],

@@ -3,9 +3,23 @@
 use super::bounds::{Facts, up};
 use crate::cpu::kernels::{Line, ROWS, ZERO};
 
-/// Lines of four columns of sixteen rows.
-pub(super) const fn lines(cols: usize) -> usize {
-    cols.div_ceil(4)
+/// Rows and columns of a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cpu) struct Shape {
+    pub rows: usize,
+    pub cols: usize,
+}
+
+impl Shape {
+    /// Sixteen rows each.
+    pub(super) fn blocks(self) -> usize {
+        self.rows.div_ceil(ROWS)
+    }
+
+    /// Lines of four columns that sixteen rows have.
+    pub(super) fn lines(self) -> usize {
+        self.cols.div_ceil(4)
+    }
 }
 
 /// A line of zeros.
@@ -52,7 +66,7 @@ mod tests {
 
     /// What is kept of `row`: its numbers, `|w - v|` and `|w|`.
     fn kept(row: &[f32]) -> Option<(Vec<f64>, f32, f32)> {
-        let (mut all, mut facts) = (vec![EMPTY; lines(row.len())], Facts::default());
+        let (mut all, mut facts) = (vec![EMPTY; Shape { rows: 1, cols: row.len() }.lines()], Facts::default());
         let fine = write(row, 5, &mut all, &mut facts);
         let number = |at: usize| i32::from(all[at / 4].0[5].to_le_bytes()[at % 4]) - i32::from(ZERO);
         let numbers = (0..row.len()).map(|at| f64::from(number(at)) * f64::from(facts.scale[5])).collect();

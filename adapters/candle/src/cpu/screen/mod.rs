@@ -7,26 +7,28 @@
 
 mod bounds;
 mod compact;
+mod file;
 mod search;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{
     Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
+use corolla_checkpoint::Piece;
 use corolla_domain::ports::{FaultKind, PortError};
 
 use self::{
     bounds::{Activations, Bounds, Facts, MOST_COLS},
     search::{Doubt, Found, View, highest},
 };
+pub(super) use self::{compact::Shape, file::ScreenFile, search::Scored};
 use super::{
-    kernels::{Kernels, Line, ROWS},
+    kernels::{self, Kernels, Line, ROWS},
     pool::Pool,
 };
-pub(super) use search::Scored;
 
 /// Bytes of rows that are worth a task of their own.
 const TASK_BYTES: usize = 24 << 10;
@@ -38,14 +40,28 @@ const SPARSE: usize = 8;
 
 /// A head in 8 bits, and what is known of its rows.
 pub(super) struct Screen {
-    rows: usize,
-    cols: usize,
+    shape: Shape,
     /// For sixteen rows, a line for each four columns; then the next sixteen.
-    lines: Vec<Line>,
+    lines: Lines,
     facts: Vec<Facts>,
     /// Whether every exact score was within its bounds.
     trusted: AtomicBool,
     counts: Counts,
+}
+
+/// Lines in memory, or as they lie in a file.
+enum Lines {
+    Own(Vec<Line>),
+    File(Piece),
+}
+
+impl Lines {
+    fn all(&self) -> &[Line] {
+        match self {
+            Self::Own(lines) => lines,
+            Self::File(piece) => kernels::lines(piece).unwrap_or_default(),
+        }
+    }
 }
 
 /// What was asked of a screen.
@@ -57,47 +73,47 @@ struct Counts {
 }
 
 impl Screen {
-    /// Rounds `rows` rows of `cols` numbers; `widen(row, numbers)` writes one.
+    /// The screen in `file`, or a new one that is kept there. `widen(row, numbers)` writes a row of the head.
     ///
     /// # Errors
     /// `InvalidInput` where a number is not finite, `Unsupported` for rows that are too wide.
     pub(super) fn new(
-        (rows, cols): (usize, usize),
+        shape: Shape,
+        file: Option<&ScreenFile>,
         pool: &Pool,
         widen: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self, PortError> {
-        if !(1..=MOST_COLS).contains(&cols) {
+        if !(1..=MOST_COLS).contains(&shape.cols) {
+            let cols = shape.cols;
             let text = format!("a head with rows of {cols} numbers cannot be screened; set screen = \"off\"");
             return Err(PortError::new(FaultKind::Unsupported, text));
         }
-        let (blocks, lines_block) = (rows.div_ceil(ROWS), compact::lines(cols));
-        let (mut lines, mut facts) = (vec![compact::EMPTY; blocks * lines_block], vec![Facts::default(); blocks]);
-        let odd = Mutex::new(None::<usize>);
-        let step = (TASK_NUMBERS / (ROWS * cols)).max(1);
-        let tasks = lines.chunks_mut(step * lines_block).zip(facts.chunks_mut(step));
-        pool.each(tasks, |task, (lines, facts)| {
-            let mut numbers = vec![0f32; cols];
-            for (nth, (lines, facts)) in lines.chunks_exact_mut(lines_block).zip(facts).enumerate() {
-                let from = (task * step + nth) * ROWS;
-                for row in from..rows.min(from + ROWS) {
-                    widen(row, &mut numbers);
-                    if !compact::write(&numbers, row - from, lines, facts) {
-                        let mut odd = odd.lock().unwrap_or_else(PoisonError::into_inner);
-                        *odd = Some(odd.map_or(row, |other| other.min(row)));
+        let screen =
+            |lines, facts| Self { shape, lines, facts, trusted: AtomicBool::new(true), counts: Counts::default() };
+        if let Some((piece, facts)) = file.and_then(|file| file.read(shape)) {
+            return Ok(screen(Lines::File(piece), facts));
+        }
+        let (lines, facts) = round(shape, pool, widen)?;
+        if let Some(file) = file {
+            match file.write(shape, &lines, &facts) {
+                // What is mapped can leave memory when others need it.
+                Ok(()) => {
+                    if let Some((piece, facts)) = file.read(shape) {
+                        return Ok(screen(Lines::File(piece), facts));
                     }
                 }
+                Err(error) => {
+                    let file = file.path().display();
+                    tracing::warn!(%file, %error, "the screen cannot be kept, and is made again at every start");
+                }
             }
-        });
-        if let Some(row) = odd.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let text = format!("row {row} of the head has numbers that are not finite; fetch the model again");
-            return Err(PortError::invalid(text));
         }
-        Ok(Self { rows, cols, lines, facts, trusted: AtomicBool::new(true), counts: Counts::default() })
+        Ok(screen(Lines::Own(lines), facts))
     }
 
     /// How many rows may be wanted so that the screen can pay.
     pub(super) fn most(&self) -> usize {
-        if self.trusted.load(Relaxed) { self.rows / SPARSE } else { 0 }
+        if self.trusted.load(Relaxed) { self.shape.rows / SPARSE } else { 0 }
     }
 
     /// For each row of `x`, the so many rows of the head with the highest scores, of equals those of lower number; `None`
@@ -112,12 +128,12 @@ impl Screen {
         counts: &[usize],
         exact: impl Fn(usize, &[u32]) -> Vec<f32>,
     ) -> Result<Vec<Option<Scored>>, PortError> {
-        let activations: Option<Vec<Activations>> = x.chunks_exact(self.cols).map(Activations::new).collect();
+        let activations: Option<Vec<Activations>> = x.chunks_exact(self.shape.cols).map(Activations::new).collect();
         let activations =
             activations.ok_or_else(|| PortError::internal("the model's hidden states are not finite numbers"))?;
         let bounds = self.bounds((kernels, pool), &activations);
         let of_row = |(nth, k): (usize, &usize)| {
-            let view = View::new(&bounds, (nth, activations.len()), self.rows);
+            let view = View::new(&bounds, (nth, activations.len()), self.shape.rows);
             self.settle(highest(view, *k, self.most(), |rows| exact(nth, rows)))
         };
         Ok(counts.iter().enumerate().map(of_row).collect())
@@ -125,13 +141,13 @@ impl Screen {
 
     /// Bounds of all rows: those of sixteen rows for each of `activations`, then those of the next sixteen.
     fn bounds(&self, (kernels, pool): (&Kernels, &Pool), activations: &[Activations]) -> Vec<Bounds> {
-        let (many, lines_block) = (activations.len(), compact::lines(self.cols));
+        let (many, lines, lines_block) = (activations.len(), self.lines.all(), self.shape.lines());
         let mut bounds = vec![Bounds::OPEN; self.facts.len() * many];
-        let step = (TASK_BYTES / (ROWS * self.cols)).max(1);
+        let step = (TASK_BYTES / (ROWS * self.shape.cols)).max(1);
         pool.each(bounds.chunks_mut((step * many).max(1)), |task, bounds| {
             for (nth, bounds) in bounds.chunks_exact_mut(many).enumerate() {
                 let block = task * step + nth;
-                let lines = &self.lines[block * lines_block..][..lines_block];
+                let lines = &lines[block * lines_block..][..lines_block];
                 for (bounds, x) in bounds.iter_mut().zip(activations) {
                     *bounds = x.bounds(&(kernels.planes)(lines, &x.planes), &self.facts[block]);
                 }
@@ -145,12 +161,16 @@ impl Screen {
         self.counts.positions.fetch_add(1, Relaxed);
         match outcome {
             Ok(Found { best, visited }) => {
-                tracing::trace!(rows = self.rows, visited, "the head was screened");
+                tracing::trace!(rows = self.shape.rows, visited, "the head was screened");
                 self.counts.visited.fetch_add(visited as u64, Relaxed);
                 return Some(best);
             }
             Err(Doubt::TooMany(candidates)) => {
-                tracing::trace!(rows = self.rows, candidates, "too many rows are near the highest, all are computed");
+                tracing::trace!(
+                    rows = self.shape.rows,
+                    candidates,
+                    "too many rows are near the highest, all are computed"
+                );
             }
             Err(Doubt::Foreign(row)) => {
                 tracing::error!(row, "the screen is not one of this head, which is computed in whole from now on");
@@ -172,5 +192,46 @@ impl Drop for Screen {
             given_up,
             "rows of the head computed exactly, and positions with all of them"
         );
+    }
+}
+
+/// Rounds all rows.
+fn round(
+    shape: Shape,
+    pool: &Pool,
+    widen: impl Fn(usize, &mut [f32]) + Sync,
+) -> Result<(Vec<Line>, Vec<Facts>), PortError> {
+    let Shape { rows, cols } = shape;
+    tracing::info!(rows, cols, "making a screen of the head");
+    let mut lines = vec![compact::EMPTY; shape.blocks() * shape.lines()];
+    let mut facts = vec![Facts::default(); shape.blocks()];
+    let (odd, done) = (Mutex::new(None::<usize>), AtomicUsize::new(0));
+    let step = (TASK_NUMBERS / (ROWS * cols)).max(1);
+    let tasks = lines.chunks_mut(step * shape.lines()).zip(facts.chunks_mut(step));
+    pool.each(tasks, |task, (lines, facts)| {
+        let mut numbers = vec![0f32; cols];
+        let many = facts.len();
+        for (nth, (lines, facts)) in lines.chunks_exact_mut(shape.lines()).zip(facts).enumerate() {
+            let from = (task * step + nth) * ROWS;
+            for row in from..rows.min(from + ROWS) {
+                widen(row, &mut numbers);
+                if !compact::write(&numbers, row - from, lines, facts) {
+                    let mut odd = odd.lock().unwrap_or_else(PoisonError::into_inner);
+                    *odd = Some(odd.map_or(row, |other| other.min(row)));
+                }
+            }
+        }
+        let before = done.fetch_add(many, Relaxed);
+        let percent = |blocks: usize| blocks * 10 / shape.blocks() * 10;
+        if percent(before) != percent(before + many) {
+            tracing::debug!(percent = percent(before + many), "rows rounded");
+        }
+    });
+    match odd.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(row) => {
+            let text = format!("row {row} of the head has numbers that are not finite; fetch the model again");
+            Err(PortError::invalid(text))
+        }
+        None => Ok((lines, facts)),
     }
 }
