@@ -1,5 +1,7 @@
 //! A screened head gives what the whole one gives, to the bit, for every way of keeping weights and of asking.
 
+use std::path::Path;
+
 use corolla_candle::{Activations, Target};
 use corolla_compute::pick;
 use corolla_domain::{
@@ -69,4 +71,36 @@ async fn the_contracts_hold_with_a_screen() {
     in_folder(&Tiny::llama(SIZE), Dtype::F32, target(fit::Dtype::Stored, Activations::Auto, true), 1e-5).await;
     in_folder(&Tiny::bloom(WIDTH, 6, 3), Dtype::BF16, target(fit::Dtype::Stored, Activations::Auto, true), 0.02).await;
     in_folder(&Tiny::bloom(WIDTH, 6, 3), Dtype::BF16, target(fit::Dtype::F16, Activations::F32, true), 1e-5).await;
+}
+
+#[tokio::test]
+async fn a_screen_is_kept_beside_the_weights_it_is_of() {
+    let (folder, mut tiny) = (TempDir::new().unwrap(), Tiny::llama(SIZE));
+    tiny.write_folder(folder.path(), Dtype::F32, 1);
+    let kept = folder.path().join("model.safetensors.screen");
+    assert_screened_like_plain(folder.path()).await;
+    let first = std::fs::read(&kept).unwrap();
+    assert_screened_like_plain(folder.path()).await;
+    assert_eq!(std::fs::read(&kept).unwrap(), first);
+
+    let mut damaged = first.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    std::fs::write(&kept, damaged).unwrap();
+    assert_screened_like_plain(folder.path()).await;
+    assert_eq!(std::fs::read(&kept).unwrap(), first, "it was made again");
+
+    let (_, head) = tiny.tensors.get_mut("lm_head.weight").unwrap();
+    head.iter_mut().for_each(|number| *number *= -0.5);
+    tiny.write_folder(folder.path(), Dtype::F32, 1);
+    assert_screened_like_plain(folder.path()).await;
+    assert_ne!(std::fs::read(&kept).unwrap(), first, "these are other weights");
+}
+
+async fn assert_screened_like_plain(folder: &Path) {
+    let load =
+        async |screen| load_as(config(folder), target(fit::Dtype::Stored, Activations::Auto, screen)).await.local;
+    let (plain, screened) = (load(false).await, load(true).await);
+    let (state, want) = (noise(WIDTH, 5), Want::Top { k: 4, also: Vec::new() });
+    let found = screened.logits(Hidden::from_f32((1, 1, WIDTH), &state).unwrap(), want.clone()).await.unwrap().rows;
+    assert_eq!(bits(&found[0]), bits(&pick(&all(&*plain, &state).await, &want)));
 }

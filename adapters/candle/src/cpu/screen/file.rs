@@ -188,7 +188,7 @@ mod tests {
         let file = screen(&folder);
         file.write(SHAPE, &lines, &facts).unwrap();
         let whole = fs::read(file.path()).unwrap();
-        for at in [0, 20, 60, HEADER - 1, HEADER, HEADER + 999, whole.len() - 1] {
+        for at in [0, 20, 60, HEADER - 1, HEADER, HEADER + 500, whole.len() - 1] {
             let mut bytes = whole.clone();
             bytes[at] ^= 4;
             fs::write(file.path(), bytes).unwrap();
