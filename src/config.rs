@@ -125,6 +125,8 @@ pub(crate) struct ComputeSettings {
     pub(crate) kernels: Option<Kernels>,
     /// Whether the processor multiplies weights with activations as they are, rounded nowhere.
     pub(crate) exact_activations: bool,
+    /// Whether the processor finds the best tokens with a screen over the head.
+    pub(crate) screen: bool,
     /// Whether a model that does not fit is refused.
     pub(crate) check_memory: bool,
 }
@@ -363,6 +365,10 @@ fn check_compute(at: usize, model: &typed::Model) -> Result<ComputeSettings, Str
     if model.activations != typed::Activations::Auto && !among(Backend::CandleCpu) {
         return Err(only("activations", Backend::CandleCpu));
     }
+    let head_on_processor = model.head == Some(typed::Head::Cpu);
+    if model.screen != typed::Screen::Off && !among(Backend::CandleCpu) && !head_on_processor {
+        return Err(only("screen", Backend::CandleCpu));
+    }
     let card = model.device.as_ref().map(|device| {
         let number = device.strip_prefix("cuda:").filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
         number.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
@@ -374,9 +380,10 @@ fn check_compute(at: usize, model: &typed::Model) -> Result<ComputeSettings, Str
         blocks_backend,
         dtype: model.dtype.chosen(),
         card: card.transpose()?,
-        head_on_processor: model.head == Some(typed::Head::Cpu),
+        head_on_processor,
         kernels,
         exact_activations: model.activations == typed::Activations::F32,
+        screen: model.screen == typed::Screen::Int8,
         check_memory: model.memory_check,
     })
 }

@@ -193,6 +193,7 @@ fn wish(compute: &ComputeSettings) -> Wish {
         card: compute.card,
         head_on_processor: compute.head_on_processor,
         kernels: compute.kernels,
+        screen: compute.screen,
         check_memory: compute.check_memory,
     }
 }

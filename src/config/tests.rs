@@ -138,11 +138,12 @@ fn what_computes_is_read_and_what_contradicts_it_is_named() {
         head_on_processor: false,
         kernels: None,
         exact_activations: false,
+        screen: false,
         check_memory: true,
     };
     assert_eq!(open, left_open);
     let all = "backend = \"candle-cuda\"\ndevice = \"cuda:1\"\nhead = \"cpu\"\nblocks_backend = \"candle-cpu\"\n\
-               dtype = \"q8_0\"\nkernels = \"avx2\"\nactivations = \"f32\"\nmemory_check = false";
+               dtype = \"q8_0\"\nkernels = \"avx2\"\nactivations = \"f32\"\nscreen = \"int8\"\nmemory_check = false";
     assert_eq!(
         model(all).unwrap().models.remove(0).compute,
         ComputeSettings {
@@ -153,6 +154,7 @@ fn what_computes_is_read_and_what_contradicts_it_is_named() {
             head_on_processor: true,
             kernels: Some(Kernels::Avx2),
             exact_activations: true,
+            screen: true,
             check_memory: false,
         }
     );
@@ -165,6 +167,10 @@ fn what_computes_is_read_and_what_contradicts_it_is_named() {
         ),
         ("backend = \"tch\"\ndevice = \"cuda:0\"", format!("models[0].device {cuda}")),
         ("backend = \"candle-cpu\"\nhead = \"cpu\"", format!("models[0].head {cuda}")),
+        (
+            "backend = \"tch\"\nscreen = \"int8\"",
+            "models[0].screen is for backend = \"candle-cpu\" only; leave it out, or use that backend".into(),
+        ),
         (
             "backend = \"tch\"\nkernels = \"scalar\"",
             "models[0].kernels is for backend = \"candle-cpu\" only; leave it out, or use that backend".into(),

@@ -81,6 +81,8 @@ pub(super) struct Model {
     pub(super) kernels: Kernels,
     #[serde(default)]
     pub(super) activations: Activations,
+    #[serde(default)]
+    pub(super) screen: Screen,
     #[serde(default = "yes")]
     pub(super) memory_check: bool,
     #[serde(default)]
@@ -215,6 +217,17 @@ pub(super) enum Activations {
     Auto,
     /// As they are.
     F32,
+}
+
+/// What finds the best tokens before the head is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Screen {
+    /// Nothing: the head is computed in whole.
+    #[default]
+    Off,
+    /// A copy of the head in 8 bits.
+    Int8,
 }
 
 /// Where embeddings and head of a model on a card are kept.
@@ -353,6 +366,7 @@ impl Model {
             dtype: Dtype::default(),
             kernels: Kernels::default(),
             activations: Activations::default(),
+            screen: Screen::default(),
             memory_check: true,
             blocks: Blocks::default(),
             block_range: None,

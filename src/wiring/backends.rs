@@ -90,7 +90,8 @@ async fn on(side: Side, plan: &ModelPlan, ends: bool, blocks: BlockChoice) -> Re
             let kernels = Some(plan.choice.kernels);
             let exact = plan.settings.compute.exact_activations;
             let activations = if exact { Activations::F32 } else { Activations::Auto };
-            let target = Target::Cpu { dtype: side.dtype, kernels, activations, threads };
+            let screen = plan.settings.compute.screen;
+            let target = Target::Cpu { dtype: side.dtype, kernels, activations, screen, threads };
             corolla_candle::load(config, target).await
         }
         Some(Backend::CandleCuda) => {

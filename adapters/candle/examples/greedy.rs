@@ -1,5 +1,6 @@
 //! Greedy decoding of token ids, timed: `cargo run --release -p corolla-candle --example greedy -- MODEL COUNT ID...`
-//! Environment: `THREADS`, `DTYPE` (`f32`, `bf16`), `ACTIVATIONS` (`f32`).
+//! Environment: `THREADS`, `DTYPE` (`f32`, `bf16`), `ACTIVATIONS` (`f32`), `SCREEN` (the head is
+//! screened where it is set).
 
 use std::{error::Error, time::Instant};
 
@@ -29,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Ok("f32") => Activations::F32,
         _ => Activations::Auto,
     };
-    let target = Target::Cpu { dtype, kernels: None, activations, threads };
+    let target = Target::Cpu { dtype, kernels: None, activations, screen: std::env::var("SCREEN").is_ok(), threads };
     let model = corolla_candle::load(config, target).await?;
     let (local, engine) = (model.local().ok_or("no ends")?, model.engine().ok_or("no blocks")?);
     println!("{:?} loaded in {:.2?}", local.spec(), started.elapsed());

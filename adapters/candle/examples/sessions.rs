@@ -35,9 +35,11 @@ async fn main() -> Outcome<()> {
     };
     let threads = std::env::var("THREADS").ok().map(|threads| threads.parse()).transpose()?;
     let config = LoadConfig { id: "example".into(), path, ends: true, blocks: BlockChoice::All, cache_tokens: 65_536 };
-    let model =
-        corolla_candle::load(config, Target::Cpu { dtype, kernels: None, activations: Activations::Auto, threads })
-            .await?;
+    let model = corolla_candle::load(
+        config,
+        Target::Cpu { dtype, kernels: None, activations: Activations::Auto, screen: false, threads },
+    )
+    .await?;
     let (local, engine) = (model.local().ok_or("no ends")?, model.engine().ok_or("no blocks")?);
     println!("{}, {} sessions of {tokens} tokens", local.spec().dtype, many);
 

@@ -25,6 +25,9 @@ pub enum Target {
         kernels: Option<Kernels>,
         /// What activations are multiplied as.
         activations: Activations,
+        /// Whether the highest scores over the vocabulary are found with a copy of the head in 8 bits, where weights are
+        /// wider: the same scores, with fewer bytes read and more kept.
+        screen: bool,
         /// Threads, the worker's own included; `None` takes as many as affinity and control groups leave the process.
         threads: Option<usize>,
     },
@@ -46,7 +49,7 @@ impl Target {
     /// On the processor, with everything left open.
     #[must_use]
     pub fn cpu() -> Self {
-        Self::Cpu { dtype: Dtype::Stored, kernels: None, activations: Activations::Auto, threads: None }
+        Self::Cpu { dtype: Dtype::Stored, kernels: None, activations: Activations::Auto, screen: false, threads: None }
     }
 }
 

@@ -22,8 +22,8 @@ pub use device::{CudaDevice, cuda_devices};
 /// `Unavailable` for a GPU that is not there.
 pub async fn load(config: LoadConfig, target: Target) -> Result<Model, PortError> {
     match target {
-        Target::Cpu { dtype, kernels, activations, threads } => {
-            Model::load(config, move || cpu::CpuArithmetic::new(threads, kernels, dtype, activations)).await
+        Target::Cpu { dtype, kernels, activations, screen, threads } => {
+            Model::load(config, move || cpu::CpuArithmetic::new(threads, kernels, dtype, activations, screen)).await
         }
         Target::Tensors { dtype } => {
             Model::load(config, move || Ok(device::TensorArithmetic::new(candle_core::Device::Cpu, dtype))).await

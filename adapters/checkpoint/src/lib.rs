@@ -22,6 +22,7 @@ pub use families::{
 };
 pub use guard::guarded;
 pub use inspect::{ModelSummary, inspect};
+pub use mmap::{Mapped, Piece};
 pub use stored::{GgmlType, Stored};
 pub use tensors::Tensors;
 pub use weights::View;

@@ -3,7 +3,9 @@
 
 use std::{
     fs::File,
+    ops::{Deref, Range},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use corolla_domain::ports::PortError;
@@ -11,36 +13,63 @@ use memmap2::Mmap;
 
 use crate::fault::{bad_file, unreadable};
 
-/// A file in memory.
-#[derive(Debug)]
-pub(crate) struct Mapped {
+/// A file in memory. Clones share the map.
+#[derive(Debug, Clone)]
+pub struct Mapped {
     path: PathBuf,
-    map: Mmap,
+    map: Arc<Mmap>,
+}
+
+/// Some bytes of a mapped file; the map lasts as long as they do.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    map: Arc<Mmap>,
+    place: Range<usize>,
 }
 
 impl Mapped {
     /// Maps `path`, which must be a file that is not empty.
-    pub(crate) fn open(path: &Path) -> Result<Self, PortError> {
+    ///
+    /// # Errors
+    /// `NotFound` where there is none, `InvalidInput` where it is empty or no file.
+    pub fn open(path: &Path) -> Result<Self, PortError> {
         let file = File::open(path).map_err(|e| unreadable(path, e))?;
         let about = file.metadata().map_err(|e| unreadable(path, e))?;
         if !about.is_file() || about.len() == 0 {
             return Err(bad_file(path, "is empty or no file; fetch the model again"));
         }
         // SAFETY: the map is read-only and the slices it gives out borrow from it, so they end before it is unmapped.
-        // What remains is that another process may change or shorten the file while it is mapped; model files are
-        // written once and replaced by renaming, and all bytes are copied out while the model loads, so the time in
-        // which that could hurt is the loading itself.
+        // What remains is that another process may change or shorten the file while it is mapped. Model files are
+        // written once and replaced by renaming, which leaves the mapped one as it is, and most bytes are copied out
+        // while the model loads; what is used in place is said where it is used.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| unreadable(path, e))?;
-        Ok(Self { path: path.to_owned(), map })
+        Ok(Self { path: path.to_owned(), map: Arc::new(map) })
     }
 
     /// Its bytes.
-    pub(crate) fn bytes(&self) -> &[u8] {
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
         &self.map
     }
 
     /// Where it lies.
-    pub(crate) fn path(&self) -> &Path {
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The bytes at `place`; `None` where the file ends before.
+    #[must_use]
+    pub fn piece(&self, place: Range<usize>) -> Option<Piece> {
+        self.map.get(place.clone())?;
+        Some(Piece { map: Arc::clone(&self.map), place })
+    }
+}
+
+impl Deref for Piece {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map[self.place.clone()]
     }
 }

@@ -1,7 +1,10 @@
 //! What a library must be able to do so that the families run on it.
 
 use corolla_checkpoint::{Heads, Stored, View};
-use corolla_domain::ports::{FaultKind, PortError};
+use corolla_domain::{
+    model::{LogitRow, Want},
+    ports::{FaultKind, PortError},
+};
 
 /// Which positions a step adds to which session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +59,14 @@ pub trait Arithmetic: Send + Sync + 'static {
     /// `Unsupported` for a stored form that this arithmetic does not take, `Capacity` where it does not fit the device.
     fn matrix(&self, view: &View<'_>, of_use: Use) -> Result<Self::Matrix, PortError>;
 
+    /// Takes the matrix that scores the vocabulary.
+    ///
+    /// # Errors
+    /// See [`Arithmetic::matrix`].
+    fn head(&self, view: &View<'_>, of_use: Use) -> Result<Self::Matrix, PortError> {
+        self.matrix(view, of_use)
+    }
+
     /// Takes a vector.
     ///
     /// # Errors
@@ -90,6 +101,22 @@ pub trait Arithmetic: Send + Sync + 'static {
         matrix: &Self::Matrix,
         bias: Option<&Self::Vector>,
     ) -> Result<Self::Rows, PortError>;
+
+    /// What each of `wants` names of the products of one row of `x` with `head`, which [`Arithmetic::head`] took, where
+    /// that can be had without computing all of them: the same rows, and exact scores. `None` where it cannot; then they are
+    /// computed and [picked](crate::pick) from.
+    ///
+    /// # Errors
+    /// `Internal` where `x` is not finite, and see [`Arithmetic::rows`].
+    fn screened_scores(
+        &self,
+        x: &Self::Rows,
+        head: &Self::Matrix,
+        wants: &[&Want],
+    ) -> Result<Option<Vec<LogitRow>>, PortError> {
+        let _ = (x, head, wants);
+        Ok(None)
+    }
 
     /// What becomes of a gradient on its way back through [`product`](Self::product): `y` of shape `[m, rows]` times
     /// `matrix` as it stands, `[m, cols]`. The matrix was taken for [`Use::Product`]; its numbers are taken as they are,

@@ -17,3 +17,4 @@ mod worker;
 
 pub use arithmetic::{Arithmetic, Place, Use};
 pub use model::{BlockChoice, LoadConfig, Model};
+pub use pick::pick;

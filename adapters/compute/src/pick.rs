@@ -2,14 +2,15 @@
 
 use corolla_domain::model::{LogitRow, TokenId, Want};
 
-/// What `want` names of `scores`, one for each token.
-pub(crate) fn pick(scores: &[f32], want: &Want) -> LogitRow {
+/// What `want` names of `scores`, one for each token. Of equals, those of lower number are the best.
+#[must_use]
+pub fn pick(scores: &[f32], want: &Want) -> LogitRow {
     let (k, also) = match want {
         Want::Top { k, also } if *k < scores.len() => (*k, also),
         Want::All | Want::Top { .. } => return LogitRow::Dense(scores.to_vec()),
     };
     let mut order: Vec<u32> = (0u32..).take(scores.len()).collect();
-    let descending = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]);
+    let descending = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
     order.select_nth_unstable_by(k - 1, descending);
     order.truncate(k);
     order.extend(also.iter().map(|token| token.0));
@@ -27,6 +28,13 @@ mod tests {
         let scores = [0.0, 5.0, -1.0, 4.0, 3.0];
         let row = pick(&scores, &Want::Top { k: 2, also: vec![TokenId(2), TokenId(1), TokenId(2)] });
         assert_eq!(row, LogitRow::Sparse(vec![(TokenId(1), 5.0), (TokenId(2), -1.0), (TokenId(3), 4.0)]));
+    }
+
+    #[test]
+    fn of_equals_the_first_are_the_best() {
+        let scores: Vec<f32> = (0..1000).map(|i| (i % 7) as f32).collect();
+        let row = pick(&scores, &Want::Top { k: 3, also: Vec::new() });
+        assert_eq!(row, LogitRow::Sparse([6, 13, 20].map(|id| (TokenId(id), 6.0)).to_vec()));
     }
 
     #[test]

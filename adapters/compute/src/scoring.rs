@@ -1,6 +1,6 @@
 //! Scores over the vocabulary, for all who wait for some at once: the head's weights are read once for all.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, iter::repeat_n};
 
 use corolla_checkpoint::guarded;
 use corolla_domain::{
@@ -8,7 +8,7 @@ use corolla_domain::{
     ports::PortError,
 };
 
-use crate::{arithmetic::Arithmetic, model::Loaded, pick::pick, worker::Reply};
+use crate::{arithmetic::Arithmetic, model::Loaded, worker::Reply};
 
 /// Rows scored at a time: bounds the memory for scores.
 const ROWS: usize = 16;
@@ -66,11 +66,10 @@ fn run<B: Arithmetic>(model: &Loaded<B>, mut batch: Vec<(Score, usize)>, waiting
 
 fn forward<B: Arithmetic>(model: &Loaded<B>, batch: &mut [(Score, usize)]) -> Result<(), PortError> {
     let numbers: Vec<f32> = batch.iter().flat_map(|(score, rows)| score.next(*rows)).copied().collect();
-    let total: usize = batch.iter().map(|(_, rows)| rows).sum();
-    let scores = model.ends()?.logits(model.arithmetic(), numbers)?;
-    let mut scores = scores.chunks_exact(scores.len() / total);
+    let wants: Vec<&Want> = batch.iter().flat_map(|(score, rows)| repeat_n(&score.want, *rows)).collect();
+    let mut scores = model.ends()?.scores(model.arithmetic(), numbers, &wants)?.into_iter();
     for (score, rows) in batch {
-        score.done.extend(scores.by_ref().take(*rows).map(|row| pick(row, &score.want)));
+        score.done.extend(scores.by_ref().take(*rows));
     }
     Ok(())
 }

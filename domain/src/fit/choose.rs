@@ -24,6 +24,8 @@ pub struct Wish {
     pub head_on_processor: bool,
     /// Which kernels the processor runs.
     pub kernels: Option<Kernels>,
+    /// Whether the processor has a screen over the head.
+    pub screen: bool,
     /// Whether what does not fit is refused.
     pub check_memory: bool,
 }
@@ -37,6 +39,7 @@ impl Default for Wish {
             card: None,
             head_on_processor: false,
             kernels: None,
+            screen: false,
             check_memory: true,
         }
     }
@@ -186,13 +189,15 @@ impl Ask<'_> {
     /// All ways with these backends, the preferred ones first; at least one.
     fn ways(&self, ends: &Backend, blocks: &Backend) -> Result<Vec<Way>, String> {
         let (ends_card, blocks_card) = (self.card(ends)?, self.card(blocks)?);
+        let screened = self.wish.screen && (ends.place == Place::Processor || self.wish.head_on_processor);
         let mut ways = Vec::new();
         for of_ends in self.dtypes(ends) {
             for of_blocks in self.dtypes(blocks) {
                 if ends.name == blocks.name && of_ends != of_blocks {
                     continue;
                 }
-                let (Some(e), Some(b)) = (self.demand.ends(of_ends), self.demand.blocks(of_blocks)) else { continue };
+                let e = if screened { self.demand.screened_ends(of_ends) } else { self.demand.ends(of_ends) };
+                let (Some(e), Some(b)) = (e, self.demand.blocks(of_blocks)) else { continue };
                 let (mut memory, mut card) = (0u64, None);
                 for (bytes, backend, nth, stays) in
                     [(e, ends, ends_card, self.wish.head_on_processor), (b, blocks, blocks_card, false)]

@@ -97,6 +97,8 @@ pub struct Sizes {
 pub struct Demand {
     /// Embeddings and head.
     pub(super) ends: Part,
+    /// What scores the vocabulary: the head, or the embeddings where they do.
+    head: Part,
     /// The blocks that are computed here.
     pub(super) blocks: Part,
     pub(super) stored: Stored,
@@ -150,6 +152,7 @@ impl Demand {
         let hidden = sizes.hidden.saturating_mul(HIDDEN_STATES);
         Self {
             ends: parts.embeddings + parts.head,
+            head: if parts.head.matrices > 0 { parts.head } else { parts.embeddings },
             blocks: hosted.iter().copied().sum(),
             stored,
             position: sizes.cache.saturating_mul(hosted.len() as u64),
@@ -162,13 +165,27 @@ impl Demand {
     /// The same for somebody who computes nothing but the blocks.
     #[must_use]
     pub fn without_ends(self) -> Self {
-        Self { ends: Part::default(), working_ends: 0, ..self }
+        Self { ends: Part::default(), head: Part::default(), working_ends: 0, ..self }
     }
 
     /// Embeddings and head; `None` where they cannot be kept so.
     #[must_use]
     pub fn ends(&self, dtype: Dtype) -> Option<Bytes> {
         Some(Bytes { weights: self.ends.bytes(dtype)?, cache: 0, working: self.working_ends })
+    }
+
+    /// The same with a screen over the head: a byte a number, and three numbers of four bytes a row. The head's own
+    /// numbers stay on disk where they are kept as they are there. No screen where the head is not twice as large.
+    #[must_use]
+    pub fn screened_ends(&self, dtype: Dtype) -> Option<Bytes> {
+        let ends = self.ends(dtype)?;
+        let Part { matrices, row, stored, .. } = self.head;
+        if self.head.bytes(dtype)? < matrices.saturating_mul(2) {
+            return Some(ends);
+        }
+        let screen = matrices.saturating_add(matrices.checked_div(row).unwrap_or(0).saturating_mul(12));
+        let on_disk = if dtype == Dtype::Stored { stored } else { 0 };
+        Some(Bytes { weights: ends.weights.saturating_sub(on_disk).saturating_add(screen), ..ends })
     }
 
     /// The blocks that are computed here; `None` where they cannot be kept so.

@@ -313,3 +313,33 @@ fn no_number_overflows() {
     let demand = Demand::new(&huge, 0..3, Stored::F32, sizes, u64::MAX, u64::MAX);
     assert!(decide(&demand, &Wish::default(), &machine(GB, true)).unwrap_err().starts_with("not enough memory"));
 }
+
+#[test]
+fn a_screen_is_counted_where_the_head_is_wide_and_on_the_processor() {
+    let rows = 128_256u64;
+    let (numbers, screen) = (rows * 4096, rows * (4096 + 12));
+    let demand = llama_8b("bf16");
+    let more = |demand: &Demand, dtype| {
+        let [with, without] = [demand.screened_ends(dtype), demand.ends(dtype)].map(|bytes| bytes.unwrap().weights);
+        with.cast_signed() - without.cast_signed()
+    };
+    let screen_more = screen.cast_signed();
+    assert_eq!(more(&demand, Dtype::F32), screen_more);
+    assert_eq!(more(&demand, Dtype::Stored), screen_more - 2 * numbers.cast_signed(), "the head stays on disk");
+    assert_eq!(more(&demand, Dtype::Q8_0), 0);
+    assert_eq!(more(&llama_8b("q4_1"), Dtype::Stored), 0);
+    assert_eq!(more(&llama_8b("q4_1"), Dtype::Bf16), screen_more);
+    assert_eq!(more(&demand.clone().without_ends(), Dtype::Bf16), 0);
+
+    let machine = with_cards(machine(100 * GB, true), &[60 * GB]);
+    let weights = |wish: Wish| decide(&demand, &wish, &machine).unwrap().bytes.weights;
+    for (backend, head_on_processor, screened) in
+        [("candle-cpu", false, true), ("candle-cuda", false, false), ("candle-cuda", true, true)]
+    {
+        let dtype = Some(Dtype::Bf16);
+        let wish = Wish { backend: Some(backend), dtype, head_on_processor, ..Wish::default() };
+        let without = weights(wish.clone());
+        let with = weights(Wish { screen: true, ..wish });
+        assert_eq!(with - without, if screened { screen } else { 0 }, "{backend}");
+    }
+}

@@ -9,7 +9,7 @@ pub enum Want {
     All,
     /// The `k` highest rows, and those of `also` whatever their height.
     Top {
-        /// How many of the highest rows, at least 1. Ties with the last one may be left out.
+        /// How many of the highest rows, at least 1; of equals, those of lower number.
         k: usize,
         /// Rows wanted in any case.
         also: Vec<TokenId>,

@@ -1,14 +1,19 @@
 //! Weights in memory, in whatever form they are kept, and their two uses: products and rows.
 
 mod gradient;
+mod scores;
 
-use corolla_checkpoint::{Stored, View};
+use std::ops::Deref;
+
+use bytemuck::Pod;
+use corolla_checkpoint::{Piece, Stored, View};
 use corolla_domain::ports::PortError;
 use half::slice::HalfFloatSliceExt;
 
 use super::{
     kernels::{self, Kernels, Operand, Packed, RoundedRows},
     pool::Pool,
+    screen::Screen,
 };
 use crate::{config::Activations, ggml::blocks};
 
@@ -16,13 +21,39 @@ use crate::{config::Activations, ggml::blocks};
 pub(crate) struct Matrix {
     cols: usize,
     data: Data,
+    /// What finds the highest products, where it is wanted.
+    screen: Option<Screen>,
 }
 
 enum Data {
-    F32(Vec<f32>),
-    Bf16(Vec<u16>),
-    F16(Vec<u16>),
+    F32(Numbers<f32>),
+    Bf16(Numbers<u16>),
+    F16(Numbers<u16>),
     Quantised(Packed),
+}
+
+/// Numbers in memory, or as they lie in a file.
+enum Numbers<T> {
+    Own(Vec<T>),
+    File(Piece),
+}
+
+impl<T: Pod> Numbers<T> {
+    /// Those of a file; `None` where they begin in the middle of one.
+    fn of(piece: Piece) -> Option<Self> {
+        bytemuck::try_cast_slice::<u8, T>(&piece).is_ok().then_some(Self::File(piece))
+    }
+}
+
+impl<T: Pod> Deref for Numbers<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match self {
+            Self::Own(numbers) => numbers,
+            Self::File(piece) => bytemuck::cast_slice(piece),
+        }
+    }
 }
 
 impl Matrix {
@@ -30,14 +61,30 @@ impl Matrix {
     pub(super) fn new(view: &View<'_>, kept: Stored, pool: &Pool) -> Result<Self, PortError> {
         let cols = view.shape[1];
         let data = match kept {
-            Stored::F32 => Data::F32(view.to_f32()),
-            Stored::Bf16 if view.stored == kept => Data::Bf16(halves(&view.bytes)),
-            Stored::Bf16 => Data::Bf16(narrowed(view, half::bf16::to_bits)?),
-            Stored::F16 if view.stored == kept => Data::F16(halves(&view.bytes)),
-            Stored::F16 => Data::F16(narrowed(view, half::f16::to_bits)?),
+            Stored::F32 => Data::F32(Numbers::Own(view.to_f32())),
+            Stored::Bf16 if view.stored == kept => Data::Bf16(Numbers::Own(halves(&view.bytes))),
+            Stored::Bf16 => Data::Bf16(Numbers::Own(narrowed(view, half::bf16::to_bits)?)),
+            Stored::F16 if view.stored == kept => Data::F16(Numbers::Own(halves(&view.bytes))),
+            Stored::F16 => Data::F16(Numbers::Own(narrowed(view, half::f16::to_bits)?)),
             Stored::Quantised(kind) => Data::Quantised(Packed::new(kind, &blocks(view, kind)?, cols, pool)),
         };
-        Ok(Self { cols, data })
+        Ok(Self { cols, data, screen: None })
+    }
+
+    /// Leaves the numbers where they are in the file, which must stay as it is from then on; `None` where they are
+    /// quantised, or cannot be used there.
+    pub(super) fn in_place(view: &View<'_>) -> Option<Self> {
+        if cfg!(target_endian = "big") {
+            return None;
+        }
+        let piece = view.lasting()?;
+        let data = match view.stored {
+            Stored::F32 => Data::F32(Numbers::of(piece)?),
+            Stored::Bf16 => Data::Bf16(Numbers::of(piece)?),
+            Stored::F16 => Data::F16(Numbers::of(piece)?),
+            Stored::Quantised(_) => return None,
+        };
+        Some(Self { cols: view.shape[1], data, screen: None })
     }
 
     /// `x` of shape `[m, cols]` times the transpose: `[m, rows]`. `rounded` belongs to `x`.
@@ -64,17 +111,23 @@ impl Matrix {
 
     /// The rows of those numbers, one after the other. The caller has checked that they exist.
     pub(super) fn select(&self, ids: &[u32]) -> Vec<f32> {
-        let row = |id: &u32| *id as usize * self.cols..(*id as usize + 1) * self.cols;
+        let mut numbers = vec![0f32; ids.len() * self.cols];
+        let rows = numbers.chunks_exact_mut(self.cols);
+        ids.iter().zip(rows).for_each(|(id, numbers)| self.widen(*id as usize, numbers));
+        numbers
+    }
+
+    /// Row `row` in f32; `numbers` has a place for each column.
+    fn widen(&self, row: usize, numbers: &mut [f32]) {
+        let here = row * self.cols..(row + 1) * self.cols;
+        let widened = |bits: &[u16], numbers: &mut [f32], widen: fn(u16) -> f32| {
+            numbers.iter_mut().zip(bits).for_each(|(number, bits)| *number = widen(*bits));
+        };
         match &self.data {
-            Data::F32(numbers) => ids.iter().flat_map(|id| &numbers[row(id)]).copied().collect(),
-            Data::Bf16(bits) => ids.iter().flat_map(|id| &bits[row(id)]).map(|b| kernels::bf16(*b)).collect(),
-            Data::F16(bits) => ids.iter().flat_map(|id| &bits[row(id)]).map(|b| kernels::f16(*b)).collect(),
-            Data::Quantised(packed) => {
-                let mut numbers = vec![0f32; ids.len() * self.cols];
-                let rows = numbers.chunks_exact_mut(self.cols);
-                ids.iter().zip(rows).for_each(|(id, numbers)| packed.widen(*id as usize, numbers));
-                numbers
-            }
+            Data::F32(all) => numbers.copy_from_slice(&all[here]),
+            Data::Bf16(bits) => widened(&bits[here], numbers, kernels::bf16),
+            Data::F16(bits) => widened(&bits[here], numbers, kernels::f16),
+            Data::Quantised(packed) => packed.widen(row, numbers),
         }
     }
 }

@@ -8,6 +8,7 @@ mod kv_cache;
 mod matrix;
 mod norm;
 mod pool;
+mod screen;
 
 use std::mem;
 
@@ -15,6 +16,7 @@ use corolla_checkpoint::{Heads, Stored, View};
 use corolla_compute::{Arithmetic, Place, Use};
 use corolla_domain::{
     fit::{self, Dtype},
+    model::{LogitRow, Want},
     ports::PortError,
 };
 
@@ -25,6 +27,7 @@ use self::{
     matrix::Matrix,
     norm::turn,
     pool::Pool,
+    screen::ScreenFile,
 };
 use crate::config::{Activations, kept};
 
@@ -36,6 +39,7 @@ pub(crate) struct CpuArithmetic {
     kernels: Kernels,
     dtype: Dtype,
     activations: Activations,
+    screen: bool,
 }
 
 /// Activations of shape `[rows, width]`.
@@ -72,17 +76,18 @@ pub(crate) struct Frame {
 }
 
 impl CpuArithmetic {
-    /// `threads` threads, or one for each core.
+    /// `threads` threads, or one for each core; a screen over the head where that is wanted.
     pub(crate) fn new(
         threads: Option<usize>,
         kernels: Option<fit::Kernels>,
         dtype: Dtype,
         activations: Activations,
+        screen: bool,
     ) -> Result<Self, PortError> {
         let kernels = kernels::kernels(kernels)?;
         let pool = Pool::new(threads)?;
         tracing::debug!(kernels = kernels.name, threads = pool.threads(), "kernels chosen");
-        Ok(Self { pool, kernels, dtype, activations })
+        Ok(Self { pool, kernels, dtype, activations, screen })
     }
 }
 
@@ -99,6 +104,19 @@ impl Arithmetic for CpuArithmetic {
 
     fn matrix(&self, view: &View<'_>, _: Use) -> Result<Matrix, PortError> {
         Matrix::new(view, kept(self.dtype, view.stored), &self.pool)
+    }
+
+    fn head(&self, view: &View<'_>, of_use: Use) -> Result<Matrix, PortError> {
+        let kept = kept(self.dtype, view.stored);
+        if !self.screen || matches!(kept, Stored::Quantised(_)) {
+            return self.matrix(view, of_use);
+        }
+        // Of the rows themselves few are read from then on: they stay on disk.
+        let in_place = (kept == view.stored).then(|| Matrix::in_place(view)).flatten();
+        let matrix = in_place.map_or_else(|| self.matrix(view, of_use), Ok)?;
+        let unkept = |error| tracing::warn!(%error, "the screen of the head will not be kept");
+        let file = ScreenFile::beside(view, &kept.name()).map_err(unkept).ok();
+        matrix.screened(file.as_ref(), &self.pool)
     }
 
     fn vector(&self, numbers: Vec<f32>) -> Result<Vec<f32>, PortError> {
@@ -126,6 +144,10 @@ impl Arithmetic for CpuArithmetic {
             numbers.chunks_exact_mut(width).for_each(|row| add(row, bias));
         }
         Ok(Rows::new(numbers, width))
+    }
+
+    fn screened_scores(&self, x: &Rows, head: &Matrix, wants: &[&Want]) -> Result<Option<Vec<LogitRow>>, PortError> {
+        head.scores((&self.kernels, &self.pool), &x.numbers, wants, self.activations)
     }
 
     fn product_gradient(&self, y: &Rows, matrix: &Matrix) -> Result<Rows, PortError> {

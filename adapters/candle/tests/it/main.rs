@@ -10,3 +10,4 @@ mod golden;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod run;
+mod screen;

@@ -42,8 +42,8 @@ impl Weights for GgufWeights {
                 self.file.path().display()
             )));
         };
-        let bytes = self.file.bytes().get(info.data.clone()).unwrap_or_default();
-        Ok(Some(View { shape: info.shape.clone(), stored, bytes: bytes.into(), file: self.file.path() }))
+        let view = View::new(&self.file, info.shape.clone(), stored, info.data.clone());
+        view.map(Some).ok_or_else(|| bad_file(self.file.path(), format!("ends within tensor {name}; fetch it again")))
     }
 
     fn names(&self) -> Vec<String> {

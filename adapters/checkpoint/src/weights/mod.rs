@@ -7,11 +7,15 @@ mod shards;
 mod torch;
 mod zip;
 
-use std::{borrow::Cow, path::Path};
+use std::{borrow::Cow, ops::Range, path::Path};
 
 use corolla_domain::ports::PortError;
 
-use crate::{stored::Stored, widen::widen};
+use crate::{
+    mmap::{Mapped, Piece},
+    stored::Stored,
+    widen::widen,
+};
 
 pub(crate) use self::{gguf::GgufWeights, shards::open_folder};
 
@@ -29,9 +33,25 @@ pub struct View<'a> {
     pub bytes: Cow<'a, [u8]>,
     /// The file they lie in.
     pub file: &'a Path,
+    /// The same, where the numbers are used as they lie in it.
+    map: &'a Mapped,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    /// The numbers at `place` in a file that has them there.
+    fn new(map: &'a Mapped, shape: Vec<usize>, stored: Stored, place: Range<usize>) -> Option<Self> {
+        let bytes = Cow::Borrowed(map.bytes().get(place)?);
+        Some(Self { shape, stored, bytes, file: map.path(), map })
+    }
+
+    /// The bytes as they lie in the file, to be kept; `None` where they are in another order there.
+    #[must_use]
+    pub fn lasting(&self) -> Option<Piece> {
+        let Cow::Borrowed(bytes) = &self.bytes else { return None };
+        let start = bytes.as_ptr().addr().checked_sub(self.map.bytes().as_ptr().addr())?;
+        self.map.piece(start..start.checked_add(bytes.len())?)
+    }
+
     /// All numbers in f32.
     #[must_use]
     pub fn to_f32(&self) -> Vec<f32> {

@@ -47,12 +47,9 @@ impl Weights for SafetensorsFile {
             }
         };
         let (start, end) = info.data_offsets;
-        let bytes = self.data.checked_add(start).zip(self.data.checked_add(end));
-        let bytes = bytes.and_then(|(start, end)| self.file.bytes().get(start..end));
-        let Some(bytes) = bytes else {
-            return Err(bad_file(file, format!("ends within tensor {name}; fetch it again")));
-        };
-        Ok(Some(View { shape: info.shape.clone(), stored, bytes: bytes.into(), file }))
+        let place = self.data.checked_add(start).zip(self.data.checked_add(end));
+        let view = place.and_then(|(start, end)| View::new(&self.file, info.shape.clone(), stored, start..end));
+        view.map(Some).ok_or_else(|| bad_file(file, format!("ends within tensor {name}; fetch it again")))
     }
 
     fn names(&self) -> Vec<String> {

@@ -62,8 +62,8 @@ impl Weights for TorchFile {
         let file = self.file.path();
         match &tensor.data {
             Ok((stored, place)) => {
-                let bytes = &self.file.bytes()[place.clone()];
-                Ok(Some(View { shape: tensor.shape.clone(), stored: *stored, bytes: bytes.into(), file }))
+                let view = View::new(&self.file, tensor.shape.clone(), *stored, place.clone());
+                view.map(Some).ok_or_else(|| bad_file(file, format!("ends within tensor {name}; fetch it again")))
             }
             Err(fault) => Err(bad_file(file, format!("tensor {name} {fault}"))),
         }

@@ -9,10 +9,16 @@ mod llama;
 use std::ops::Range;
 
 use corolla_checkpoint::{BlockPlan, Description, Heads, MAX_VOCAB, NormKind, Positions, Tensors};
-use corolla_domain::ports::PortError;
+use corolla_domain::{
+    model::{LogitRow, Want},
+    ports::PortError,
+};
 
 use self::backward::Pass;
-use crate::arithmetic::{Arithmetic, Place, Use};
+use crate::{
+    arithmetic::{Arithmetic, Place, Use},
+    pick::pick,
+};
 
 /// Embeddings and head.
 pub(crate) struct Ends<B: Arithmetic> {
@@ -31,18 +37,17 @@ impl<B: Arithmetic> Ends<B> {
         let names = &model.ends;
         let tied = names.head == names.embedding;
         let embeddings = tensors.rows(&names.embedding, MAX_VOCAB)?;
-        let matrix = |name: &str, of_use| -> Result<B::Matrix, PortError> {
-            b.matrix(&tensors.matrix(name, tensors.rows(name, MAX_VOCAB)?, model.hidden)?, of_use)
-        };
+        let view = |name: &str| tensors.matrix(name, tensors.rows(name, MAX_VOCAB)?, model.hidden);
+        let embedding = view(&names.embedding)?;
         Ok(Self {
-            embedding: matrix(&names.embedding, if tied { Use::Both } else { Use::Rows })?,
+            embedding: if tied { b.head(&embedding, Use::Both) } else { b.matrix(&embedding, Use::Rows) }?,
             embedding_norm: names
                 .embedding_norm
                 .as_ref()
                 .map(|name| Norm::load(b, model, tensors, name))
                 .transpose()?,
             last_norm: Norm::load(b, model, tensors, &names.last_norm)?,
-            head: if tied { None } else { Some(matrix(&names.head, Use::Product)?) },
+            head: if tied { None } else { Some(b.head(&view(&names.head)?, Use::Product)?) },
             embeddings,
             hidden: model.hidden,
         })
@@ -57,10 +62,16 @@ impl<B: Arithmetic> Ends<B> {
         b.numbers(rows)
     }
 
-    /// Scores over the vocabulary for hidden states that left the last block: `[rows, vocab]`.
-    pub(crate) fn logits(&self, b: &B, hidden: Vec<f32>) -> Result<Vec<f32>, PortError> {
+    /// What each of `wants` names of the scores over the vocabulary, for one hidden state each that left the last block.
+    pub(crate) fn scores(&self, b: &B, hidden: Vec<f32>, wants: &[&Want]) -> Result<Vec<LogitRow>, PortError> {
         let normed = self.last_norm.of(b, &b.rows(hidden, self.hidden)?)?;
-        b.numbers(b.product(&normed, self.head.as_ref().unwrap_or(&self.embedding), None)?)
+        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        if let Some(scores) = b.screened_scores(&normed, head, wants)? {
+            return Ok(scores);
+        }
+        let scores = b.numbers(b.product(&normed, head, None)?)?;
+        let rows = scores.chunks_exact(scores.len() / wants.len());
+        Ok(rows.zip(wants).map(|(row, want)| pick(row, want)).collect())
     }
 }
 

@@ -3,7 +3,10 @@
 use corolla_checkpoint::{GgmlType, Stored, widen};
 use proptest::prelude::*;
 
-use super::{Kernels, Operand, Packed, RoundedRows, bf16, f16, matmul, narrow_product, rounded_product, scalar, sets};
+use super::{
+    Kernels, Line, MOST, Operand, Packed, Planes, RoundedRows, ZERO, bf16, f16, matmul, narrow_product,
+    rounded_product, scalar, sets,
+};
 use crate::cpu::pool::Pool;
 
 /// A matrix of some type with arbitrary numbers and reasonable scales, and rows of activations.
@@ -177,6 +180,31 @@ proptest! {
                     prop_assert!((ours - exact).abs() <= 1e-5 * terms, "{}: {ours} {exact}", set.name);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn sets_agree_on_whole_numbers_to_the_last_bit(
+        lines in prop_oneof![0usize..9, 60usize..70, 126usize..132, Just(300)], seed in any::<u64>(), largest in any::<bool>()
+    ) {
+        let mut state = seed | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 24) as u32
+        };
+        let quad = |next: &mut dyn FnMut() -> u32| if largest { u32::MAX } else { next() };
+        let rows: Vec<Line> = (0..lines).map(|_| Line(std::array::from_fn(|_| quad(&mut next)))).collect();
+        let number = |next: &mut dyn FnMut() -> u32| if largest { MOST } else { (next() as i16).clamp(-MOST, MOST) };
+        let x: Vec<i16> = (0..(4 * lines).saturating_sub(seed as usize % 4)).map(|_| number(&mut next)).collect();
+        let by_hand = |r: usize| {
+            let of = |at: usize| i64::from(rows[at / 4].0[r].to_le_bytes()[at % 4]) - i64::from(ZERO);
+            x.iter().enumerate().map(|(at, x)| of(at) * i64::from(*x)).sum::<i64>()
+        };
+        let (planes, wanted) = (Planes::new(&x), std::array::from_fn(by_hand));
+        for set in sets() {
+            prop_assert_eq!((set.planes)(&rows, &planes), wanted, "{}", set.name);
         }
     }
 

@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 
 use super::{
     Kernels, bf16, curves, f16,
-    packed::{Format, Tiles},
+    packed::{Format, Line, ROWS, Tiles},
+    planes::{self, Planes},
     rounded::{self, Rounded},
     several::several,
     tiles::{self, Lanes},
@@ -49,6 +50,8 @@ pub(super) fn kernels() -> Option<Kernels> {
         gate: |gates, up| unsafe { gate(gates, up) },
         // SAFETY: as above.
         gelu: |x| unsafe { gelu(x) },
+        // SAFETY: as above.
+        planes: |lines, x| unsafe { planes_product(lines, x) },
         narrow: None,
     })
 }
@@ -114,6 +117,31 @@ fn scores(query: &[f32], keys: &[f32], scores: &mut [f32]) {
     for (score, key) in scores.iter_mut().zip(keys.chunks_exact(query.len())) {
         *score = dot(query, key);
     }
+}
+
+/// Sums of the products of sixteen rows with activations of 16 bits. A register has four columns of four rows, and the
+/// products of two columns are added at once.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn planes_product(lines: &[Line], x: &Planes) -> planes::Sums {
+    let mut sums = [-x.excess; ROWS];
+    for (lines, whole) in lines.chunks(planes::RUN).zip(x.whole.chunks(planes::RUN)) {
+        let mut parts = [_mm256_setzero_si256(); 4];
+        for (line, four) in lines.iter().zip(whole) {
+            // As above.
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast::<i8>().wrapping_add(AHEAD));
+            let [a, b, c, d] = four.map(|number| u64::from(number.cast_unsigned()));
+            let four = _mm256_set1_epi64x((a | b << 16 | c << 32 | d << 48).cast_signed());
+            for (part, rows) in parts.iter_mut().zip(line.0.as_chunks::<4>().0) {
+                *part = _mm256_add_epi32(*part, _mm256_madd_epi16(widen_bytes(rows), four));
+            }
+        }
+        for (sums, part) in sums.as_chunks_mut::<4>().0.iter_mut().zip(parts) {
+            for (sum, [even, odd]) in sums.iter_mut().zip(store_pairs(part)) {
+                *sum += i64::from(even) + i64::from(odd);
+            }
+        }
+    }
+    sums
 }
 
 /// Compiles functions of the reference for this instruction set.
@@ -183,4 +211,21 @@ fn add_lanes(sum: __m256) -> f32 {
     let four = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
     let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+}
+
+/// Sixteen bytes as numbers of 16 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen_bytes(quads: &[u32; 4]) -> __m256i {
+    // SAFETY: there are sixteen bytes; the load needs no alignment.
+    _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(quads.as_ptr().cast()) })
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn store_pairs(sums: __m256i) -> [[i32; 2]; 4] {
+    let mut pairs = [[0; 2]; 4];
+    // SAFETY: there is room for eight numbers of four bytes; the store needs no alignment.
+    unsafe { _mm256_storeu_si256(pairs.as_mut_ptr().cast(), sums) };
+    pairs
 }

@@ -5,7 +5,8 @@ use std::arch::x86_64::*;
 
 use super::{
     Kernels, avx512bf16, bf16, curves, f16,
-    packed::{Format, Tiles},
+    packed::{Format, Line, Tiles},
+    planes::{self, Planes},
     rounded::{self, Rounded},
     several::several,
     tiles::{self, Lanes},
@@ -49,6 +50,8 @@ pub(super) fn kernels() -> Option<Kernels> {
         gate: |gates, up| unsafe { gate(gates, up) },
         // SAFETY: as above.
         gelu: |x| unsafe { gelu(x) },
+        // SAFETY: as above.
+        planes: |lines, x| unsafe { planes_product(lines, x) },
         narrow: avx512bf16::kernels(),
     })
 }
@@ -192,6 +195,7 @@ compiled! {
     fn soften(scores: &mut [f32], scale: f32, slope: f32) = curves::soften;
     fn gate(gates: &mut [f32], up: &[f32]) = curves::gate;
     fn gelu(x: &mut [f32]) = curves::gelu;
+    fn planes_product(lines: &[Line], x: &Planes) -> planes::Sums = planes::product;
 }
 
 /// The first LANES numbers of `x`.

@@ -11,6 +11,7 @@ use std::arch::x86_64::*;
 use super::{
     Kernels, avx512,
     packed::{COLS, Format, Line, ROWS, Scales, Tiles},
+    planes::{self, Planes},
     rounded::{Group, Rounded},
     tiles::{HALVES, Lanes, OFFSET, PLAIN, SUPER, for_format},
 };
@@ -24,6 +25,8 @@ pub(super) fn kernels() -> Option<Kernels> {
         // SAFETY: the features of the function were found on this processor just above, and this is the only way to
         // get at it.
         tiles: |format, tiles, x, sums| unsafe { product(format, tiles, x, sums) },
+        // SAFETY: as above.
+        planes: |lines, x| unsafe { planes_product(lines, x) },
         ..set
     })
 }
@@ -61,6 +64,44 @@ fn of_format<const BITS: usize, const SCALES: u8>(tiles: Tiles<'_>, x: &Rounded,
             store(add_group::<BITS, SCALES>(&quads, scales, numbers, group, load_ps(sums)), sums);
         }
     }
+}
+
+/// Lines whose products with a plane fit 32 bits: `4 * 2^14 * 255 * 128 < 2^31`.
+const RUN: usize = 1 << 14;
+
+/// Sums of the products of sixteen rows with activations in two planes. The lines of a pair have sums of their own, so
+/// that an instruction need not wait for the one before.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn planes_product(lines: &[Line], x: &Planes) -> planes::Sums {
+    let mut sums = [-x.excess; ROWS];
+    let runs = lines.chunks(RUN).zip(x.high.chunks(RUN).zip(x.low.chunks(RUN)));
+    for (lines, (high, low)) in runs {
+        let mut parts = [[_mm512_setzero_si512(); 2]; 2];
+        let ((pairs, last), (highs, last_high), (lows, last_low)) =
+            (lines.as_chunks::<2>(), high.as_chunks::<2>(), low.as_chunks::<2>());
+        for (pair, planes) in pairs.iter().zip(highs.iter().zip(lows)) {
+            for nth in 0..2 {
+                fetch(&pair[nth]);
+                parts[nth] = add_planes(&pair[nth], (planes.0[nth], planes.1[nth]), parts[nth]);
+            }
+        }
+        for (line, planes) in last.iter().zip(last_high.iter().zip(last_low)) {
+            parts[0] = add_planes(line, (*planes.0, *planes.1), parts[0]);
+        }
+        let [high, low] = [0, 1].map(|plane| store_whole(_mm512_add_epi32(parts[0][plane], parts[1][plane])));
+        for (sum, (high, low)) in sums.iter_mut().zip(high.into_iter().zip(low)) {
+            *sum += 256 * i64::from(high) + i64::from(low);
+        }
+    }
+    sums
+}
+
+/// Adds the products of a line with four columns of both planes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn add_planes(line: &Line, (high, low): (u32, u32), [highs, lows]: [__m512i; 2]) -> [__m512i; 2] {
+    let (line, plane) = (load(line), |four: u32| _mm512_set1_epi32(four.cast_signed()));
+    [_mm512_dpbusd_epi32(highs, line, plane(high)), _mm512_dpbusd_epi32(lows, line, plane(low))]
 }
 
 /// Adds the products of a tile with a group of activations to `sum`.
@@ -211,4 +252,13 @@ fn load_bytes(bytes: &[u8; ROWS]) -> __m128i {
 fn store(sums: __m512, lanes: &mut Lanes) {
     // SAFETY: there is room for sixteen numbers of four bytes; the store needs no alignment.
     unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), sums) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn store_whole(sums: __m512i) -> [i32; ROWS] {
+    let mut lanes = [0; ROWS];
+    // SAFETY: there is room for sixteen numbers of four bytes; the store needs no alignment.
+    unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), sums) };
+    lanes
 }

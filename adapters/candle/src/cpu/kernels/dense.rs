@@ -68,6 +68,24 @@ fn by_rows<T: Sync>(pool: &Pool, x: &[f32], weight: &[T], cols: usize, dot: fn(&
     parts::together(pool, products, (many, rows), step)
 }
 
+/// Products of one row of activations with those rows of `weight` alone: the same numbers, to the bit, as [`by_rows`] has.
+pub(crate) fn some_rows<T: Sync>(
+    pool: &Pool,
+    x: &[f32],
+    weight: &[T],
+    dot: fn(&[T], &[f32]) -> f32,
+    rows: &[u32],
+) -> Vec<f32> {
+    let (cols, step) = (x.len(), (TASK / x.len()).max(1));
+    let mut products = vec![0f32; rows.len()];
+    pool.each(products.chunks_mut(step).zip(rows.chunks(step)), |_, (products, rows)| {
+        for (product, row) in products.iter_mut().zip(rows) {
+            *product = dot(&weight[*row as usize * cols..][..cols], x);
+        }
+    });
+    products
+}
+
 enum Panel<'a> {
     Borrowed(&'a [f32]),
     Owned(Vec<f32>),

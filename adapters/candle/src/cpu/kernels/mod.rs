@@ -20,6 +20,7 @@ mod lend;
 mod narrow;
 mod packed;
 mod parts;
+mod planes;
 mod product;
 mod rounded;
 mod scalar;
@@ -31,15 +32,16 @@ use corolla_domain::{
     ports::{FaultKind, PortError},
 };
 
-pub(crate) use dense::{Operand, Strided, matmul, product_into};
+pub(crate) use dense::{Operand, Strided, matmul, product_into, some_rows};
 pub(crate) use lend::Lent;
-pub(crate) use narrow::narrow_product;
-pub(crate) use packed::Packed;
+pub(crate) use narrow::{narrow_product, narrowed};
+pub(crate) use packed::{Line, Packed, ROWS, lines};
+pub(crate) use planes::{MOST, Planes, ZERO};
 pub(crate) use product::{RoundedRows, exact_product, rounded_product};
 
 use self::{
     narrow::{Group, PackedRows, Sums},
-    packed::{Format, Line, Tiles},
+    packed::{Format, Tiles},
     rounded::Rounded,
     tiles::Lanes,
 };
@@ -75,6 +77,8 @@ pub(crate) struct Kernels {
     pub gate: fn(&mut [f32], &[f32]),
     /// The tanh form of GELU.
     pub gelu: fn(&mut [f32]),
+    /// Products of sixteen rows of bytes with one row of activations of 16 bits, exactly.
+    pub planes: fn(&[Line], &Planes) -> planes::Sums,
     /// Products of bf16 numbers, where the processor has instructions for them.
     pub narrow: Option<Narrow>,
 }

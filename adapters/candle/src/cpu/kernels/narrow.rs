@@ -3,7 +3,9 @@
 //! One row is rounded too, though little is won by it: so what a row becomes does not depend, but for the order of sums, on
 //! how many others are multiplied beside it.
 
-use super::{Kernels, Operand, dense::matmul, packed::Line, parts, several};
+use std::borrow::Cow;
+
+use super::{Kernels, Narrow, Operand, bf16, dense::matmul, packed::Line, parts, several};
 use crate::cpu::{buffers, pool::Pool};
 
 /// Up to this many rows of activations, weights are multiplied as they lie in memory; above, packing them pays.
@@ -23,10 +25,10 @@ pub(super) type PackedRows = Vec<[Line; 2]>;
 /// `x` of shape `[m, cols]` times the transpose of `bits` of shape `[rows, cols]`: `[m, rows]`. Activations stay as they
 /// are where the processor multiplies no bf16 numbers, or not an odd number of them.
 pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits: &[u16], cols: usize) -> Vec<f32> {
-    let Some(narrow) = kernels.narrow.filter(|_| cols.is_multiple_of(2)) else {
-        return matmul((kernels, pool), x, Operand::Bf16(bits), cols);
-    };
     let (many, rows) = (x.len() / cols, bits.len() / cols);
+    let Some(narrow) = kernels.narrow.filter(|_| cols.is_multiple_of(2) && many > 1) else {
+        return matmul((kernels, pool), &narrowed(kernels, x, cols), Operand::Bf16(bits), cols);
+    };
     if many <= FEW {
         return several::product(pool, &(narrow.round)(x), bits, cols, narrow.several);
     }
@@ -44,6 +46,13 @@ pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits
     });
     buffers::free(rounded);
     parts::together(pool, products, (many, rows), ROWS)
+}
+
+/// Activations as [`narrow_product`] multiplies them with rows of `cols` weights.
+pub(crate) fn narrowed<'a>(kernels: &Kernels, x: &'a [f32], cols: usize) -> Cow<'a, [f32]> {
+    let rounded = |narrow: &Narrow| (narrow.round)(x).into_iter().map(bf16).collect();
+    let narrow = kernels.narrow.as_ref().filter(|_| cols.is_multiple_of(2));
+    narrow.map_or(Cow::Borrowed(x), |narrow| Cow::Owned(rounded(narrow)))
 }
 
 /// Rounds numbers.

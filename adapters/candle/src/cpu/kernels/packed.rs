@@ -10,6 +10,8 @@
 //!
 //! Source of the files' layouts: `ggml-common.h` of `ggml-org/ggml`.
 
+#![allow(unsafe_code)]
+
 use corolla_checkpoint::GgmlType;
 
 use super::tiles;
@@ -26,6 +28,13 @@ const TASK: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub(crate) struct Line(pub [u32; ROWS]);
+
+/// Bytes as lines, where they begin and end as lines do.
+pub(crate) fn lines(bytes: &[u8]) -> Option<&[Line]> {
+    // SAFETY: a line is 64 bytes without a gap, of which every pattern is a value.
+    let (before, lines, after) = unsafe { bytes.align_to::<Line>() };
+    (before.is_empty() && after.is_empty()).then_some(lines)
+}
 
 /// Where the scales of a tile are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The reference kernels: one number after the other.
 
-use super::{Kernels, bf16, curves, f16, rounded, several, tiles};
+use super::{Kernels, bf16, curves, f16, planes, rounded, several, tiles};
 
 pub(super) fn kernels() -> Kernels {
     Kernels {
@@ -18,6 +18,7 @@ pub(super) fn kernels() -> Kernels {
         soften: curves::soften,
         gate: curves::gate,
         gelu: curves::gelu,
+        planes: planes::product,
         narrow: None,
     }
 }

@@ -1,0 +1,222 @@
+//! A screen kept beside its model: made once, and mapped from then on.
+//!
+//! A page of header, the lines as they stand in memory, three numbers a row. The header says which weights it is of and
+//! has checksums of itself and of all that follows. A file that is not whole, or of anything else, is never used: the
+//! screen is made again and takes its place, by renaming, so that there is never half a one.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, BufWriter, Seek, Write},
+    path::{Path, PathBuf},
+    process,
+    time::UNIX_EPOCH,
+};
+
+use corolla_checkpoint::{Mapped, Piece, View};
+use crc32fast::Hasher;
+
+use super::{bounds::Facts, compact::Shape};
+use crate::cpu::kernels::{self, Line, ROWS};
+
+/// What a file begins with; the number is that of the layout.
+const MAGIC: [u8; 16] = *b"corolla screen 1";
+/// Bytes of the header: what follows is mapped at the beginning of a page.
+const HEADER: usize = 4096;
+/// Bytes of the numbers that belong to sixteen rows.
+const FACTS: usize = 3 * 4 * ROWS;
+/// Rows of the model's file that the header has a checksum of.
+const SAMPLES: usize = 256;
+
+/// A screen's file and the weights it must be of.
+pub(in crate::cpu) struct ScreenFile {
+    path: PathBuf,
+    /// Length and time of change of the model's file, how numbers are kept, and a checksum over some rows.
+    identity: [u64; 5],
+}
+
+impl ScreenFile {
+    /// Beside the file that `view` lies in. `kept` is the form that its rows were given.
+    pub(in crate::cpu) fn beside(view: &View<'_>, kept: &str) -> io::Result<Self> {
+        let mut name = OsString::from(view.file.file_name().unwrap_or_default());
+        name.push(".screen");
+        let about = fs::metadata(view.file)?;
+        let changed = about.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let row = view.bytes.len() / view.shape[0].max(1);
+        let step = (view.shape[0] / SAMPLES).max(1);
+        let mut samples = Hasher::new();
+        view.bytes.chunks_exact(row.max(1)).step_by(step).for_each(|row| samples.update(row));
+        let mut form = Hasher::new();
+        form.update(kept.as_bytes());
+        let identity = [
+            about.len(),
+            changed.as_secs(),
+            u64::from(changed.subsec_nanos()),
+            u64::from(form.finalize()),
+            u64::from(samples.finalize()),
+        ];
+        Ok(Self { path: view.file.with_file_name(name), identity })
+    }
+
+    /// Where the file is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The screen that is there; `None` where there is none of these weights.
+    pub(super) fn read(&self, shape: Shape) -> Option<(Piece, Vec<Facts>)> {
+        if !self.path.exists() {
+            return None;
+        }
+        let found = self.open(shape);
+        match &found {
+            Ok(_) => tracing::info!(file = %self.path.display(), "screen of the head read"),
+            Err(why) => tracing::warn!(file = %self.path.display(), why, "the screen is not used and made again"),
+        }
+        found.ok()
+    }
+
+    fn open(&self, shape: Shape) -> Result<(Piece, Vec<Facts>), &'static str> {
+        let map = Mapped::open(&self.path).map_err(|_| "it cannot be read")?;
+        let (header, rest) = map.bytes().split_at_checked(HEADER).ok_or("it is too short")?;
+        let lines = shape.blocks() * shape.lines() * size_of::<Line>();
+        if rest.len() != lines + shape.blocks() * FACTS {
+            return Err("its length is not that of a screen of this head");
+        }
+        if *header != *self.header(shape, checksum(rest)) {
+            return Err("it is damaged, or of other weights");
+        }
+        let facts = rest[lines..].as_chunks::<FACTS>().0.iter().map(read_facts).collect();
+        let piece = map.piece(HEADER..HEADER + lines).ok_or("it is too short")?;
+        // A map begins at a page, so its lines are where they must be.
+        kernels::lines(&piece).ok_or("its lines are misplaced")?;
+        Ok((piece, facts))
+    }
+
+    /// Writes a screen.
+    pub(super) fn write(&self, shape: Shape, lines: &[Line], facts: &[Facts]) -> io::Result<()> {
+        let mut part = self.path.clone().into_os_string();
+        part.push(format!(".{}", process::id()));
+        let written = self.write_to(Path::new(&part), shape, lines, facts).and_then(|()| fs::rename(&part, &self.path));
+        if written.is_err() {
+            // There may be nothing to remove.
+            let _ = fs::remove_file(&part);
+        }
+        written
+    }
+
+    fn write_to(&self, part: &Path, shape: Shape, lines: &[Line], facts: &[Facts]) -> io::Result<()> {
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(part)?);
+        file.write_all(&[0; HEADER])?;
+        let mut sum = Hasher::new();
+        let mut both = |bytes: &[u8]| {
+            sum.update(bytes);
+            file.write_all(bytes)
+        };
+        for lines in lines.chunks(1 << 10) {
+            let numbers = lines.iter().flat_map(|line| line.0);
+            both(&numbers.flat_map(u32::to_le_bytes).collect::<Vec<u8>>())?;
+        }
+        facts.iter().try_for_each(|facts| both(&write_facts(facts)))?;
+        file.rewind()?;
+        file.write_all(&*self.header(shape, sum.finalize()))?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+    }
+
+    /// The header of a file in which `sum` is the checksum of all that follows.
+    fn header(&self, shape: Shape, sum: u32) -> Box<[u8; HEADER]> {
+        let mut header = Box::new([0; HEADER]);
+        header[..MAGIC.len()].copy_from_slice(&MAGIC);
+        let words = [shape.rows as u64, shape.cols as u64, u64::from(sum)].into_iter().chain(self.identity);
+        for (to, word) in header[MAGIC.len()..].as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *to = word.to_le_bytes();
+        }
+        header
+    }
+}
+
+fn checksum(bytes: &[u8]) -> u32 {
+    let mut sum = Hasher::new();
+    sum.update(bytes);
+    sum.finalize()
+}
+
+fn write_facts(facts: &Facts) -> Vec<u8> {
+    [facts.scale, facts.error, facts.norm].as_flattened().iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+fn read_facts(bytes: &[u8; FACTS]) -> Facts {
+    let all = bytes.as_chunks::<4>().0;
+    let of = |from: usize| std::array::from_fn(|r| f32::from_le_bytes(all[from * ROWS + r]));
+    Facts { scale: of(0), error: of(1), norm: of(2) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const SHAPE: Shape = Shape { rows: 35, cols: 7 };
+
+    fn screen(folder: &TempDir) -> ScreenFile {
+        ScreenFile { path: folder.path().join("m.screen"), identity: [1, 2, 3, 4, 5] }
+    }
+
+    fn content() -> (Vec<Line>, Vec<Facts>) {
+        let line = |nth: usize| Line(std::array::from_fn(|r| (nth * 1000 + r) as u32));
+        let number = |nth: usize, part: usize| std::array::from_fn(|r| (nth * 100 + part * 10 + r) as f32);
+        let facts = |nth| Facts { scale: number(nth, 0), error: number(nth, 1), norm: number(nth, 2) };
+        ((0..SHAPE.blocks() * SHAPE.lines()).map(line).collect(), (0..SHAPE.blocks()).map(facts).collect())
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let (folder, (lines, facts)) = (TempDir::new().unwrap(), content());
+        let file = screen(&folder);
+        assert!(file.read(SHAPE).is_none());
+        file.write(SHAPE, &lines, &facts).unwrap();
+        let (found, found_facts) = file.read(SHAPE).unwrap();
+        assert_eq!(kernels::lines(&found).unwrap(), &lines[..]);
+        assert_eq!(found_facts, facts);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn what_is_damaged_or_of_other_weights_is_not_used() {
+        let (folder, (lines, facts)) = (TempDir::new().unwrap(), content());
+        let file = screen(&folder);
+        file.write(SHAPE, &lines, &facts).unwrap();
+        let whole = fs::read(file.path()).unwrap();
+        for at in [0, 20, 60, HEADER - 1, HEADER, HEADER + 500, whole.len() - 1] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 4;
+            fs::write(file.path(), bytes).unwrap();
+            assert!(file.read(SHAPE).is_none(), "byte {at} is another one");
+        }
+        for length in [0, 100, HEADER, whole.len() - 1] {
+            fs::write(file.path(), &whole[..length]).unwrap();
+            assert!(file.read(SHAPE).is_none(), "only {length} bytes");
+        }
+        fs::write(file.path(), &whole).unwrap();
+        assert!(file.read(SHAPE).is_some());
+        assert!(file.read(Shape { rows: 36, ..SHAPE }).is_none());
+        for nth in 0..5 {
+            let mut other = ScreenFile { identity: file.identity, path: file.path.clone() };
+            other.identity[nth] += 1;
+            assert!(other.read(SHAPE).is_none());
+        }
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_nothing_is_left() {
+        let (folder, (lines, facts)) = (TempDir::new().unwrap(), content());
+        let file = ScreenFile { path: folder.path().join("none").join("m.screen"), identity: [0; 5] };
+        assert!(file.write(SHAPE, &lines, &facts).is_err());
+        // A folder in its place cannot be renamed over.
+        let file = screen(&folder);
+        fs::create_dir_all(file.path().join("full")).unwrap();
+        assert!(file.write(SHAPE, &lines, &facts).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,237 @@
+//! The highest scores over the vocabulary without reading every weight, and yet those of the exact head.
+//!
+//! A copy of the head in 8 bits is scored in whole, which bounds the exact score of every row from both sides
+//! ([`bounds`]). Rows are then computed exactly in order of their upper bounds, until no other can be among the highest
+//! ([`search`]). Ties included, the result is what computing all rows gives, since a row's score is always that of the same
+//! kernel. Where many rows are so near to each other that this would not pay, all of them are computed.
+
+mod bounds;
+mod compact;
+mod file;
+mod search;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+use corolla_checkpoint::Piece;
+use corolla_domain::ports::{FaultKind, PortError};
+
+use self::{
+    bounds::{Activations, Bounds, Facts, MOST_COLS},
+    search::{Doubt, Found, View, highest},
+};
+pub(super) use self::{compact::Shape, file::ScreenFile, search::Scored};
+use super::{
+    kernels::{self, Kernels, Line, ROWS},
+    pool::Pool,
+};
+
+/// Bytes of rows that are worth a task of their own.
+const TASK_BYTES: usize = 24 << 10;
+/// Numbers of rows that are worth a task when they are rounded.
+const TASK_NUMBERS: usize = 1 << 16;
+/// Of so many rows, at most one may be computed exactly: then the screen and these rows are still read in less time than
+/// all of them.
+const SPARSE: usize = 8;
+
+/// A head in 8 bits, and what is known of its rows.
+pub(super) struct Screen {
+    shape: Shape,
+    /// For sixteen rows, a line for each four columns; then the next sixteen.
+    lines: Lines,
+    facts: Vec<Facts>,
+    /// Whether every exact score was within its bounds.
+    trusted: AtomicBool,
+    counts: Counts,
+}
+
+/// Lines in memory, or as they lie in a file.
+enum Lines {
+    Own(Vec<Line>),
+    File(Piece),
+}
+
+impl Lines {
+    fn all(&self) -> &[Line] {
+        match self {
+            Self::Own(lines) => lines,
+            Self::File(piece) => kernels::lines(piece).unwrap_or_default(),
+        }
+    }
+}
+
+/// What was asked of a screen.
+#[derive(Debug, Default)]
+struct Counts {
+    positions: AtomicU64,
+    visited: AtomicU64,
+    given_up: AtomicU64,
+}
+
+impl Screen {
+    /// The screen in `file`, or a new one that is kept there. `widen(row, numbers)` writes a row of the head.
+    ///
+    /// # Errors
+    /// `InvalidInput` where a number is not finite, `Unsupported` for rows that are too wide.
+    pub(super) fn new(
+        shape: Shape,
+        file: Option<&ScreenFile>,
+        pool: &Pool,
+        widen: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<Self, PortError> {
+        if !(1..=MOST_COLS).contains(&shape.cols) {
+            let cols = shape.cols;
+            let text = format!("a head with rows of {cols} numbers cannot be screened; set screen = \"off\"");
+            return Err(PortError::new(FaultKind::Unsupported, text));
+        }
+        let screen =
+            |lines, facts| Self { shape, lines, facts, trusted: AtomicBool::new(true), counts: Counts::default() };
+        if let Some((piece, facts)) = file.and_then(|file| file.read(shape)) {
+            return Ok(screen(Lines::File(piece), facts));
+        }
+        let (lines, facts) = round(shape, pool, widen)?;
+        if let Some(file) = file {
+            match file.write(shape, &lines, &facts) {
+                // What is mapped can leave memory when others need it.
+                Ok(()) => {
+                    if let Some((piece, facts)) = file.read(shape) {
+                        return Ok(screen(Lines::File(piece), facts));
+                    }
+                }
+                Err(error) => {
+                    let file = file.path().display();
+                    tracing::warn!(%file, %error, "the screen cannot be kept, and is made again at every start");
+                }
+            }
+        }
+        Ok(screen(Lines::Own(lines), facts))
+    }
+
+    /// How many rows may be wanted so that the screen can pay.
+    pub(super) fn most(&self) -> usize {
+        if self.trusted.load(Relaxed) { self.shape.rows / SPARSE } else { 0 }
+    }
+
+    /// For each row of `x`, the so many rows of the head with the highest scores, of equals those of lower number; `None`
+    /// where all rows have to be computed. `exact(nth, rows)` gives the scores of rows with row `nth` of `x`.
+    ///
+    /// # Errors
+    /// `Internal` where an activation is not finite.
+    pub(super) fn highest(
+        &self,
+        (kernels, pool): (&Kernels, &Pool),
+        x: &[f32],
+        counts: &[usize],
+        exact: impl Fn(usize, &[u32]) -> Vec<f32>,
+    ) -> Result<Vec<Option<Scored>>, PortError> {
+        let activations: Option<Vec<Activations>> = x.chunks_exact(self.shape.cols).map(Activations::new).collect();
+        let activations =
+            activations.ok_or_else(|| PortError::internal("the model's hidden states are not finite numbers"))?;
+        let bounds = self.bounds((kernels, pool), &activations);
+        let of_row = |(nth, k): (usize, &usize)| {
+            let view = View::new(&bounds, (nth, activations.len()), self.shape.rows);
+            self.settle(highest(view, *k, self.most(), |rows| exact(nth, rows)))
+        };
+        Ok(counts.iter().enumerate().map(of_row).collect())
+    }
+
+    /// Bounds of all rows: those of sixteen rows for each of `activations`, then those of the next sixteen.
+    fn bounds(&self, (kernels, pool): (&Kernels, &Pool), activations: &[Activations]) -> Vec<Bounds> {
+        let (many, lines, lines_block) = (activations.len(), self.lines.all(), self.shape.lines());
+        let mut bounds = vec![Bounds::OPEN; self.facts.len() * many];
+        let step = (TASK_BYTES / (ROWS * self.shape.cols)).max(1);
+        pool.each(bounds.chunks_mut((step * many).max(1)), |task, bounds| {
+            for (nth, bounds) in bounds.chunks_exact_mut(many).enumerate() {
+                let block = task * step + nth;
+                let lines = &lines[block * lines_block..][..lines_block];
+                for (bounds, x) in bounds.iter_mut().zip(activations) {
+                    *bounds = x.bounds(&(kernels.planes)(lines, &x.planes), &self.facts[block]);
+                }
+            }
+        });
+        bounds
+    }
+
+    /// Counts what became of one row of activations.
+    fn settle(&self, outcome: Result<Found, Doubt>) -> Option<Scored> {
+        self.counts.positions.fetch_add(1, Relaxed);
+        match outcome {
+            Ok(Found { best, visited }) => {
+                tracing::trace!(rows = self.shape.rows, visited, "the head was screened");
+                self.counts.visited.fetch_add(visited as u64, Relaxed);
+                return Some(best);
+            }
+            Err(Doubt::TooMany(candidates)) => {
+                tracing::trace!(
+                    rows = self.shape.rows,
+                    candidates,
+                    "too many rows are near the highest, all are computed"
+                );
+            }
+            Err(Doubt::Foreign(row)) => {
+                tracing::error!(row, "the screen is not one of this head, which is computed in whole from now on");
+                self.trusted.store(false, Relaxed);
+            }
+        }
+        self.counts.given_up.fetch_add(1, Relaxed);
+        None
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let Counts { positions, visited, given_up } = &mut self.counts;
+        let (positions, visited, given_up) = (*positions.get_mut(), *visited.get_mut(), *given_up.get_mut());
+        tracing::debug!(
+            positions,
+            visited,
+            given_up,
+            "rows of the head computed exactly, and positions with all of them"
+        );
+    }
+}
+
+/// Rounds all rows.
+fn round(
+    shape: Shape,
+    pool: &Pool,
+    widen: impl Fn(usize, &mut [f32]) + Sync,
+) -> Result<(Vec<Line>, Vec<Facts>), PortError> {
+    let Shape { rows, cols } = shape;
+    tracing::info!(rows, cols, "making a screen of the head");
+    let mut lines = vec![compact::EMPTY; shape.blocks() * shape.lines()];
+    let mut facts = vec![Facts::default(); shape.blocks()];
+    let (odd, done) = (Mutex::new(None::<usize>), AtomicUsize::new(0));
+    let step = (TASK_NUMBERS / (ROWS * cols)).max(1);
+    let tasks = lines.chunks_mut(step * shape.lines()).zip(facts.chunks_mut(step));
+    pool.each(tasks, |task, (lines, facts)| {
+        let mut numbers = vec![0f32; cols];
+        let many = facts.len();
+        for (nth, (lines, facts)) in lines.chunks_exact_mut(shape.lines()).zip(facts).enumerate() {
+            let from = (task * step + nth) * ROWS;
+            for row in from..rows.min(from + ROWS) {
+                widen(row, &mut numbers);
+                if !compact::write(&numbers, row - from, lines, facts) {
+                    let mut odd = odd.lock().unwrap_or_else(PoisonError::into_inner);
+                    *odd = Some(odd.map_or(row, |other| other.min(row)));
+                }
+            }
+        }
+        let before = done.fetch_add(many, Relaxed);
+        let percent = |blocks: usize| blocks * 10 / shape.blocks() * 10;
+        if percent(before) != percent(before + many) {
+            tracing::debug!(percent = percent(before + many), "rows rounded");
+        }
+    });
+    match odd.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(row) => {
+            let text = format!("row {row} of the head has numbers that are not finite; fetch the model again");
+            Err(PortError::invalid(text))
+        }
+        None => Ok((lines, facts)),
+    }
+}

@@ -1,0 +1,106 @@
+//! A screened head gives what the whole one gives, to the bit, for every way of keeping weights and of asking.
+
+use std::path::Path;
+
+use corolla_candle::{Activations, Target};
+use corolla_compute::pick;
+use corolla_domain::{
+    fit,
+    model::{Hidden, LogitRow, TokenId, Want},
+    ports::LocalModel,
+};
+use tempfile::TempDir;
+use testkit::{
+    local_model::noise,
+    tiny::{Dtype, Tiny},
+};
+
+use crate::{
+    contract::{SIZE, in_folder},
+    run::{config, load_as},
+};
+
+const STATES: usize = 9;
+const WIDTH: usize = 48;
+
+fn target(dtype: fit::Dtype, activations: Activations, screen: bool) -> Target {
+    Target::Cpu { dtype, kernels: None, activations, screen, threads: Some(2) }
+}
+
+/// Scores of all tokens for one state.
+async fn all(model: &dyn LocalModel, state: &[f32]) -> Vec<f32> {
+    let hidden = Hidden::from_f32((1, 1, WIDTH), state).unwrap();
+    match model.logits(hidden, Want::All).await.unwrap().rows.remove(0) {
+        LogitRow::Dense(scores) => scores,
+        LogitRow::Sparse(_) => panic!("not all scores"),
+    }
+}
+
+fn bits(row: &LogitRow) -> Vec<(TokenId, u32)> {
+    row.clone().into_pairs().into_iter().map(|(token, score)| (token, score.to_bits())).collect()
+}
+
+#[tokio::test]
+async fn scores_are_those_of_the_whole_head() {
+    for tiny in [Tiny::llama(SIZE), Tiny::bloom(WIDTH, 6, 3)] {
+        let folder = TempDir::new().unwrap();
+        tiny.write_folder(folder.path(), Dtype::F32, 1);
+        for dtype in [fit::Dtype::F32, fit::Dtype::Bf16, fit::Dtype::F16] {
+            for activations in [Activations::Auto, Activations::F32] {
+                let plain = load_as(config(folder.path()), target(dtype, activations, false)).await.local;
+                let screened = load_as(config(folder.path()), target(dtype, activations, true)).await.local;
+                let states = noise(STATES * WIDTH, 11);
+                let hidden = Hidden::from_f32((1, STATES, WIDTH), &states).unwrap();
+                // A few, some by name, and so many that the screen has no part in it.
+                for (k, also) in [(1, vec![]), (3, vec![TokenId(0), TokenId(95)]), (60, vec![TokenId(7)])] {
+                    let want = Want::Top { k, also };
+                    let found = screened.logits(hidden.clone(), want.clone()).await.unwrap().rows;
+                    assert_eq!(found.len(), STATES);
+                    for (state, found) in states.chunks_exact(WIDTH).zip(&found) {
+                        let wanted = pick(&all(&*plain, state).await, &want);
+                        assert_eq!(bits(found), bits(&wanted), "{dtype} {activations:?} {want:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_contracts_hold_with_a_screen() {
+    in_folder(&Tiny::llama(SIZE), Dtype::F32, target(fit::Dtype::Stored, Activations::Auto, true), 1e-5).await;
+    in_folder(&Tiny::bloom(WIDTH, 6, 3), Dtype::BF16, target(fit::Dtype::Stored, Activations::Auto, true), 0.02).await;
+    in_folder(&Tiny::bloom(WIDTH, 6, 3), Dtype::BF16, target(fit::Dtype::F16, Activations::F32, true), 1e-5).await;
+}
+
+#[tokio::test]
+async fn a_screen_is_kept_beside_the_weights_it_is_of() {
+    let (folder, mut tiny) = (TempDir::new().unwrap(), Tiny::llama(SIZE));
+    tiny.write_folder(folder.path(), Dtype::F32, 1);
+    let kept = folder.path().join("model.safetensors.screen");
+    assert_screened_like_plain(folder.path()).await;
+    let first = std::fs::read(&kept).unwrap();
+    assert_screened_like_plain(folder.path()).await;
+    assert_eq!(std::fs::read(&kept).unwrap(), first);
+
+    let mut damaged = first.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    std::fs::write(&kept, damaged).unwrap();
+    assert_screened_like_plain(folder.path()).await;
+    assert_eq!(std::fs::read(&kept).unwrap(), first, "it was made again");
+
+    let (_, head) = tiny.tensors.get_mut("lm_head.weight").unwrap();
+    head.iter_mut().for_each(|number| *number *= -0.5);
+    tiny.write_folder(folder.path(), Dtype::F32, 1);
+    assert_screened_like_plain(folder.path()).await;
+    assert_ne!(std::fs::read(&kept).unwrap(), first, "these are other weights");
+}
+
+async fn assert_screened_like_plain(folder: &Path) {
+    let load =
+        async |screen| load_as(config(folder), target(fit::Dtype::Stored, Activations::Auto, screen)).await.local;
+    let (plain, screened) = (load(false).await, load(true).await);
+    let (state, want) = (noise(WIDTH, 5), Want::Top { k: 4, also: Vec::new() });
+    let found = screened.logits(Hidden::from_f32((1, 1, WIDTH), &state).unwrap(), want.clone()).await.unwrap().rows;
+    assert_eq!(bits(&found[0]), bits(&pick(&all(&*plain, &state).await, &want)));
+}
