@@ -6,7 +6,7 @@
 //! scaled far up or down. With `ENDS` set the model's blocks stay on disk, and all states are of the second sort.
 //!
 //! For each state, the best token, the best 40 and some more by name are asked for. `ROUNDS` (default 200) single states
-//! are then timed in turns. Environment: `DTYPE` (`f32`, `f16`, else `bf16`), `ACTIVATIONS` (`f32`), `THREADS`, `KERNELS`.
+//! are then timed in turns. With `STATES` 0 the screened head alone is timed, and the memory told that it takes. Environment: `DTYPE` (`f32`, `f16`, else `bf16`), `ACTIVATIONS` (`f32`), `THREADS`, `KERNELS`.
 
 use std::{error::Error, sync::Arc, time::Instant};
 
@@ -36,6 +36,9 @@ async fn main() -> Outcome<()> {
     let states: usize = args.next().ok_or("no number of states")?.parse()?;
     let rounds: usize = args.next().map_or(Ok(200), |rounds| rounds.parse())?;
     let has_blocks = Checkpoint::open(path.as_ref())?.description()?.blocks > 0 && std::env::var("ENDS").is_err();
+    if states == 0 {
+        return alone(&path, rounds).await;
+    }
     let (plain, _) = load(&path, false, false).await?;
     let (screened, model) = load(&path, true, has_blocks).await?;
     let mut pair = Pair { plain, screened, noise: Noise(7), states: 0, differences: 0 };
@@ -45,7 +48,7 @@ async fn main() -> Outcome<()> {
         }
         println!("{} states of texts, {} differences", pair.states, pair.differences);
     }
-    let hard = Hard::new(&path, &pair).await?;
+    let hard = Hard::new(&path, &*pair.plain).await?;
     while pair.states < states {
         let some: Vec<Vec<f32>> = (0..FEW).map(|_| hard.state(&mut pair.noise)).collect();
         pair.compare(&some).await?;
@@ -72,6 +75,33 @@ async fn load(path: &str, screen: bool, blocks: bool) -> Outcome<(Arc<dyn LocalM
     let model = corolla_candle::load(config, Target::Cpu { dtype, kernels, activations, screen, threads }).await?;
     println!("loaded {} in {:.2?}", if screen { "with a screen" } else { "as it is" }, started.elapsed());
     Ok((model.local().ok_or("no ends")?, model))
+}
+
+/// The screened head by itself: its time and its memory.
+async fn alone(path: &str, rounds: usize) -> Outcome<()> {
+    let (screened, _) = load(path, true, false).await?;
+    let (hard, mut noise, mut times) = (Hard::new(path, &*screened).await?, Noise(7), Vec::new());
+    for _ in 0..rounds {
+        times.push(best(&*screened, &hard.likely(&mut noise)).await?);
+    }
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let of_memory = |line: &&str| ["VmHWM", "VmRSS", "RssAnon"].iter().any(|name| line.starts_with(name));
+    let memory: Vec<&str> = status.lines().filter(of_memory).collect();
+    println!("screened {:.3} ms (median of {rounds}); {}", median(&mut times), memory.join(", "));
+    Ok(())
+}
+
+/// Milliseconds for the best token of a state.
+async fn best(local: &dyn LocalModel, state: &[f32]) -> Outcome<f64> {
+    let hidden = Hidden::from_f32((1, 1, state.len()), state)?;
+    let started = Instant::now();
+    local.logits(hidden, Want::Top { k: 1, also: Vec::new() }).await?;
+    Ok(started.elapsed().as_secs_f64() * 1e3)
+}
+
+fn median(numbers: &mut [f64]) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// The same model with and without a screen.
@@ -140,19 +170,13 @@ impl Pair {
         let mut times = [Vec::new(), Vec::new()];
         for _ in 0..rounds {
             let state = hard.likely(&mut self.noise);
-            let hidden = Hidden::from_f32((1, 1, state.len()), &state)?;
             for (local, times) in [&self.plain, &self.screened].into_iter().zip(&mut times) {
-                let started = Instant::now();
-                local.logits(hidden.clone(), Want::Top { k: 1, also: Vec::new() }).await?;
-                times.push(started.elapsed().as_secs_f64() * 1e3);
+                times.push(best(&**local, &state).await?);
             }
         }
         let mut ratios: Vec<f64> = times[0].iter().zip(&times[1]).map(|(plain, screened)| plain / screened).collect();
         let [plain, screened] = &mut times;
-        let [plain, screened, ratio] = [plain, screened, &mut ratios].map(|numbers| {
-            numbers.sort_by(f64::total_cmp);
-            numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
-        });
+        let (plain, screened, ratio) = (median(plain), median(screened), median(&mut ratios));
         println!("exact {plain:.3} ms, screened {screened:.3} ms, {ratio:.2} times as fast (medians of {rounds})");
         Ok(())
     }
@@ -167,7 +191,7 @@ struct Hard {
 }
 
 impl Hard {
-    async fn new(path: &str, pair: &Pair) -> Outcome<Self> {
+    async fn new(path: &str, local: &dyn LocalModel) -> Outcome<Self> {
         let checkpoint = Checkpoint::open(path.as_ref())?;
         let about = checkpoint.description()?;
         let scale = match about.norm {
@@ -175,9 +199,9 @@ impl Hard {
             NormKind::Layer => vec![1.0; about.hidden],
         };
         // Where embeddings score too they are the head's rows, else as good as any.
-        let (vocab, mut noise) = (pair.plain.spec().vocab, Noise(3));
+        let (vocab, mut noise) = (local.spec().vocab, Noise(3));
         let tokens = (0..512).map(|_| TokenId(noise.below(vocab) as u32)).collect();
-        let rows = pair.plain.embed(vec![tokens]).await?.to_f32();
+        let rows = local.embed(vec![tokens]).await?.to_f32();
         Ok(Self { rows: rows.chunks_exact(about.hidden).map(<[f32]>::to_vec).collect(), scale })
     }
 

@@ -2,7 +2,7 @@
 //! `cargo run --release -p corolla-candle --example wide_head -- FOLDER ROWS COLS`
 //!
 //! BLOOM-176B's are 250880 x 14336, 7.2 GB. Numbers are bf16 and near to normal ones; columns differ in size by a
-//! log-normal factor, rows by another, and all rows share a part, as in heads that were trained. There are no blocks.
+//! log-normal factor, rows by another, and all rows share a part, as in heads that were trained. Of blocks there is one row.
 
 use std::{
     error::Error,
@@ -38,6 +38,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     place("word_embeddings.weight", &[rows, cols]);
     vectors.iter().for_each(|name| place(name, &[cols]));
+    // One row of the first block says how blocks would be stored.
+    place("h.0.self_attention.query_key_value.weight", &[1, cols]);
     let mut header = Value::Object(header).to_string();
     // Numbers begin where they can be used in place.
     header.push_str(&" ".repeat(64 - (8 + header.len()) % 64));
@@ -53,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let row = sizes.iter().zip(&shared).map(|(column, shared)| shared + size * column * noise.normal());
         write(&mut file, row)?;
     }
-    for name in vectors {
+    for name in vectors.into_iter().chain(["one row of a block"]) {
         let value = if name.ends_with("weight") { 1.0 } else { 0.0 };
         write(&mut file, (0..cols).map(|_| value))?;
     }
