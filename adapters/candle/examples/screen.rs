@@ -6,7 +6,9 @@
 //! scaled far up or down. With `ENDS` set the model's blocks stay on disk, and all states are of the second sort.
 //!
 //! For each state, the best token, the best 40 and some more by name are asked for. `ROUNDS` (default 200) single states
-//! are then timed in turns. With `STATES` 0 the screened head alone is timed, and the memory told that it takes. Environment: `DTYPE` (`f32`, `f16`, else `bf16`), `ACTIVATIONS` (`f32`), `THREADS`, `KERNELS`.
+//! are then timed in turns. With `STATES` 0 the screened head alone is timed, and the memory told that it takes.
+//!
+//! Environment: `DTYPE` (`f32`, `f16`, else `bf16`), `ACTIVATIONS` (`f32`), `THREADS`, `KERNELS`.
 
 use std::{error::Error, sync::Arc, time::Instant};
 
@@ -138,6 +140,9 @@ impl Pair {
                 }
             }
             self.states += states.len();
+            if self.states % 10_000 < states.len() {
+                println!("{} states, {} differences", self.states, self.differences);
+            }
         }
         Ok(best)
     }
