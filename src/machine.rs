@@ -55,6 +55,11 @@ pub(crate) fn peak_resident() -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+/// How many threads a model computes with: as many as `asked` says, or as affinity and control groups leave.
+pub(crate) fn threads(asked: Option<usize>) -> usize {
+    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// What this machine is called in its network; empty where it has no name.
 pub(crate) fn name() -> String {
     System::host_name().unwrap_or_default()

@@ -10,7 +10,7 @@ use corolla_domain::{
 };
 use serde::Serialize;
 
-use super::{Compute, ConfigFile, asked_to_stop, load_default, log, planned_default, print};
+use super::{Compute, ConfigFile, load_default, log, planned_default, print, unless_stopped};
 use crate::{
     Stop,
     config::{Overrides, Settings},
@@ -118,15 +118,9 @@ struct Timings {
 pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     let overrides = Overrides { default_model: options.model.clone(), ..options.compute.overrides() };
     sampling(&options).check().map_err(Stop::usage)?;
-    let (settings, mut plans) = planned_default(&options.file, &overrides).await?;
+    let (settings, plans) = planned_default(&options.file, &overrides, options.threads).await?;
     log("warn");
-    for plan in &mut plans {
-        plan.settings.threads = options.threads.or(plan.settings.threads);
-    }
-    tokio::select! {
-        outcome = reply(&options, &settings, &plans) => outcome,
-        () = asked_to_stop() => Err(Stop { sentence: "interrupted".to_owned(), code: 130 }),
-    }
+    unless_stopped(reply(&options, &settings, &plans)).await
 }
 
 async fn reply(options: &Options, settings: &Settings, plans: &[ModelPlan]) -> Result<(), Stop> {

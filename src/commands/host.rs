@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use super::{Compute, ConfigFile, Stops, host_fault, interrupted_again, log, planned, print};
+use super::{Compute, ConfigFile, Stops, host_fault, interrupted, interrupted_again, log, planned, print};
 use crate::{
     Stop,
     config::{HostFlags, Overrides, TypedReach},
@@ -151,7 +151,6 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     log("info");
     tracing::info!(model = plan.model.about, reason = plan.model.choice.reason, "hosting");
     let mut stops = Stops::listen();
-    let interrupted = || Stop { sentence: "interrupted".to_owned(), code: 130 };
     let entering = async {
         let member = host::enter(&plan).await.map_err(fault)?;
         let reachability = member.reachability();

@@ -63,10 +63,15 @@ async fn planned(file: &ConfigFile, overrides: &Overrides) -> Result<(Settings, 
     Ok((settings, plans))
 }
 
-/// The same for the default model alone.
-async fn planned_default(file: &ConfigFile, overrides: &Overrides) -> Result<(Settings, Vec<ModelPlan>), Stop> {
+/// The same for the default model alone, computed with so many `threads` where that is said.
+async fn planned_default(
+    file: &ConfigFile,
+    overrides: &Overrides,
+    threads: Option<usize>,
+) -> Result<(Settings, Vec<ModelPlan>), Stop> {
     let mut settings = config::load(file.config.as_deref(), overrides).map_err(Stop::usage)?;
     settings.models.retain(|model| model.id == settings.default_model);
+    settings.models.iter_mut().for_each(|model| model.threads = threads.or(model.threads));
     let plans = plan::decide(&settings).await?;
     Ok((settings, plans))
 }
@@ -95,7 +100,7 @@ async fn load_default(settings: &Settings, plans: &[ModelPlan], progress: bool) 
         eprint!("loading {} ...", settings.default_model);
     }
     let service = wiring::service(settings).await.map_err(Stop::failure)?;
-    wiring::load_models(&service, plans).await;
+    Box::pin(wiring::load_models(&service, plans)).await;
     if progress {
         eprint!("\r\x1b[K");
     }
@@ -132,6 +137,10 @@ fn host_fault(fault: &PortError) -> Stop {
         FaultKind::InvalidInput | FaultKind::NotFound | FaultKind::Unsupported => Stop::usage(fault),
         _ => Stop::failure(fault),
     }
+}
+
+fn interrupted() -> Stop {
+    Stop { sentence: "interrupted".to_owned(), code: 130 }
 }
 
 /// Whoever asks twice does not wait for what is open.
@@ -172,7 +181,11 @@ impl Stops {
     }
 }
 
-/// Ready when the process is asked to end.
-async fn asked_to_stop() {
-    Stops::listen().next().await;
+/// Does `work`, unless the process is asked to end before it is done.
+async fn unless_stopped<T>(work: impl Future<Output = Result<T, Stop>>) -> Result<T, Stop> {
+    let mut stops = Stops::listen();
+    tokio::select! {
+        outcome = work => outcome,
+        () = stops.next() => Err(interrupted()),
+    }
 }

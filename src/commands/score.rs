@@ -4,7 +4,7 @@ use clap::builder::NonEmptyStringValueParser;
 use corolla_domain::{model::TokenId, session::ScoredToken};
 use serde::Serialize;
 
-use super::{Compute, ConfigFile, asked_to_stop, load_default, log, planned_default, print};
+use super::{Compute, ConfigFile, load_default, log, planned_default, print, unless_stopped};
 use crate::{Stop, config::Overrides};
 
 /// Flags of `score`.
@@ -44,17 +44,13 @@ struct Line {
 /// Scores a text by one forward pass. Ctrl-C ends it.
 pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     let overrides = Overrides { default_model: options.model.clone(), ..options.compute.overrides() };
-    let (settings, plans) = planned_default(&options.file, &overrides).await?;
+    let (settings, plans) = planned_default(&options.file, &overrides, None).await?;
     log("warn");
     let scoring = async {
         let service = load_default(&settings, &plans, !options.json).await?;
         service.score(None, &options.prompt).await.map_err(Stop::failure)
     };
-    let scored = tokio::select! {
-        scored = scoring => scored?,
-        () = asked_to_stop() => return Err(Stop { sentence: "interrupted".to_owned(), code: 130 }),
-    };
-    let report = report(scored);
+    let report = report(unless_stopped(scoring).await?);
     if options.json {
         return print(&(serde_json::to_string(&report).map_err(Stop::failure)? + "\n"));
     }

@@ -1,4 +1,4 @@
-//! What is run to find out how fast a model is: replies to made-up prompts, through the same ports as real ones.
+//! What is run to find out how fast a model is: replies to made-up prompts, written as real ones are.
 
 use std::{
     sync::Arc,
@@ -6,8 +6,9 @@ use std::{
 };
 
 use corolla_domain::{
-    model::{Hidden, LogitRow, RouteReport, TokenId, Want},
-    ports::{BlockSession, PortError, SessionNeed},
+    generation::{Conversation, Sampling, StopRule, Turn, TurnModel},
+    model::{RouteReport, TokenId, Want},
+    ports::{PortError, SessionNeed},
     routing::{Bans, Chain},
     session::ModelEntry,
 };
@@ -49,11 +50,12 @@ pub(super) struct Round {
 
 /// A reply that is being written.
 struct Reply {
-    entry: ModelEntry,
-    chain: Chain,
-    said: Vec<TokenId>,
-    /// Time from the input to the output of each hop, summed over steps.
+    turn: Turn<Box<Conversation>>,
+    /// Tokens of the prompt.
+    prompt: usize,
+    /// Time from the input to the output of each hop, summed over so many steps.
     hops: Vec<(String, Duration)>,
+    steps: u32,
 }
 
 /// Runs all of it once.
@@ -73,11 +75,11 @@ async fn alone(entry: &ModelEntry, bans: &Arc<Bans>, course: Course) -> Result<(
     let mut reply = Reply::begin(entry, bans, course, 0).await?;
     let prefill = rate(course.prompt, begun.elapsed());
     let begun = Instant::now();
-    reply.go_on(course.tokens - 1).await?;
+    reply.finish().await?;
     let decode = rate(course.tokens - 1, begun.elapsed());
-    let mean = |(hop, sum)| (hop, sum / u32::try_from(course.tokens - 1).unwrap_or(u32::MAX));
-    let hops = reply.hops.into_iter().map(mean).collect();
-    Ok((reply.said, Round { prefill, decode, same: true, hops, ..Round::default() }))
+    let said = reply.said().to_vec();
+    let hops = reply.hops.into_iter().map(|(hop, sum)| (hop, sum / reply.steps.max(1))).collect();
+    Ok((said, Round { prefill, decode, same: true, hops, ..Round::default() }))
 }
 
 /// Replies at the same time: how many tokens after the first ones, and in which time. The first has the prompt of `alone`.
@@ -95,18 +97,16 @@ async fn together(
     let begun = Instant::now();
     let mut writing = JoinSet::new();
     for (nth, mut reply) in replies.into_iter().enumerate() {
-        writing.spawn(async move { reply.go_on(course.tokens - 1).await.map(|()| (nth, reply)) });
+        writing.spawn(async move { reply.finish().await.map(|()| (nth, reply)) });
     }
     let mut tokens = 0;
-    let mut written = Vec::new();
     while let Some(done) = writing.join_next().await {
         let done = done.map_err(|fault| PortError::internal("a reply ended early").with_source(fault))?;
-        written.push(done?);
-        tokens += course.tokens - 1;
+        let (nth, reply) = done?;
+        tokens += reply.said().len() - 1;
+        *same &= nth > 0 || reply.said() == alone;
     }
-    let took = begun.elapsed();
-    *same &= written.iter().all(|(nth, reply)| *nth > 0 || reply.said == alone);
-    Ok((tokens, took))
+    Ok((tokens, begun.elapsed()))
 }
 
 /// Hidden states that the head scores a second, one after the other.
@@ -114,56 +114,48 @@ async fn head(entry: &ModelEntry) -> Result<f64, PortError> {
     let (begun, mut rows) = (Instant::now(), 0);
     while rows < HEAD_ROWS || begun.elapsed() < HEAD_TIME {
         let hidden = entry.local.embed(vec![vec![token(entry, rows)]]).await?;
-        best(entry, hidden).await?;
+        entry.local.logits(hidden, Want::Top { k: 1, also: Vec::new() }).await?;
         rows += 1;
     }
     Ok(rate(rows, begun.elapsed()))
 }
 
 impl Reply {
-    /// Reads the `nth` prompt and chooses the first token.
+    /// Reads the `nth` prompt and writes the first token.
     async fn begin(entry: &ModelEntry, bans: &Arc<Bans>, course: Course, nth: usize) -> Result<Self, PortError> {
-        let spec = entry.local.spec();
-        let need = SessionNeed { max_length: course.prompt + course.tokens, batch: 1 };
+        let (spec, max_length) = (entry.local.spec(), course.prompt + course.tokens);
+        let need = SessionNeed { max_length, batch: 1 };
         let chain = Chain::new(entry.swarm.clone(), bans.clone(), spec.id.clone(), spec.all_blocks(), need);
-        let mut reply = Self { entry: entry.clone(), chain, said: Vec::new(), hops: Vec::new() };
-        let prompt: Vec<TokenId> = (0..course.prompt).map(|at| token(entry, 17 * at + 101 * nth)).collect();
-        for piece in prompt.chunks(course.chunk) {
-            let hidden = reply.step(piece.to_vec()).await?;
-            if reply.chain.position() == course.prompt {
-                reply.said.push(best(entry, hidden).await?);
-            }
-        }
-        reply.hops.clear();
-        Ok(reply)
+        let tokens = (0..course.prompt).map(|at| token(entry, 17 * at + 101 * nth)).collect();
+        let conversation = Box::new(Conversation { tokens, unread: 0, max_length, blocks: Box::new(chain) });
+        let model = TurnModel { tokenizer: entry.tokenizer.clone(), local: entry.local.clone() };
+        let rule = StopRule { ignore_eos: true, ..StopRule::default() };
+        let greedy = (Sampling::greedy(), 0);
+        let mut turn = Turn::new(model, conversation, greedy, rule, course.tokens, course.chunk)?;
+        turn.next().await?;
+        Ok(Self { turn, prompt: course.prompt, hops: Vec::new(), steps: 0 })
     }
 
-    /// Writes `count` more tokens.
-    async fn go_on(&mut self, count: usize) -> Result<(), PortError> {
-        for _ in 0..count {
-            let latest = self.said.last().copied().into_iter().collect();
-            let hidden = self.step(latest).await?;
-            self.said.push(best(&self.entry, hidden).await?);
+    /// Writes the other tokens.
+    async fn finish(&mut self) -> Result<(), PortError> {
+        while self.turn.next().await?.is_some() {
+            self.note(self.turn.conversation().blocks.report());
         }
         Ok(())
     }
 
-    /// The last hidden state of what follows.
-    async fn step(&mut self, tokens: Vec<TokenId>) -> Result<Hidden, PortError> {
-        let hidden = self.entry.local.embed(vec![tokens]).await?;
-        let hidden = self.chain.step(hidden.into()).await?;
-        self.note(self.chain.report());
-        hidden.last()
+    fn said(&self) -> &[TokenId] {
+        &self.turn.conversation().tokens[self.prompt..]
     }
 
     /// Adds what each hop took. A route that has changed is reckoned anew.
     fn note(&mut self, route: RouteReport) {
         let hops: Vec<(String, Duration)> = route.hops.into_iter().map(|it| (it.hop.to_string(), it.latest)).collect();
-        let same = self.hops.iter().map(|(hop, _)| hop).eq(hops.iter().map(|(hop, _)| hop));
-        if same {
+        if self.hops.iter().map(|(hop, _)| hop).eq(hops.iter().map(|(hop, _)| hop)) {
             self.hops.iter_mut().zip(hops).for_each(|((_, sum), (_, latest))| *sum += latest);
+            self.steps += 1;
         } else {
-            self.hops = hops;
+            (self.hops, self.steps) = (hops, 1);
         }
     }
 }
@@ -171,13 +163,6 @@ impl Reply {
 /// Some token, another one for each number.
 fn token(entry: &ModelEntry, number: usize) -> TokenId {
     TokenId(u32::try_from((3 + number) % entry.local.spec().vocab).unwrap_or_default())
-}
-
-/// The most probable token after `hidden`.
-async fn best(entry: &ModelEntry, hidden: Hidden) -> Result<TokenId, PortError> {
-    let rows = entry.local.logits(hidden, Want::Top { k: 1, also: Vec::new() }).await?.rows;
-    let best = rows.into_iter().flat_map(LogitRow::into_pairs).max_by(|a, b| a.1.total_cmp(&b.1));
-    best.map(|(token, _)| token).ok_or_else(|| PortError::internal("the LM head returned no logits"))
 }
 
 fn rate(count: usize, took: Duration) -> f64 {

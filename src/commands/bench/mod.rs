@@ -19,7 +19,7 @@ use corolla_domain::{
 };
 
 use self::{course::Course, report::Report};
-use super::{Compute, ConfigFile, asked_to_stop, load_default, log, planned_default, print};
+use super::{Compute, ConfigFile, load_default, log, planned_default, print, unless_stopped};
 use crate::{
     Stop,
     config::{Overrides, Settings},
@@ -68,15 +68,9 @@ fn count(least: u64) -> RangedU64ValueParser<usize> {
 /// Loads the model, runs the rounds and prints what was found. Ctrl-C ends it.
 pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     let overrides = Overrides { default_model: options.model.clone(), ..options.compute.overrides() };
-    let (settings, mut plans) = planned_default(&options.file, &overrides).await?;
+    let (settings, plans) = planned_default(&options.file, &overrides, options.threads).await?;
     log("warn");
-    for plan in &mut plans {
-        plan.settings.threads = options.threads.or(plan.settings.threads);
-    }
-    tokio::select! {
-        outcome = bench(&options, &settings, &plans) => outcome,
-        () = asked_to_stop() => Err(Stop { sentence: "interrupted".to_owned(), code: 130 }),
-    }
+    unless_stopped(bench(&options, &settings, &plans)).await
 }
 
 async fn bench(options: &Options, settings: &Settings, plans: &[ModelPlan]) -> Result<(), Stop> {
@@ -112,7 +106,7 @@ async fn bench(options: &Options, settings: &Settings, plans: &[ModelPlan]) -> R
         dtype: entry.local.spec().dtype.clone(),
         backend: plan.choice.ends.backend.to_owned(),
         kernels: Kernels::name(plan.choice.kernels).to_owned(),
-        threads: plan.settings.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
+        threads: machine::threads(plan.settings.threads),
         prompt_tokens: prompt,
         new_tokens: tokens,
         sessions,

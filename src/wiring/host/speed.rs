@@ -74,7 +74,7 @@ fn sample(plan: &HostPlan) -> BlockRange {
 /// Everything that the result depends on.
 fn key_of(plan: &HostPlan, sample: BlockRange) -> String {
     let (settings, choice, summary) = (&plan.model.settings, &plan.model.choice, &plan.summary);
-    let threads = settings.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let threads = machine::threads(settings.threads);
     format!(
         "{} ({} {}, {} bytes), {} blocks of {} bytes, {}{}, {} {}{}, {threads} threads, corolla {}, {}",
         settings

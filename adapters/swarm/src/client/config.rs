@@ -76,8 +76,8 @@ impl PetalsConfig {
         }
     }
 
-    /// Refuses what cannot work.
-    pub(super) fn check(&self) -> Result<(), PortError> {
+    /// Refuses what cannot work; the initial peers, read.
+    pub(super) fn check(&self) -> Result<Vec<(PeerId, Multiaddr)>, PortError> {
         check_prefix(&self.dht_prefix)?;
         for peer in self.allowed_servers.iter().chain(&self.blocked_servers) {
             PeerId::from_str(peer).map_err(|error| PortError::invalid(format!("server {peer:?}: {error}")))?;
@@ -101,11 +101,6 @@ impl PetalsConfig {
         if self.blocks == 0 || self.hidden == 0 || periods.contains(&Duration::ZERO) {
             return Err(PortError::invalid("blocks, hidden and all periods of a swarm must be above 0"));
         }
-        Ok(())
-    }
-
-    /// The initial peers, read.
-    pub(super) fn addresses(&self) -> Result<Vec<(PeerId, Multiaddr)>, PortError> {
         if self.initial_peers.is_empty() {
             return Err(PortError::invalid("initial_peers is empty: a swarm is entered through at least one"));
         }
@@ -139,7 +134,7 @@ mod tests {
     fn the_defaults_can_work() {
         config().check().unwrap();
         PetalsConfig { pinned_servers: vec![pin("0:4")], ..config() }.check().unwrap();
-        assert_eq!(config().addresses().unwrap().len(), PUBLIC_INITIAL_PEERS.len());
+        assert_eq!(config().check().unwrap().len(), PUBLIC_INITIAL_PEERS.len());
     }
 
     #[test]
@@ -156,10 +151,10 @@ mod tests {
             assert!(broken.check().is_err());
         }
         for address in ["nowhere", "/ip4/127.0.0.1/tcp/1"] {
-            let error = PetalsConfig { initial_peers: vec![address.into()], ..config() }.addresses().unwrap_err();
+            let error = PetalsConfig { initial_peers: vec![address.into()], ..config() }.check().unwrap_err();
             assert!(error.context().contains(address), "{error}");
         }
-        assert!(PetalsConfig { initial_peers: vec![], ..config() }.addresses().is_err());
+        assert!(PetalsConfig { initial_peers: vec![], ..config() }.check().is_err());
     }
 
     #[test]

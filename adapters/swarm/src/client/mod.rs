@@ -59,8 +59,7 @@ impl PetalsSwarm {
     /// # Errors
     /// `InvalidInput` for a configuration that cannot work; those of [`Host::start`].
     pub async fn start(config: PetalsConfig) -> Result<Self, PortError> {
-        config.check()?;
-        let initial = config.addresses()?;
+        let initial = config.check()?;
         let host = HostConfig {
             identity: config.identity.clone(),
             initial_peers: initial.iter().map(|(_, address)| address.clone()).collect(),
@@ -78,8 +77,7 @@ impl PetalsSwarm {
     /// # Errors
     /// `InvalidInput` for a configuration that cannot work.
     pub async fn over(rpc: Rpc, config: PetalsConfig) -> Result<Self, PortError> {
-        config.check()?;
-        let initial = config.addresses()?;
+        let initial = config.check()?;
         Ok(Self::enter(rpc, config, initial).await)
     }
 

@@ -41,7 +41,7 @@ impl<S> Caller<S> {
     /// A caller that may send messages of up to `most` bytes and must read each answer within `write`.
     pub(crate) fn new(peer: PeerId, stream: S, most: usize, write: Duration, room: Room) -> Self {
         let chunk = vec![0; READ_CHUNK].into_boxed_slice();
-        let (decoder, taken) = (StreamDecoder::new(most), room.share());
+        let (decoder, taken) = (StreamDecoder::new(most), room.share(peer));
         Self { peer, stream, decoder, chunk, room, taken, cut: false, write }
     }
 
@@ -56,7 +56,7 @@ impl<S: AsyncRead + Unpin> Caller<S> {
         loop {
             match self.decoder.next().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))? {
                 Some(StreamFrame::Message(bytes)) => {
-                    let room = std::mem::replace(&mut self.taken, self.room.share());
+                    let room = std::mem::replace(&mut self.taken, self.room.share(self.peer));
                     return Ok(Some(Message { bytes, room }));
                 }
                 Some(StreamFrame::Error(_)) => return Ok(None), // that is how the end is written
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn who_only_says_how_long_a_message_will_be_takes_no_room_from_others() {
-        let room = Room::new(4 * MIB);
+        let room = Room::new(5 * MIB);
         let claim = || stream_header(64 * MIB).to_vec();
         let mut silent: Vec<_> = (0..100).map(|_| caller(&room, claim())).collect();
         for caller in &mut silent {
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_message_takes_room_until_it_is_done_with() {
-        let room = Room::new(4 * MIB);
+        let room = Room::new(5 * MIB);
         let long = encode_stream_message(&vec![7; 2 * MIB]);
         let first = message(&mut caller(&room, long.clone())).unwrap().unwrap();
         let refused = message(&mut caller(&room, long.clone())).unwrap().unwrap_err();
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn who_goes_in_the_midst_of_a_message_gives_its_room_back() {
-        let room = Room::new(4 * MIB);
+        let room = Room::new(5 * MIB);
         let long = encode_stream_message(&vec![7; 2 * MIB]);
         let mut half = caller(&room, long[..2 * MIB].to_vec());
         assert!(message(&mut half).is_none());

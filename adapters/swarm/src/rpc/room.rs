@@ -4,11 +4,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use libp2p::PeerId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::transport::{Holding, Holdings};
 
 /// Room is given away in units of this many bytes.
 const UNIT: usize = 4 << 10;
-/// The first bytes of anything have room of their own: whoever sends little gets through, whatever others send.
+/// The first bytes of anything have room of their own, which long messages of others do not take.
 const SHORT: usize = 64 << 10;
 
 /// All the room there is. Clones share it.
@@ -16,21 +19,30 @@ const SHORT: usize = 64 << 10;
 pub(crate) struct Room {
     short: Arc<Semaphore>,
     long: Arc<Semaphore>,
+    /// What each peer has of both, and may have.
+    peers: Holdings,
+    most: usize,
 }
 
 /// There is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("Could not allocate {bytes} bytes: the messages of all callers take up the memory for them")]
+#[error("Could not allocate {bytes} bytes: the messages of this caller, or of all, take up the memory for them")]
 pub(crate) struct NoRoom {
     bytes: usize,
 }
 
+impl NoRoom {
+    /// What the reference calls the exception.
+    pub(crate) const CLASS: &str = "AllocationFailed";
+}
+
 impl Room {
-    /// Room for so many bytes. A quarter of it is for the first 64 KiB of anything alone.
+    /// Room for so many bytes, of which one peer may have half. A quarter of it is for the first 64 KiB of anything alone.
     pub(crate) fn new(bytes: usize) -> Self {
         let units = bytes.div_ceil(UNIT);
         let short = units.div_ceil(4);
-        Self { short: Arc::new(Semaphore::new(short)), long: Arc::new(Semaphore::new(units - short)) }
+        let semaphore = |units| Arc::new(Semaphore::new(units));
+        Self { short: semaphore(short), long: semaphore(units - short), peers: Holdings::default(), most: units / 2 }
     }
 
     /// Room without end, where other limits bound what comes.
@@ -39,55 +51,52 @@ impl Room {
     }
 
     /// A share of nothing, that may grow.
-    pub(crate) fn share(&self) -> Share {
-        let part = |of: &Arc<Semaphore>| Part { of: of.clone(), held: None };
-        Share { short: part(&self.short), long: part(&self.long) }
-    }
-
-    /// A share of so many bytes.
-    pub(crate) fn take(&self, bytes: usize) -> Result<Share, NoRoom> {
-        let mut share = self.share();
-        share.grow(bytes)?;
-        Ok(share)
+    pub(crate) fn share(&self, peer: PeerId) -> Share {
+        Share { holding: self.peers.of(peer), room: self.clone(), peer, short: None, long: None }
     }
 }
 
-/// Room that is taken, until this is dropped.
+/// Room that a peer has taken, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
-    short: Part,
-    long: Part,
+    room: Room,
+    peer: PeerId,
+    holding: Holding,
+    short: Option<OwnedSemaphorePermit>,
+    long: Option<OwnedSemaphorePermit>,
 }
 
 impl Share {
     /// Makes it one of at least so many bytes.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
-        let grown = self.short.grow(bytes.min(SHORT)) && self.long.grow(bytes.saturating_sub(SHORT));
+        let more = bytes.div_ceil(UNIT).saturating_sub(self.holding.count());
+        let Self { room, holding, short, long, .. } = self;
+        let grown = holding.grow(more, room.most)
+            && grow(short, &room.short, bytes.min(SHORT))
+            && grow(long, &room.long, bytes.saturating_sub(SHORT));
         if grown { Ok(()) } else { Err(NoRoom { bytes }) }
     }
-}
 
-#[derive(Debug)]
-struct Part {
-    of: Arc<Semaphore>,
-    held: Option<OwnedSemaphorePermit>,
-}
-
-impl Part {
-    fn grow(&mut self, bytes: usize) -> bool {
-        let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let missing = bytes.div_ceil(UNIT).saturating_sub(held);
-        if missing == 0 {
-            return true;
-        }
-        let units = u32::try_from(missing).unwrap_or(u32::MAX);
-        let Ok(more) = self.of.clone().try_acquire_many_owned(units) else { return false };
-        match &mut self.held {
-            Some(held) => held.merge(more),
-            None => self.held = Some(more),
-        }
-        true
+    /// Another one of so many bytes, for the same peer.
+    pub(crate) fn another(&self, bytes: usize) -> Result<Self, NoRoom> {
+        let mut share = self.room.share(self.peer);
+        share.grow(bytes)?;
+        Ok(share)
     }
+}
+
+fn grow(held: &mut Option<OwnedSemaphorePermit>, of: &Arc<Semaphore>, bytes: usize) -> bool {
+    let missing = bytes.div_ceil(UNIT).saturating_sub(held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+    if missing == 0 {
+        return true;
+    }
+    let units = u32::try_from(missing).unwrap_or(u32::MAX);
+    let Ok(more) = of.clone().try_acquire_many_owned(units) else { return false };
+    match held {
+        Some(held) => held.merge(more),
+        None => *held = Some(more),
+    }
+    true
 }
 
 /// A message, and the room that it takes.
@@ -103,23 +112,39 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
+    /// A share of so many bytes for somebody else.
+    fn take(room: &Room, bytes: usize) -> Result<Share, NoRoom> {
+        room.share(PeerId::random()).another(bytes)
+    }
+
     #[test]
     fn what_is_dropped_is_there_again() {
         let room = Room::new(4 * MIB);
-        let all = room.take(3 * MIB).unwrap();
-        assert_eq!(room.take(MIB).unwrap_err(), NoRoom { bytes: MIB });
+        let all = [take(&room, 2 * MIB).unwrap(), take(&room, MIB).unwrap()];
+        assert_eq!(take(&room, MIB).unwrap_err(), NoRoom { bytes: MIB });
         drop(all);
-        room.take(3 * MIB).unwrap();
+        take(&room, 2 * MIB).unwrap();
+    }
+
+    #[test]
+    fn one_peer_may_have_half() {
+        let room = Room::new(4 * MIB);
+        let greedy = room.share(PeerId::random());
+        let held = [greedy.another(MIB).unwrap(), greedy.another(MIB).unwrap()];
+        assert!(greedy.another(1).is_err());
+        let _modest = take(&room, MIB).unwrap();
+        drop(held);
+        greedy.another(MIB).unwrap();
     }
 
     #[test]
     fn a_share_grows_by_what_is_missing() {
-        let room = Room::new(4 * MIB);
-        let mut share = room.share();
+        let room = Room::new(8 * MIB);
+        let mut share = room.share(PeerId::random());
         for kib in 0..=2 * 1024 {
             share.grow(kib << 10).unwrap();
         }
-        let rest = room.take(MIB).unwrap();
+        let rest = take(&room, 4 * MIB).unwrap();
         assert!(share.grow(3 * MIB).is_err());
         share.grow(2 * MIB).unwrap();
         drop(rest);
@@ -129,16 +154,14 @@ mod tests {
     #[test]
     fn short_messages_have_room_when_long_ones_have_none() {
         let room = Room::new(4 * MIB);
-        let _long = room.take(3 * MIB + SHORT).unwrap();
-        let _short: Vec<Share> = (0..14).map(|_| room.take(SHORT).unwrap()).collect();
-        assert!(room.take(SHORT + 1).is_err());
-        let _last = room.take(SHORT).unwrap();
-        assert!(room.take(1).is_err(), "their room has an end too");
+        let _long = [take(&room, 2 * MIB).unwrap(), take(&room, MIB + 2 * SHORT).unwrap()];
+        let _short: Vec<Share> = (0..14).map(|_| take(&room, SHORT).unwrap()).collect();
+        assert!(take(&room, SHORT + 1).is_err() && take(&room, 1).is_err(), "their room has an end too");
     }
 
     #[test]
     fn what_nobody_can_have_is_refused() {
-        assert!(Room::new(4 * MIB).take(usize::MAX).is_err());
-        Room::endless().take(1 << 40).unwrap();
+        assert!(take(&Room::new(4 * MIB), usize::MAX).is_err());
+        take(&Room::endless(), 1 << 40).unwrap();
     }
 }

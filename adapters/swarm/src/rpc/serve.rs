@@ -13,7 +13,7 @@ use tokio::{task::JoinHandle, time::timeout};
 
 use super::{
     caller::CallerFault,
-    room::{Message, Room},
+    room::{Message, NoRoom, Room, Share},
 };
 use crate::{
     transport::{Host, Most, take},
@@ -100,7 +100,7 @@ pub(crate) async fn serve_messages<H: Send + 'static>(
         let (answer, room) = (answer.clone(), room.clone());
         Box::pin(async move {
             let answer = |message| answer(peer, message);
-            if let Err(error) = exchange(stream, method, limits, &room, answer).await {
+            if let Err(error) = exchange(stream, method, limits, room.share(peer), answer).await {
                 tracing::debug!(%peer, method, %error, "a call ended early");
             }
         })
@@ -128,7 +128,7 @@ async fn exchange<H>(
     mut stream: Stream,
     method: &str,
     limits: ServeLimits,
-    room: &Room,
+    room: Share,
     answer: impl FnOnce(Message) -> BoxFuture<'static, (Outcome, H)>,
 ) -> io::Result<()> {
     let arriving = request(&mut stream, method, limits.request, room);
@@ -136,7 +136,7 @@ async fn exchange<H>(
         Ok(request) => request,
         // Its name has not been read; nobody checks the one that comes back.
         Err(CallerFault::NoRoom(fault)) => {
-            let refusal = Err(format!("AllocationFailed('{fault}')"));
+            let refusal = Err(format!("{}('{fault}')", NoRoom::CLASS));
             write(&mut stream, limits, CallId::default(), refusal).await?;
             return timeout(limits.arrival, let_by(&mut stream)).await?;
         }
@@ -179,10 +179,9 @@ async fn request(
     stream: &mut Stream,
     method: &str,
     most: usize,
-    room: &Room,
+    mut room: Share,
 ) -> Result<(CallId, Message), CallerFault> {
     let invalid = |what: String| CallerFault::Gone(io::Error::new(io::ErrorKind::InvalidData, what));
-    let mut room = room.share();
     let mut decoder = UnaryDecoder::new(most);
     let mut chunk = vec![0; READ_CHUNK];
     loop {

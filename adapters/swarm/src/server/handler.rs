@@ -24,7 +24,7 @@ use super::{
     session::{Asked, Inboxes},
 };
 use crate::{
-    rpc::{Message, Outcome, Room, Rpc},
+    rpc::{Message, Outcome, Room, Rpc, Share},
     wire::{
         frame::MAX_UNARY,
         inference::{NextServer, StepMetadata},
@@ -37,8 +37,9 @@ use crate::{
 /// Pushes under way; more are left out, since callers send every server a copy of their own.
 const PUSHING: usize = 64;
 /// How long a push may take.
-const PUSH: Duration = Duration::from_secs(10);
-
+pub(super) const PUSH: Duration = Duration::from_secs(10);
+/// Bytes of tensors that are pushed at most: with names and metadata they fit into a message.
+const MOST_PUSHED: usize = MAX_UNARY - (128 << 10);
 /// Bytes of tensors that are read or written at once; with more it takes a while.
 const AT_ONCE: usize = 64 << 10;
 /// Tensors that are read or written at a time.
@@ -77,11 +78,13 @@ impl Drop for Counted {
     }
 }
 
-/// Where the output of a step goes on to.
-pub(super) struct Onward<'a> {
+/// Where the output of a step goes on to, and what goes along.
+pub(super) struct Onward {
     peer: PeerId,
-    next: &'a NextServer,
-    rest: &'a [NextServer],
+    /// The next server first.
+    servers: Vec<NextServer>,
+    /// The next server reorders its rows as this one does.
+    others: Vec<Tensor>,
 }
 
 impl Handler {
@@ -135,7 +138,8 @@ impl Handler {
             let block = match asked.uid.as_str() {
                 "" => None,
                 uid => {
-                    input::blocks(&self.config, uid).map(|_| Some((self.config.hidden, self.config.dtype.into())))?
+                    input::blocks(&self.config, uid)?;
+                    Some((self.config.hidden, self.config.dtype.into()))
                 }
             };
             let free = self.blocks.free_tokens().saturating_mul(self.config.blocks.len());
@@ -177,20 +181,26 @@ impl Handler {
         working.await.unwrap_or_else(|_| Err(Refusal::new("RuntimeError", "tensors could not be read or written")))
     }
 
-    /// Where the output of a step goes on to; nowhere where the caller does not ask for it, or asks for what cannot be.
-    pub(super) fn onward<'a>(&self, metadata: &'a CallMetadata) -> Option<Onward<'a>> {
-        let (next, rest) = metadata.next_servers.split_first()?;
-        let peer = next.peer.parse::<PeerId>().ok()?;
-        (peer != self.rpc.host().peer_id()).then_some(Onward { peer, next, rest })
+    /// Where the output of a step with these `arguments` goes on to; nowhere where the caller does not ask for it, or asks
+    /// for what cannot be: deep prompts are of these blocks alone, and without positions there is nothing to hand on.
+    pub(super) fn onward(&self, metadata: &CallMetadata, arguments: &[Tensor]) -> Option<Onward> {
+        let peer = metadata.next_servers.first()?.peer.parse::<PeerId>().ok()?;
+        let (hidden, others) = arguments.split_first()?;
+        let plain = others.first().is_none_or(input::is_dummy) && !hidden.size.contains(&0);
+        let wanted = plain && peer != self.rpc.host().peer_id();
+        wanted.then(|| Onward { peer, servers: metadata.next_servers.clone(), others: others.to_vec() })
     }
 
-    /// Sends the output of a step, and what came with its input, to the next server.
-    pub(super) fn push(&self, onward: &Onward<'_>, metadata: &CallMetadata, tensors: Vec<Tensor>) {
-        if input::weight(&tensors) >= MAX_UNARY {
+    /// Sends the output of a step, and what came with its input, to the next server; `asked` is the room of the step.
+    pub(super) fn push(self: &Arc<Self>, onward: Onward, metadata: &CallMetadata, output: Tensor, asked: &Share) {
+        let Onward { peer, servers, others } = onward;
+        let tensors: Vec<Tensor> = std::iter::once(output).chain(others).collect();
+        let weight = input::weight(&tensors);
+        let (Some((next, rest)), true) = (servers.split_first(), weight <= MOST_PUSHED) else { return };
+        // Left out where there is no room: callers send a copy of their own.
+        let (Ok(room), Ok(place)) = (asked.another(2 * weight), self.pushing.clone().try_acquire_owned()) else {
             return;
-        }
-        let Ok(place) = self.pushing.clone().try_acquire_owned() else { return };
-        let Onward { peer, next, rest } = *onward;
+        };
         let pushed = StepMetadata {
             session_id: &next.session_id,
             step_id: metadata.step_id.as_deref().unwrap_or_default(),
@@ -199,12 +209,13 @@ impl Handler {
             pushed: true,
             ..StepMetadata::default()
         };
-        let uid = block_uids(&self.config.dht_prefix, next.start..next.end);
-        let request = proto::encode(&ExpertRequest { uid, tensors, metadata: pushed.encode() });
-        let rpc = self.rpc.clone();
+        let (metadata, uid) = (pushed.encode(), block_uids(&self.config.dht_prefix, next.start..next.end));
+        let handler = self.clone();
         tokio::spawn(async move {
-            let _place = place;
-            if let Err(error) = rpc.unary(peer, RPC_PUSH, request, PUSH).await {
+            let _held = (room, place);
+            let writing = move |_: &ServerConfig| Ok(proto::encode(&ExpertRequest { uid, tensors, metadata }));
+            let Ok(request) = handler.aside(weight, writing).await else { return };
+            if let Err(error) = handler.rpc.unary(peer, RPC_PUSH, request, PUSH).await {
                 tracing::debug!(%peer, %error, "a push did not arrive");
             }
         });

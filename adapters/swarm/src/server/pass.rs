@@ -14,7 +14,7 @@ use super::{
     session::refuse_adapter,
 };
 use crate::{
-    rpc::{Caller, Message, Outcome, Room, Share},
+    rpc::{Caller, Message, Outcome, Share},
     wire::{
         proto::{self, Compression, ExpertRequest, ExpertResponse, Tensor},
         serving::CallMetadata,
@@ -50,8 +50,8 @@ struct Reply {
 
 /// The unary form.
 pub(super) async fn unary(handler: &Arc<Handler>, way: Direction, message: Message) -> (Outcome, Option<Held>) {
-    let Message { bytes, room: _room } = message;
-    let pass = async { reply(handler, way, proto::decode(bytes)?).await };
+    let Message { bytes, room } = message;
+    let pass = async { reply(handler, way, proto::decode(bytes)?, &room).await };
     match timeout(handler.config.limits.request, pass).await.unwrap_or_else(|_| Err(too_late())) {
         Ok(Reply { tensors, held }) => {
             (Ok(proto::encode(&ExpertResponse { tensors, ..ExpertResponse::default() })), Some(held))
@@ -64,10 +64,10 @@ pub(super) async fn unary(handler: &Arc<Handler>, way: Direction, message: Messa
 pub(super) async fn stream(handler: &Arc<Handler>, way: Direction, mut caller: Caller) {
     let limit = handler.config.limits.request;
     let pass = async {
-        let (request, _room) = gather(&handler.room, &mut caller).await?;
+        let (request, room) = gather(&mut caller).await?;
         tokio::select! {
             biased;
-            reply = reply(handler, way, request) => Ok(reply?),
+            reply = reply(handler, way, request, &room) => Ok(reply?),
             () = caller.stirs() => Err(End::Gone),
         }
     };
@@ -92,15 +92,21 @@ fn too_late() -> Refusal {
     Refusal::new("TimeoutError", "")
 }
 
-async fn reply(handler: &Arc<Handler>, way: Direction, request: ExpertRequest) -> Result<Reply, Refusal> {
+/// What becomes of a request that has so much room.
+async fn reply(
+    handler: &Arc<Handler>,
+    way: Direction,
+    request: ExpertRequest,
+    asked: &Share,
+) -> Result<Reply, Refusal> {
     let range = input::blocks(&handler.config, &request.uid)?;
     let metadata = CallMetadata::decode(&request.metadata)?;
     refuse_adapter(&metadata)?;
     let counted = handler.enter()?;
     let arguments = metadata.arrange(request.tensors)?;
     let (tensors, room) = match way {
-        Direction::Forward => forward(handler, range, arguments, &metadata).await?,
-        Direction::Backward => backward(handler, range, arguments, &metadata).await?,
+        Direction::Forward => forward(handler, range, arguments, (&metadata, asked)).await?,
+        Direction::Backward => backward(handler, range, arguments, (&metadata, asked)).await?,
     };
     Ok(Reply { tensors, held: Held { _room: room, _counted: counted } })
 }
@@ -109,17 +115,14 @@ async fn forward(
     handler: &Arc<Handler>,
     range: BlockRange,
     arguments: Vec<Tensor>,
-    metadata: &CallMetadata,
+    (metadata, asked): (&CallMetadata, &Share),
 ) -> Result<(Vec<Tensor>, Share), Refusal> {
-    let codec = match &codecs(metadata, 1, "output_compression tuple should have 1 element")?[..] {
-        [codec] => *codec,
-        _ => Compression::None,
-    };
+    let [codec] = codecs(metadata, "output_compression tuple should have 1 element")?;
     let _turn = handler.blocks.turn().await?;
     let input = handler.aside(input::weight(&arguments), move |config| input::input(config, range, arguments)).await?;
     let shape = input.shape;
     let bytes = input::bytes([shape.0, shape.1, shape.2]);
-    let room = handler.room.take(bytes)?;
+    let room = asked.another(bytes)?;
     let hidden = handler.blocks.pass(range, input, handler.config.limits.request).await?;
     let output = handler.aside(bytes, move |config| match hidden {
         Some(hidden) => input::output(&hidden, config.dtype, codec),
@@ -132,19 +135,19 @@ async fn backward(
     handler: &Arc<Handler>,
     range: BlockRange,
     arguments: Vec<Tensor>,
-    metadata: &CallMetadata,
+    (metadata, asked): (&CallMetadata, &Share),
 ) -> Result<(Vec<Tensor>, Share), Refusal> {
     let blocks = &handler.blocks;
     let weight = input::weight(&arguments);
-    let asked = Backward::read(&handler.config, range, arguments)?;
-    let codecs = match asked.has_prompts() {
-        true => codecs(metadata, 2, "output_compression should have 2 elements")?,
-        false => codecs(metadata, 1, "output_compression should have 1 elements")?,
+    let pass = Backward::read(&handler.config, range, arguments)?;
+    let codecs = match pass.has_prompts() {
+        true => codecs::<2>(metadata, "output_compression should have 2 elements")?.to_vec(),
+        false => codecs::<1>(metadata, "output_compression should have 1 elements")?.to_vec(),
     };
-    let (shape, bytes) = (asked.shape(), asked.reply_bytes());
-    let room = handler.room.take(bytes)?;
+    let (shape, bytes) = (pass.shape(), pass.reply_bytes());
+    let room = asked.another(bytes)?;
     let turn = blocks.turn().await?;
-    let Some(input) = handler.aside(weight, move |config| asked.decode(config, range)).await? else {
+    let Some(input) = handler.aside(weight, move |config| pass.decode(config, range)).await? else {
         return Ok((vec![input::nothing(shape, handler.config.dtype)], room));
     };
     let gradients = blocks.backward(range, input, turn, handler.config.limits.request / 2).await?;
@@ -152,34 +155,32 @@ async fn backward(
     Ok((handler.aside(bytes, output).await?, room))
 }
 
-/// The codecs of so many results, as the caller chooses them.
-fn codecs(metadata: &CallMetadata, results: usize, wrong: &str) -> Result<Vec<Compression>, Refusal> {
+/// The codecs of `N` results, as the caller chooses them.
+fn codecs<const N: usize>(metadata: &CallMetadata, wrong: &str) -> Result<[Compression; N], Refusal> {
     match &metadata.output_compression {
-        None => Ok(vec![Compression::None; results]),
-        Some(codecs) if codecs.len() == results => Ok(codecs.clone()),
-        Some(_) => Err(Refusal::assertion(wrong)),
+        None => Ok([Compression::None; N]),
+        Some(codecs) => codecs[..].try_into().map_err(|_| Refusal::assertion(wrong)),
     }
 }
 
 /// A request put together from its pieces, and the room it takes.
-async fn gather(room: &Room, caller: &mut Caller) -> Result<(ExpertRequest, Share), End> {
-    let (mut joiner, mut whole) = (Joiner::new(TENSORS, MOST_PIECES), None::<ExpertRequest>);
-    let (mut taken, mut bytes) = (room.share(), 0usize);
+async fn gather(caller: &mut Caller) -> Result<(ExpertRequest, Share), End> {
+    let (mut joiner, mut whole) = (Joiner::new(TENSORS, MOST_PIECES), None::<(ExpertRequest, Share)>);
+    let mut bytes = 0usize;
     while let Some(message) = caller.next().await? {
         bytes = bytes.saturating_add(message.bytes.len());
-        taken.grow(bytes).map_err(Refusal::from)?;
         let mut piece: ExpertRequest = proto::decode(message.bytes).map_err(Refusal::from)?;
         for tensor in std::mem::take(&mut piece.tensors) {
             joiner.push(tensor).map_err(Refusal::from)?;
         }
-        match &whole {
-            None => whole = Some(piece),
-            Some(first) if first.uid != piece.uid => {
+        match &mut whole {
+            None => whole = Some((piece, message.room)),
+            Some((first, _)) if first.uid != piece.uid => {
                 return Err(Refusal::value("Block uids differ in one request").into());
             }
-            Some(_) => {}
+            Some((_, taken)) => taken.grow(bytes).map_err(Refusal::from)?,
         }
     }
-    let whole = whole.ok_or_else(|| Refusal::value("a request without a message"))?;
+    let (whole, taken) = whole.ok_or_else(|| Refusal::value("a request without a message"))?;
     Ok((ExpertRequest { tensors: joiner.finish(), ..whole }, taken))
 }

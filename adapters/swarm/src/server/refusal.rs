@@ -88,7 +88,7 @@ impl From<CallerFault> for End {
 
 impl From<NoRoom> for Refusal {
     fn from(fault: NoRoom) -> Self {
-        Self::new("AllocationFailed", fault.to_string())
+        Self::new(NoRoom::CLASS, fault.to_string())
     }
 }
 

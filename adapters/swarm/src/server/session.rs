@@ -2,8 +2,9 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -16,14 +17,14 @@ use tokio::{sync::mpsc, time::timeout};
 use super::{
     blocks::Stack,
     config::ServerConfig,
-    handler::Handler,
+    handler::{Handler, PUSH},
     input::{self, Input},
     refusal::{End, Refusal},
 };
 use crate::{
-    rpc::{Caller, Message, Share},
+    rpc::{Caller, CallerFault, Message, Share},
     wire::{
-        proto::{self, Compression, ExpertRequest, ExpertResponse, Tensor},
+        proto::{self, Compression, ExpertRequest, ExpertResponse},
         serving::CallMetadata,
     },
 };
@@ -32,9 +33,10 @@ use crate::{
 const AHEAD: usize = 2;
 /// Pushes that may wait for a session.
 const PUSHES: usize = 4;
-/// Names of steps that are remembered. A copy follows its twin within a step or two, or with a push that was long on its way,
-/// of which servers give up after some seconds.
-const STEPS: usize = 256;
+/// How long a step's name is remembered: its copy follows within a step or two, or with a push that was long on its way.
+const COPIES: Duration = PUSH.saturating_mul(2);
+/// Steps that are remembered at most.
+const STEPS: usize = 4096;
 
 /// A request, and the room that it takes until its step is done.
 #[derive(Debug)]
@@ -116,11 +118,10 @@ async fn steps(handler: &Arc<Handler>, caller: &mut Caller) -> Result<std::conve
     let mut ahead = Ahead::default();
     let mut session = ahead.during(caller, Session::open(handler, &first.request)).await??;
     tracing::debug!(peer = %caller.peer(), blocks = %session.range, "session opened");
-    ahead.0.push_front(Some(first));
+    ahead.0.push_front(Ok(first));
     loop {
-        let (Asked { request, room: _room }, pushed) = match ahead.0.pop_front() {
-            Some(Some(asked)) => (asked, false),
-            Some(None) => return Err(End::Silent),
+        let (Asked { request, room }, pushed) = match ahead.0.pop_front() {
+            Some(asked) => (asked?, false),
             None => {
                 let next = async {
                     tokio::select! {
@@ -138,7 +139,7 @@ async fn steps(handler: &Arc<Handler>, caller: &mut Caller) -> Result<std::conve
         if request.tensors.is_empty() {
             return Err(End::Silent);
         }
-        match ahead.during(caller, session.step(handler, request)).await? {
+        match ahead.during(caller, session.step(handler, request, &room)).await? {
             Ok(Some(answer)) => caller.send(&answer).await?,
             Ok(None) => {}
             Err(refusal) if pushed && !session.touched => tracing::debug!(reason = %refusal, "a push is of no use"),
@@ -147,20 +148,26 @@ async fn steps(handler: &Arc<Handler>, caller: &mut Caller) -> Result<std::conve
     }
 }
 
-/// Messages that came while something was computed; `None` is the caller's last word.
+/// Messages that came while something was computed. After the last one stands why there are no more.
 #[derive(Default)]
-struct Ahead(VecDeque<Option<Asked>>);
+struct Ahead(VecDeque<Result<Asked, End>>);
 
 impl Ahead {
     /// What `work` comes to. It is dropped where the caller goes meanwhile.
     async fn during<T>(&mut self, caller: &mut Caller, work: impl Future<Output = T>) -> Result<T, End> {
         let mut work = std::pin::pin!(work);
         loop {
-            let listening = self.0.len() < AHEAD && !self.0.back().is_some_and(Option::is_none);
+            let listening = self.0.len() < AHEAD && !self.0.back().is_some_and(Result::is_err);
             tokio::select! {
                 biased;
                 outcome = &mut work => return Ok(outcome),
-                message = caller.next(), if listening => self.0.push_back(message?.map(Asked::read).transpose()?),
+                message = caller.next(), if listening => self.0.push_back(match message {
+                    Ok(Some(message)) => Asked::read(message).map_err(End::from),
+                    Ok(None) => Err(End::Silent),
+                    // What is under way is answered first.
+                    Err(fault @ CallerFault::NoRoom(_)) => Err(fault.into()),
+                    Err(gone) => return Err(gone.into()),
+                }),
             }
         }
     }
@@ -215,17 +222,20 @@ impl Session {
     }
 
     /// The answer to a step; `None` where it is the copy of one that was answered.
-    async fn step(&mut self, handler: &Arc<Handler>, request: ExpertRequest) -> Result<Option<Bytes>, Refusal> {
+    async fn step(
+        &mut self,
+        handler: &Arc<Handler>,
+        request: ExpertRequest,
+        room: &Share,
+    ) -> Result<Option<Bytes>, Refusal> {
         let weight = input::weight(&request.tensors);
         let mut metadata = CallMetadata::decode(&request.metadata)?;
         metadata.arguments.clone_from(&self.arguments);
         if metadata.step_id.as_ref().is_some_and(|step| self.done.has(step)) {
             return Ok(None);
         }
-        let onward = handler.onward(&metadata);
         let arguments = metadata.arrange(request.tensors)?;
-        // The next server reorders its rows as this one does.
-        let others: Vec<Tensor> = onward.iter().flat_map(|_| arguments.iter().skip(1).cloned()).collect();
+        let onward = handler.onward(&metadata, &arguments);
         let range = self.range;
         let reading = move |config: &ServerConfig| input::input(config, range, arguments);
         let input = handler.aside(weight, reading).await?;
@@ -233,7 +243,7 @@ impl Session {
             let text = format!("a step of {} rows in a session of {}", input.shape.0, self.batch);
             return Err(Refusal::value(text));
         }
-        let (prompted, shape) = (input.prompts.is_some(), input.shape);
+        let shape = input.shape;
         let hidden = self.compute(input, &metadata).await?;
         let writing = move |config: &ServerConfig| {
             let output = match hidden {
@@ -244,10 +254,12 @@ impl Session {
             Ok((output, proto::encode(&response)))
         };
         let (output, answer) = handler.aside(input::bytes([shape.0, shape.1, shape.2]), writing).await?;
-        if let Some(onward) = onward.filter(|_| !prompted && shape.1 > 0) {
-            handler.push(&onward, &metadata, std::iter::once(output).chain(others).collect());
+        if let Some(onward) = onward {
+            handler.push(onward, &metadata, output, room);
         }
-        self.done.extend(metadata.step_id);
+        if let Some(step) = metadata.step_id {
+            self.done.note(&step, Instant::now());
+        }
         self.touched = false;
         Ok(Some(answer))
     }
@@ -285,20 +297,25 @@ impl Session {
     }
 }
 
-/// Names of the last steps that were answered.
+/// The last steps that were answered, by hashes of their names: names may be long.
 #[derive(Default)]
-struct Done(VecDeque<String>);
+struct Done {
+    hasher: RandomState,
+    last: VecDeque<(Instant, u64)>,
+}
 
 impl Done {
     fn has(&self, step: &str) -> bool {
-        self.0.iter().any(|done| done == step)
+        let name = self.hasher.hash_one(step);
+        self.last.iter().any(|(_, done)| *done == name)
     }
 
-    fn extend(&mut self, step: Option<String>) {
-        self.0.extend(step);
-        if self.0.len() > STEPS {
-            self.0.pop_front();
+    fn note(&mut self, step: &str, now: Instant) {
+        let old = |at: &Instant| now.saturating_duration_since(*at) > COPIES;
+        while self.last.len() >= STEPS || self.last.front().is_some_and(|(at, _)| old(at)) {
+            self.last.pop_front();
         }
+        self.last.push_back((now, self.hasher.hash_one(step)));
     }
 }
 
@@ -316,12 +333,16 @@ mod tests {
 
     #[test]
     fn the_last_steps_are_remembered() {
-        let mut done = Done::default();
+        let (mut done, begun) = (Done::default(), Instant::now());
         for step in 0..=STEPS {
-            done.extend(Some(step.to_string()));
-            done.extend(None);
+            done.note(&step.to_string(), begun);
         }
         assert!(!done.has("0"));
         assert!((1..=STEPS).all(|step| done.has(&step.to_string())));
+        done.note("next", begun + COPIES);
+        assert!(done.has("2"), "a push may still bring it");
+        done.note("later", begun + COPIES + Duration::from_millis(1));
+        assert!(!done.has("2") && done.has("next") && done.has("later"));
+        assert_eq!(done.last.len(), 2);
     }
 }

@@ -22,5 +22,5 @@ pub use access::{Access, SwarmSecret};
 pub use config::HostConfig;
 pub(crate) use config::{initial_peers, listen_addresses};
 pub use host::{Host, Incoming};
-pub(crate) use places::{Most, take};
+pub(crate) use places::{Holding, Holdings, Most, take};
 pub(crate) use roster::{ip, is_circuit, port};

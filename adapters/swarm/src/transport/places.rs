@@ -28,20 +28,20 @@ pub(crate) async fn take<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let (mut served, places) = (JoinSet::new(), Places::default());
+    let (mut served, places) = (JoinSet::new(), Holdings::default());
     loop {
         tokio::select! {
             stream = incoming.next() => {
                 let Some((peer, stream)) = stream else { return };
-                match places.enter(peer, most.of_peer).filter(|_| served.len() < most.all) {
-                    Some(place) => {
-                        let serving = serve(peer, stream);
-                        served.spawn(async move {
-                            let _place = place;
-                            serving.await;
-                        });
-                    }
-                    None => tracing::debug!(%peer, protocol, "too many streams at a time"),
+                let mut place = places.of(peer);
+                if served.len() < most.all && place.grow(1, most.of_peer) {
+                    let serving = serve(peer, stream);
+                    served.spawn(async move {
+                        let _place = place;
+                        serving.await;
+                    });
+                } else {
+                    tracing::debug!(%peer, protocol, "too many streams at a time");
                 }
             }
             Some(ended) = served.join_next(), if !served.is_empty() => {
@@ -53,23 +53,22 @@ pub(crate) async fn take<F>(
     }
 }
 
-/// How many streams of each peer are served.
+/// How much of something each peer holds.
 #[derive(Debug, Clone, Default)]
-struct Places(Arc<Mutex<HashMap<PeerId, usize>>>);
+pub(crate) struct Holdings(Arc<Mutex<HashMap<PeerId, usize>>>);
 
-/// One of them; dropping it makes room for another.
+/// What one peer holds by one title; dropping it gives that back.
 #[derive(Debug)]
-struct Place(Places, PeerId);
+pub(crate) struct Holding {
+    all: Holdings,
+    peer: PeerId,
+    count: usize,
+}
 
-impl Places {
-    fn enter(&self, peer: PeerId, most: usize) -> Option<Place> {
-        let mut held = self.lock();
-        let count = held.entry(peer).or_default();
-        if *count >= most {
-            return None;
-        }
-        *count += 1;
-        Some(Place(self.clone(), peer))
+impl Holdings {
+    /// Nothing yet, that may grow.
+    pub(crate) fn of(&self, peer: PeerId) -> Holding {
+        Holding { all: self.clone(), peer, count: 0 }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, usize>> {
@@ -77,13 +76,31 @@ impl Places {
     }
 }
 
-impl Drop for Place {
+impl Holding {
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Takes `more`, as long as the peer then holds no more than `most` in all.
+    pub(crate) fn grow(&mut self, more: usize, most: usize) -> bool {
+        let mut held = self.all.lock();
+        let sum = held.get(&self.peer).copied().unwrap_or_default().saturating_add(more);
+        if sum > most {
+            return false;
+        }
+        held.insert(self.peer, sum);
+        self.count += more;
+        true
+    }
+}
+
+impl Drop for Holding {
     fn drop(&mut self) {
-        let mut held = self.0.lock();
-        if let Some(count) = held.get_mut(&self.1) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.1);
+        let mut held = self.all.lock();
+        if let Some(sum) = held.get_mut(&self.peer) {
+            *sum -= self.count;
+            if *sum == 0 {
+                held.remove(&self.peer);
             }
         }
     }
@@ -94,13 +111,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_has_so_many_places_and_gets_them_back() {
-        let (places, greedy, modest) = (Places::default(), PeerId::random(), PeerId::random());
-        let held: Vec<Place> = std::iter::from_fn(|| places.enter(greedy, 3)).collect();
-        assert_eq!(held.len(), 3);
-        assert!(places.enter(modest, 3).is_some(), "another peer has its own");
+    fn a_peer_holds_so_much_and_gives_it_back() {
+        let (all, greedy, modest) = (Holdings::default(), PeerId::random(), PeerId::random());
+        let mut held = [all.of(greedy), all.of(greedy)];
+        assert!(held[0].grow(2, 3) && held[1].grow(1, 3) && !held[1].grow(1, 3));
+        assert!(all.of(modest).grow(3, 3), "another peer has its own");
         drop(held);
-        assert!(places.lock().is_empty());
-        assert!(places.enter(greedy, 3).is_some());
+        assert!(all.lock().is_empty());
+        assert!(!all.of(greedy).grow(usize::MAX, 3) && all.of(greedy).grow(3, 3));
     }
 }

@@ -122,10 +122,9 @@ fn candidates(ends: &[&Multiaddr], listens: &[Multiaddr]) -> Vec<Multiaddr> {
     moved.chain(ends.iter().filter_map(bare)).filter(|it| seen.insert(it.clone())).take(MAX_CANDIDATES).collect()
 }
 
-/// Addresses of this host that others may reach, from where a peer sees it and where it listens. None where it is seen
-/// through a relay: that is the relay's machine.
+/// Addresses of this host that others may reach, from where a peer sees it and where it listens.
 pub(super) fn seen_at(observed: &Multiaddr, listens: &[Multiaddr]) -> Vec<Multiaddr> {
-    if is_circuit(observed) { Vec::new() } else { candidates(&[observed], listens) }
+    candidates(&[observed], listens)
 }
 
 /// Whether an address leads through a relay.
@@ -194,16 +193,6 @@ mod tests {
         ];
         assert_eq!(found, all(&expected));
         assert!(candidates(&[], &listens).is_empty());
-    }
-
-    #[test]
-    fn who_is_seen_through_a_relay_is_not_where_the_relay_is() {
-        let listens = all(&["/ip4/10.0.0.2/tcp/31401"]);
-        let direct = all(&["/ip4/203.0.113.7/tcp/61000"]);
-        let circuit = format!("/ip4/203.0.113.1/tcp/1/p2p/{}/p2p-circuit", PeerId::random());
-        let found = seen_at(&direct[0], &listens);
-        assert_eq!(found, all(&["/ip4/203.0.113.7/tcp/31401", "/ip4/203.0.113.7/tcp/61000"]));
-        assert!(seen_at(&all(&[&circuit])[0], &listens).is_empty());
     }
 
     #[test]

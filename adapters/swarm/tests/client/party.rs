@@ -105,7 +105,7 @@ impl Server {
     }
 
     pub(crate) async fn push(&self, peer: PeerId, request: ExpertRequest) {
-        self.rpc.unary(peer, RPC_PUSH, proto::encode(&request), Duration::from_secs(5)).await.unwrap();
+        self.rpc.unary(peer, RPC_PUSH, proto::encode(&request), Duration::from_secs(60)).await.unwrap();
     }
 
     fn take_push(&self, request: ExpertRequest) {

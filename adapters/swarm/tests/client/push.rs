@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use corolla_domain::{
     model::{BlockRange, Hidden, Hop, PeerId},
     ports::{BlockSession, RemoteSwarm, SessionNeed, StepInput},
-    routing::{Bans, Chain},
+    routing::{Bans, Chain, Patience},
 };
-use corolla_swarm::PetalsSwarm;
+use corolla_swarm::{PetalsConfig, PetalsSwarm};
 
 use crate::{
     blocks::Blocks,
@@ -18,6 +18,8 @@ use crate::{
 };
 
 const PUSHES: &str = "2.3.0.dev2";
+/// More than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 const DOES_NOT: &str = "2.2.0.post1";
 
 /// A conversation through a party, and what it should give.
@@ -33,11 +35,14 @@ struct Talk {
 impl Talk {
     async fn start(members: &[(usize, usize, &'static str)], batch: usize) -> Self {
         let party = Party::start(members).await;
-        let swarm = Arc::new(PetalsSwarm::start(config_at(party.addresses())).await.unwrap());
+        // Nobody is to be given up because this machine is busy.
+        let config = PetalsConfig { request_timeout: PATIENCE, ..config_at(party.addresses()) };
+        let swarm = Arc::new(PetalsSwarm::start(config).await.unwrap());
         let need = SessionNeed { max_length: 4096, batch };
         let all = BlockRange::first(BLOCKS);
         let remote: Arc<dyn RemoteSwarm> = swarm.clone();
-        let chain = Chain::new(remote, Arc::new(Bans::default()), "fake".into(), all, need);
+        let chain = Chain::new(remote, Arc::new(Bans::default()), "fake".into(), all, need)
+            .with_patience(Patience { stall: PATIENCE, ..Patience::default() });
         Self { party, swarm, chain, reference: Blocks::new(all), steps: 0, batch }
     }
 
@@ -62,7 +67,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), waited).await.expect(what);
+    tokio::time::timeout(PATIENCE, waited).await.expect(what);
 }
 
 #[tokio::test]
@@ -114,6 +119,7 @@ async fn a_server_that_dies_between_pushes_costs_nothing() {
         for seq in [4, 1, 1] {
             talk.step(seq).await;
         }
+        assert_eq!(talk.chain.report().failed_over, 0);
         let pushed = |talk: &Talk| talk.party.count(|d| &d.from_push).iter().sum::<usize>();
         assert_eq!(pushed(&talk), 4);
         talk.hop(dead).kill();

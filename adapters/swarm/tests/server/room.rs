@@ -29,9 +29,9 @@ use crate::{
 
 const MIB: usize = 1 << 20;
 
-/// Takes messages of some MiB, and has room for 3 of them besides short ones.
+/// Takes messages of some MiB, and has room for one of 2 MiB besides short ones.
 fn narrow(config: ServerConfig) -> ServerConfig {
-    let limits = ServerLimits { max_batch: 1 << 17, max_length: 1 << 17, room: 4 * MIB, ..config.limits };
+    let limits = ServerLimits { max_batch: 1 << 17, max_length: 1 << 17, room: 5 * MIB, ..config.limits };
     ServerConfig { limits, ..config }
 }
 
