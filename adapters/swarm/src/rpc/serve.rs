@@ -16,7 +16,7 @@ use super::{
     room::{Message, NoRoom, Room, Share},
 };
 use crate::{
-    transport::{Host, Most, take},
+    transport::{Host, Most, Worth, take},
     wire::frame::{CallId, UnaryDecoder, UnaryFrame, encode_unary_reply},
 };
 
@@ -100,9 +100,10 @@ pub(crate) async fn serve_messages<H: Send + 'static>(
         let (answer, room) = (answer.clone(), room.clone());
         Box::pin(async move {
             let answer = |message| answer(peer, message);
-            if let Err(error) = exchange(stream, method, limits, room.share(peer), answer).await {
+            exchange(stream, method, limits, room.share(peer), answer).await.unwrap_or_else(|error| {
                 tracing::debug!(%peer, method, %error, "a call ended early");
-            }
+                Worth::Vain
+            })
         })
     })
     .await
@@ -116,7 +117,7 @@ pub(crate) async fn serve(
     host: &Host,
     method: &'static str,
     limits: ServeLimits,
-    run: impl Fn(PeerId, Stream) -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    run: impl Fn(PeerId, Stream) -> BoxFuture<'static, Worth> + Send + Sync + 'static,
 ) -> Result<Service, PortError> {
     let incoming = host.accept(method).await?;
     let most = Most { all: limits.calls, of_peer: limits.calls_of_peer };
@@ -130,7 +131,7 @@ async fn exchange<H>(
     limits: ServeLimits,
     room: Share,
     answer: impl FnOnce(Message) -> BoxFuture<'static, (Outcome, H)>,
-) -> io::Result<()> {
+) -> io::Result<Worth> {
     let arriving = request(&mut stream, method, limits.request, room);
     let (call_id, message) = match timeout(limits.arrival, arriving).await? {
         Ok(request) => request,
@@ -138,7 +139,8 @@ async fn exchange<H>(
         Err(CallerFault::NoRoom(fault)) => {
             let refusal = Err(format!("{}('{fault}')", NoRoom::CLASS));
             write(&mut stream, limits, CallId::default(), refusal).await?;
-            return timeout(limits.arrival, let_by(&mut stream)).await?;
+            timeout(limits.arrival, let_by(&mut stream)).await??;
+            return Ok(Worth::Vain);
         }
         Err(CallerFault::Gone(error)) => return Err(error),
     };
@@ -150,7 +152,9 @@ async fn exchange<H>(
             _ = stream.read(&mut gone) => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "cancelled")),
         }
     };
-    write(&mut stream, limits, call_id, outcome).await
+    let worth = if outcome.is_ok() { Worth::Served } else { Worth::Vain };
+    write(&mut stream, limits, call_id, outcome).await?;
+    Ok(worth)
 }
 
 /// Writes the reply.

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     rpc::{Caller, Message, Outcome, Share},
+    transport::Worth,
     wire::{
         proto::{self, Compression, ExpertRequest, ExpertResponse, Tensor},
         serving::CallMetadata,
@@ -61,7 +62,7 @@ pub(super) async fn unary(handler: &Arc<Handler>, way: Direction, message: Messa
 }
 
 /// The streaming form: tensors come and go in pieces.
-pub(super) async fn stream(handler: &Arc<Handler>, way: Direction, mut caller: Caller) {
+pub(super) async fn stream(handler: &Arc<Handler>, way: Direction, mut caller: Caller) -> Worth {
     let limit = handler.config.limits.request;
     let pass = async {
         let (request, room) = gather(&mut caller).await?;
@@ -73,8 +74,11 @@ pub(super) async fn stream(handler: &Arc<Handler>, way: Direction, mut caller: C
     };
     let Reply { tensors, held: _held } = match timeout(limit, pass).await.unwrap_or_else(|_| Err(too_late().into())) {
         Ok(reply) => reply,
-        Err(End::Refused(refusal)) => return caller.fail(&refusal.to_string()).await,
-        Err(End::Silent | End::Gone) => return,
+        Err(End::Refused(refusal)) => {
+            caller.fail(&refusal.to_string()).await;
+            return Worth::Vain;
+        }
+        Err(End::Silent | End::Gone) => return Worth::Vain,
     };
     let sending = async {
         for piece in tensors.iter().flat_map(|tensor| split(tensor, CHUNK)) {
@@ -86,6 +90,7 @@ pub(super) async fn stream(handler: &Arc<Handler>, way: Direction, mut caller: C
     if let Ok(Ok(())) = timeout(limit, sending).await {
         caller.close().await;
     }
+    Worth::Served
 }
 
 fn too_late() -> Refusal {

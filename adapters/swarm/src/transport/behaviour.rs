@@ -19,6 +19,7 @@ use libp2p::{
 
 use super::{
     access::SwarmSecret,
+    conduct::Conduct,
     config::HostConfig,
     shim::Shim,
     streams::{self, Acceptors},
@@ -50,6 +51,7 @@ pub(super) fn build(
     key: &Keypair,
     config: &HostConfig,
     acceptors: Arc<Acceptors>,
+    conduct: Conduct,
 ) -> Result<Swarm<Behaviour>, PortError> {
     let max_streams = config.max_streams;
     let negotiating = if config.listen.is_empty() { MAX_NEGOTIATING_CLIENT } else { MAX_NEGOTIATING };
@@ -92,7 +94,7 @@ pub(super) fn build(
             $named
                 .with_relay_client((noise::Config::new, tls::Config::new), muxer)
                 .map_err(|e| unready(&e))?
-                .with_behaviour(|key, relay| behaviour(key, relay, config, acceptors))
+                .with_behaviour(|key, relay| behaviour(key, relay, config, (acceptors, conduct)))
                 .map_err(impossible)?
                 .with_swarm_config(|swarm| {
                     swarm
@@ -125,7 +127,7 @@ fn behaviour(
     key: &Keypair,
     relay: relay::client::Behaviour,
     config: &HostConfig,
-    acceptors: Arc<Acceptors>,
+    (acceptors, conduct): (Arc<Acceptors>, Conduct),
 ) -> Behaviour {
     let peer = key.public().to_peer_id();
     let limits = connection_limits::ConnectionLimits::default()
@@ -155,7 +157,7 @@ fn behaviour(
     Behaviour {
         limits: connection_limits::Behaviour::new(limits),
         members: members.into(),
-        streams: streams::Behaviour::new(acceptors, config.open_timeout),
+        streams: streams::Behaviour::new(acceptors, conduct, config.open_timeout),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::new(ping::Config::new()),
         relay,

@@ -14,6 +14,7 @@ use super::{
     actor::{Actor, Command, Status},
     address_book::peer_of,
     behaviour,
+    conduct::Conduct,
     config::HostConfig,
     find_node, identity, kademlia,
     multistream::local_name,
@@ -46,6 +47,7 @@ struct Shared {
     config: HostConfig,
     initial: Vec<PeerId>,
     acceptors: Arc<Acceptors>,
+    conduct: Conduct,
     status: watch::Receiver<Status>,
     searches: Semaphore,
 }
@@ -74,8 +76,8 @@ impl Host {
             config.access.check_peer(named, address)?;
             known.push((named, address.clone()));
         }
-        let acceptors = Arc::new(Acceptors::default());
-        let mut swarm = behaviour::build(&key, &config, acceptors.clone())?;
+        let (acceptors, conduct) = (Arc::new(Acceptors::default()), Conduct::default());
+        let mut swarm = behaviour::build(&key, &config, acceptors.clone(), conduct.clone())?;
         for address in &config.listen {
             config.access.check("address to listen on", address)?;
             swarm
@@ -89,7 +91,7 @@ impl Host {
         tokio::spawn(Actor::new(swarm, config.access.clone(), initial.clone(), status).run(received));
         let (wanted, open_timeout, guides) = (config.listen.len(), config.open_timeout, config.guides);
         let (searches, status) = (Semaphore::new(SEARCHES), watched.clone());
-        let shared = Shared { key, peer, config, initial, acceptors, status, searches };
+        let shared = Shared { key, peer, config, initial, acceptors, conduct, status, searches };
         let host = Self { commands, shared: Arc::new(shared) };
         if guides {
             host.guide()?;
@@ -193,7 +195,7 @@ impl Host {
     /// `Conflict` when the protocol is taken already.
     #[expect(clippy::unused_async, reason = "callers should not depend on how the registration is done")]
     pub async fn accept(&self, protocol: &str) -> Result<Incoming, PortError> {
-        Ok(Incoming(self.shared.acceptors.register(stream_protocol(protocol)?, INCOMING)?))
+        self.incoming(protocol)
     }
 
     /// The time a small packet takes to `peer` and back, over the connection that calls use.
@@ -224,9 +226,19 @@ impl Host {
     /// # Errors
     /// `Conflict` where it does already.
     pub(crate) fn guide(&self) -> Result<(), PortError> {
-        let questions = self.shared.acceptors.register(stream_protocol(find_node::PROTOCOL)?, INCOMING)?;
-        tokio::spawn(kademlia::serve(Incoming(questions), Directory(self.commands.downgrade())));
+        let questions = self.incoming(find_node::PROTOCOL)?;
+        tokio::spawn(kademlia::serve(questions, Directory(self.commands.downgrade())));
         Ok(())
+    }
+
+    /// What peers have cost in vain.
+    pub(crate) fn conduct(&self) -> &Conduct {
+        &self.shared.conduct
+    }
+
+    fn incoming(&self, protocol: &str) -> Result<Incoming, PortError> {
+        let streams = self.shared.acceptors.register(stream_protocol(protocol)?, INCOMING)?;
+        Ok(Incoming { streams, conduct: self.shared.conduct.clone() })
     }
 
     /// Others reach this host directly: from now on it says where, and relays for those who are not reached.
@@ -382,12 +394,19 @@ impl Changes {
 
 /// Streams that peers open for one protocol. Dropping it refuses the protocol again.
 #[derive(Debug)]
-pub struct Incoming(mpsc::Receiver<(PeerId, Stream)>);
+pub struct Incoming {
+    streams: mpsc::Receiver<(PeerId, Stream)>,
+    conduct: Conduct,
+}
 
 impl Incoming {
     /// The next stream and who opened it; `None` when the host has ended.
     pub async fn next(&mut self) -> Option<(PeerId, Stream)> {
-        self.0.recv().await
+        self.streams.recv().await
+    }
+
+    pub(super) fn conduct(&self) -> &Conduct {
+        &self.conduct
     }
 }
 

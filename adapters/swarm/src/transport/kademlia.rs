@@ -12,6 +12,7 @@ use prost::Message as _;
 use tokio::time::timeout;
 
 use super::{
+    conduct::Worth,
     find_node::{PROTOCOL, read_message},
     host::{Directory, Incoming},
     places::{Most, take},
@@ -35,6 +36,7 @@ pub(super) async fn serve(questions: Incoming, directory: Directory) {
             if let Err(error) = answer(stream, &directory).await {
                 tracing::debug!(%peer, %error, "a stream of Kademlia ended");
             }
+            Worth::Served
         }
     })
     .await;

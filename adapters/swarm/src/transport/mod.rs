@@ -4,6 +4,7 @@ mod access;
 mod actor;
 mod address_book;
 mod behaviour;
+mod conduct;
 mod config;
 mod find_node;
 mod host;
@@ -19,6 +20,7 @@ mod streams;
 pub use libp2p::{Multiaddr, PeerId, Stream};
 
 pub use access::{Access, SwarmSecret};
+pub(crate) use conduct::{Conduct, Worth};
 pub use config::HostConfig;
 pub(crate) use config::{initial_peers, listen_addresses};
 pub use host::{Host, Incoming};

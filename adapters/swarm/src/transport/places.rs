@@ -8,7 +8,7 @@ use std::{
 use libp2p::{PeerId, Stream};
 use tokio::task::JoinSet;
 
-use super::host::Incoming;
+use super::{conduct::Worth, host::Incoming};
 
 /// Streams of one protocol that are served at a time; those beyond are reset.
 #[derive(Debug, Clone, Copy)]
@@ -19,28 +19,32 @@ pub(crate) struct Most {
     pub(crate) of_peer: usize,
 }
 
-/// Takes streams of `protocol` as long as there is room, until the host ends. What is done with them ends with this future.
+/// Takes streams of `protocol` as long as there is room, until the host ends. What is done with them ends with this future;
+/// what was done in vain is noted.
 pub(crate) async fn take<F>(
     mut incoming: Incoming,
     protocol: &'static str,
     most: Most,
     serve: impl Fn(PeerId, Stream) -> F,
 ) where
-    F: Future<Output = ()> + Send + 'static,
+    F: Future<Output = Worth> + Send + 'static,
 {
-    let (mut served, places) = (JoinSet::new(), Holdings::default());
+    let (mut served, places, conduct) = (JoinSet::new(), Holdings::default(), incoming.conduct().clone());
     loop {
         tokio::select! {
             stream = incoming.next() => {
                 let Some((peer, stream)) = stream else { return };
                 let mut place = places.of(peer);
                 if served.len() < most.all && place.grow(1, most.of_peer) {
-                    let serving = serve(peer, stream);
+                    let (serving, conduct) = (serve(peer, stream), conduct.clone());
                     served.spawn(async move {
                         let _place = place;
-                        serving.await;
+                        if serving.await == Worth::Vain {
+                            conduct.charge(peer, 1.0);
+                        }
                     });
                 } else {
+                    conduct.charge(peer, 1.0);
                     tracing::debug!(%peer, protocol, "too many streams at a time");
                 }
             }

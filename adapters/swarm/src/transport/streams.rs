@@ -10,6 +10,7 @@ use std::{
 };
 
 use corolla_domain::ports::{FaultKind, PortError};
+use futures_util::future::{BoxFuture, Either};
 use libp2p::{
     Multiaddr, PeerId, Stream, StreamProtocol,
     core::{Endpoint, InboundUpgrade, OutboundUpgrade, UpgradeInfo, multiaddr::Protocol, transport::PortUse},
@@ -20,7 +21,12 @@ use libp2p::{
         handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep_until,
+};
+
+use super::conduct::Conduct;
 
 /// Requests that may wait in the behaviour, and in each connection's handler.
 const MAX_WAITING: usize = 4096;
@@ -76,6 +82,7 @@ impl Acceptors {
 /// Opens streams on command and hands out those that come in.
 pub(super) struct Behaviour {
     acceptors: Arc<Acceptors>,
+    conduct: Conduct,
     /// Connections by peer, direct ones first.
     connections: HashMap<PeerId, Vec<(ConnectionId, bool)>>,
     waiting: VecDeque<(PeerId, ConnectionId, Open)>,
@@ -85,8 +92,8 @@ pub(super) struct Behaviour {
 
 impl Behaviour {
     /// A behaviour whose negotiations take at most `timeout`.
-    pub(super) fn new(acceptors: Arc<Acceptors>, timeout: Duration) -> Self {
-        Self { acceptors, connections: HashMap::new(), waiting: VecDeque::new(), waker: None, timeout }
+    pub(super) fn new(acceptors: Arc<Acceptors>, conduct: Conduct, timeout: Duration) -> Self {
+        Self { acceptors, conduct, connections: HashMap::new(), waiting: VecDeque::new(), waker: None, timeout }
     }
 
     /// Opens a stream on a connection that exists, a direct one where there is one. Without any the request is dropped,
@@ -111,7 +118,8 @@ impl Behaviour {
     }
 
     fn handler(&self, peer: PeerId) -> Handler {
-        Handler { peer, acceptors: self.acceptors.clone(), waiting: VecDeque::new(), timeout: self.timeout }
+        let (acceptors, conduct) = (self.acceptors.clone(), self.conduct.clone());
+        Handler { peer, acceptors, conduct, waiting: VecDeque::new(), timeout: self.timeout }
     }
 }
 
@@ -190,6 +198,7 @@ impl NetworkBehaviour for Behaviour {
 pub(super) struct Handler {
     peer: PeerId,
     acceptors: Arc<Acceptors>,
+    conduct: Conduct,
     waiting: VecDeque<Open>,
     timeout: Duration,
 }
@@ -197,13 +206,14 @@ pub(super) struct Handler {
 impl ConnectionHandler for Handler {
     type FromBehaviour = Open;
     type ToBehaviour = Infallible;
-    type InboundProtocol = Names;
+    type InboundProtocol = Taken;
     type OutboundProtocol = Names;
     type InboundOpenInfo = ();
     type OutboundOpenInfo = Reply;
 
-    fn listen_protocol(&self) -> SubstreamProtocol<Names> {
-        SubstreamProtocol::new(Names(self.acceptors.protocols()), ()).with_timeout(self.timeout)
+    fn listen_protocol(&self) -> SubstreamProtocol<Taken> {
+        let taken = Taken { names: Names(self.acceptors.protocols()), peer: self.peer, conduct: self.conduct.clone() };
+        SubstreamProtocol::new(taken, ()).with_timeout(self.timeout)
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<Names, Reply, Infallible>> {
@@ -224,7 +234,7 @@ impl ConnectionHandler for Handler {
         }
     }
 
-    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Names, Names, (), Reply>) {
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Taken, Names, (), Reply>) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: (stream, name), .. }) => {
                 self.acceptors.deliver(self.peer, &name, stream);
@@ -267,13 +277,37 @@ impl UpgradeInfo for Names {
     }
 }
 
-impl InboundUpgrade<Stream> for Names {
+/// The names that a peer may choose from for a stream of its own, which is taken up when it is its turn. Those that wait count
+/// as being negotiated: when there are many, the connection takes no more.
+#[derive(Debug, Clone)]
+pub(super) struct Taken {
+    names: Names,
+    peer: PeerId,
+    conduct: Conduct,
+}
+
+impl UpgradeInfo for Taken {
+    type Info = StreamProtocol;
+    type InfoIter = std::vec::IntoIter<StreamProtocol>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.names.protocol_info()
+    }
+}
+
+impl InboundUpgrade<Stream> for Taken {
     type Output = (Stream, StreamProtocol);
     type Error = Infallible;
-    type Future = Ready<Result<Self::Output, Infallible>>;
+    type Future = Either<Ready<Result<Self::Output, Infallible>>, BoxFuture<'static, Result<Self::Output, Infallible>>>;
 
     fn upgrade_inbound(self, stream: Stream, name: StreamProtocol) -> Self::Future {
-        ready(Ok((stream, name)))
+        match self.conduct.turn(self.peer) {
+            None => Either::Left(ready(Ok((stream, name)))),
+            Some(turn) => Either::Right(Box::pin(async move {
+                sleep_until(turn).await;
+                Ok((stream, name))
+            })),
+        }
     }
 }
 

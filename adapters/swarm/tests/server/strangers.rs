@@ -1,13 +1,17 @@
 //! Callers that mean harm, or are merely broken: each is refused within the limits, and others are served meanwhile.
 
 use std::{
-    sync::atomic::Ordering::SeqCst,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use corolla_domain::model::BlockRange;
 use corolla_swarm::{
+    rpc::Rpc,
     server::ServerLimits,
     wire::{
         inference::{RPC_FORWARD, RPC_INFERENCE, forward_request, parse_hidden, step_request},
@@ -17,6 +21,7 @@ use corolla_swarm::{
     },
 };
 use futures_util::future::join_all;
+use tokio::sync::Notify;
 
 use crate::{
     BLOCKS, CACHE, House,
@@ -144,17 +149,21 @@ async fn floods_of_streams_do_not_keep_others_from_being_served() {
     let house = House::with(&[(0, 4)], change).await;
     let (hostile, peer) = house.stranger(0).await;
     let (honest, _) = house.stranger(0).await;
+    let (opened, all) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let (count, enough) = (opened.clone(), all.clone());
     let flood = tokio::spawn(async move {
         let mut held = Vec::new();
         for round in 0..40 {
-            let opened = join_all((0..250).map(|_| hostile.stream(peer, RPC_INFERENCE))).await;
-            for stream in opened.into_iter().flatten() {
+            for stream in join_all((0..250).map(|_| hostile.stream(peer, RPC_INFERENCE))).await.into_iter().flatten() {
                 let mut stream = stream;
                 let _ = stream.send(Bytes::from(vec![round; 64])).await; // it may be reset already
                 held.push(stream);
+                if count.fetch_add(1, SeqCst) == 500 {
+                    enough.notify_one();
+                }
             }
         }
-        held.len()
+        std::future::pending::<()>().await;
     });
     let hidden = states(1, 5, 1);
     let wanted = Blocks::new(BlockRange::first(BLOCKS)).step(&hidden);
@@ -166,10 +175,41 @@ async fn floods_of_streams_do_not_keep_others_from_being_served() {
         assert_eq!(parse_hidden(reply, &hidden).unwrap(), wanted);
         slowest = slowest.max(begun.elapsed());
     }
-    let opened = flood.await.unwrap();
-    assert!(opened > 500, "{opened} streams");
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    let flooded = tokio::time::timeout(WAIT, all.notified()).await;
+    assert!(flooded.is_ok(), "{} streams", opened.load(SeqCst));
+    flood.abort();
     until("no session is open", || house.servers[0].open_sessions() == 0).await;
+}
+
+/// A peer that gets itself refused without end has to wait for its next calls; others have not, nor have its own sessions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_refused_without_end_is_slowed_down_alone() {
+    const CALLS: usize = 20;
+    let house = House::new(&[(0, 4)]).await;
+    let (hostile, peer) = house.stranger(0).await;
+    let (honest, _) = house.stranger(0).await;
+    let step = |extra| step_request(&uids(0, 4), raw(&states(1, 1, 1)), None, extra);
+    let calls = |rpc: Rpc, uid: &'static str, count: usize| async move {
+        let call = || proto::encode(&forward_request(uid, raw(&states(1, 1, 1)), None));
+        for _ in 0..count {
+            let _ = rpc.unary(peer, RPC_FORWARD, call(), WAIT).await; // that it is refused is what this is about
+        }
+    };
+    calls(hostile.clone(), "nobody.0", 280).await;
+    let mut session = hostile.stream(peer, RPC_INFERENCE).await.unwrap();
+    ask(&mut session, step(metadata(&[opening(64)]))).await.unwrap();
+    let begun = Instant::now();
+    let others = async {
+        calls(honest, "toy-petals.0", CALLS).await;
+        ask(&mut session, step(Bytes::new())).await.unwrap();
+    };
+    tokio::select! {
+        () = others => {}
+        () = calls(hostile.clone(), "toy-petals.0", CALLS) => panic!("who was refused so often does not wait"),
+    }
+    calls(hostile, "toy-petals.0", CALLS).await;
+    assert!(begun.elapsed() > Duration::from_millis(50) * (CALLS as u32 - 1), "{:?}", begun.elapsed());
 }
 
 /// A server that shuts down lets sessions go on, takes no new ones, and is gone from the swarm.

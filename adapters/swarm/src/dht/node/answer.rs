@@ -24,6 +24,8 @@ use crate::{
 const NEAREST: usize = 20;
 /// How long a node that wants to be checked may take to answer; it waits for three seconds itself.
 const CALLING_BACK: Duration = Duration::from_millis(2500);
+/// What a record costs that a peer stores, in calls that are in vain: so many of them are one.
+const RECORD: f64 = 1.0 / 32.0;
 /// Most bytes of values in one answer: a unary reply has 4 MiB, and the nodes named beside 256 keys take less than one.
 const MOST_FOUND: usize = 3 << 20;
 
@@ -48,11 +50,12 @@ impl Shared {
         let place = place(request.peer.as_ref())?;
         let entries = offered(request)?;
         let (mut state, now) = (self.state(), unix_time());
-        let store_ok = entries
+        let store_ok: Vec<bool> = entries
             .into_iter()
             .map(|offered| offered.is_some_and(|(key, at, entry)| state.storage.store(peer, key, &at, &entry, now)))
             .collect();
         drop(state);
+        self.conduct.charge(peer, RECORD * store_ok.len() as f64);
         place.into_iter().for_each(|place| self.heard(peer, place));
         Ok(proto::encode(&StoreResponse { store_ok, peer: Some(self.info()) }))
     }

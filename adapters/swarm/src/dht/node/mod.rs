@@ -28,6 +28,7 @@ use self::{
 use super::{Dht, DhtLimits, Member, message, unix_time};
 use crate::{
     rpc::{Rpc, ServeLimits, Service, serve_unary},
+    transport::Conduct,
     wire::{
         key::DhtId,
         proto::{self, StoreRequest, StoreResponse},
@@ -67,6 +68,7 @@ pub struct DhtNode {
 /// What the handlers share.
 struct Shared {
     dht: Dht,
+    conduct: Conduct,
     member: Member,
     state: Mutex<State>,
 }
@@ -87,7 +89,7 @@ impl DhtNode {
         let member = Member { peer: host.peer_id(), place: DhtId::of_bytes(&PeerId::random().to_bytes()) };
         let dht = Dht::over_as(Arc::new(rpc), initial, DhtLimits::default(), unix_time, reachable.then_some(member));
         let state = State { storage: Storage::default(), table: Table::new(member.place) };
-        let shared = Arc::new(Shared { dht, member, state: Mutex::new(state) });
+        let shared = Arc::new(Shared { dht, conduct: host.conduct().clone(), member, state: Mutex::new(state) });
         let limits = ServeLimits::default();
         let ping = shared.clone();
         let store = shared.clone();
