@@ -87,7 +87,18 @@ impl CpuArithmetic {
         let kernels = kernels::kernels(kernels)?;
         let pool = Pool::new(threads)?;
         tracing::debug!(kernels = kernels.name, threads = pool.threads(), "kernels chosen");
+        // Who asks for single precision wants nothing rounded.
+        let activations = if dtype == Dtype::F32 { Activations::F32 } else { activations };
         Ok(Self { pool, kernels, dtype, activations, screen })
+    }
+
+    /// The form in which a matrix that a file has as `stored` is kept. In single precision, numbers of 16 bits are widened on
+    /// their way from memory: the same products, to the bit, as if they were kept so, from half the bytes.
+    fn kept(&self, stored: Stored) -> Stored {
+        match (self.dtype, stored) {
+            (Dtype::F32, Stored::Bf16 | Stored::F16) => stored,
+            _ => kept(self.dtype, stored),
+        }
     }
 }
 
@@ -103,11 +114,11 @@ impl Arithmetic for CpuArithmetic {
     }
 
     fn matrix(&self, view: &View<'_>, _: Use) -> Result<Matrix, PortError> {
-        Matrix::new(view, kept(self.dtype, view.stored), &self.pool)
+        Matrix::new(view, self.kept(view.stored), &self.pool)
     }
 
     fn head(&self, view: &View<'_>, of_use: Use) -> Result<Matrix, PortError> {
-        let kept = kept(self.dtype, view.stored);
+        let kept = self.kept(view.stored);
         if !self.screen || matches!(kept, Stored::Quantised(_)) {
             return self.matrix(view, of_use);
         }
