@@ -17,12 +17,12 @@ use crate::{
     worker::{Call, Job},
 };
 
-/// Rows of one-token steps that run together. With as many, products take as long for their arithmetic as for reading
-/// weights: more would let all wait longer, and none less.
+/// Rows of one-token steps that run together. With as many, products take longer for their arithmetic than for reading
+/// weights: more would let all wait longer, and none less. A guess.
 const ROWS: usize = 32;
-/// Rows times positions of a longer step that go through a block before it is others' turn: enough for the arithmetic
-/// of matrix products to cost more than reading weights, so nothing is lost by the cut.
-const CHUNK: usize = 128;
+/// Rows times positions of a longer step, or of a backward pass, that go through a block before it is others' turn: enough
+/// for the arithmetic of matrix products to cost more than reading weights, so little is lost by the cut. A guess.
+pub(crate) const CHUNK: usize = 128;
 /// Jobs that are known here; more wait in the queue.
 const KNOWN: usize = 1024;
 

@@ -14,8 +14,6 @@ use super::{
 const FEW: usize = 4;
 /// New positions of one matrix product: bounds the memory for scores.
 const CHUNK: usize = 64;
-/// Multiplications below which another thread costs more than it saves.
-const ALONE: usize = 1 << 15;
 
 /// Attends with `queries` of shape `[batch, seq, heads * dim]` over `cache`, which holds the new positions already.
 /// `slopes` are those of ALiBi, one a head (Press et al., 2022). The result has the shape of `queries`.
@@ -44,11 +42,7 @@ pub(super) fn attend(
     let tasks = batch * heads.query;
     let mut results: Vec<Vec<f32>> = Vec::new();
     results.resize_with(tasks, || buffers::place(seq * heads.dim));
-    if tasks * seq * (position + seq) * heads.dim < ALONE {
-        results.iter_mut().enumerate().for_each(|(task, result)| one(task, result));
-    } else {
-        pool.each(results.iter_mut(), one);
-    }
+    pool.each_of(tasks * seq * (position + seq) * heads.dim, results.iter_mut(), one);
     let mut together = buffers::place(batch * seq * heads.query * heads.dim);
     let mut places = together.chunks_exact_mut(heads.dim);
     for row in results.chunks_exact(heads.query) {

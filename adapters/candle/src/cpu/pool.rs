@@ -30,7 +30,9 @@ const LONG: Duration = Duration::from_micros(400);
 const ALONE: u32 = 20;
 /// The longest that it does so before it tries again, where it is a while each time.
 const MOST_ALONE: Duration = Duration::from_secs(1);
-
+/// Steps of work, each about a multiplication, below which waking another thread costs more than it saves: a guess, some
+/// microseconds.
+const ALONE_BELOW: usize = 1 << 15;
 /// How often the caller asks the system how long it was kept from running.
 const ASK: Duration = Duration::from_millis(4);
 
@@ -78,9 +80,35 @@ impl Pool {
         self.threads
     }
 
-    /// Calls `work` with every number below `blocks`, on whichever threads have time. Panics where a call did.
-    pub(crate) fn run(&self, blocks: usize, work: &(dyn Fn(usize) + Sync)) {
-        if self.threads == 1 || blocks < 2 || self.company().is_alone(Instant::now()) {
+    /// Calls `work` with each of `items` and its number, on whichever threads have time: how threads get places of their own
+    /// to write to. Panics where a call did.
+    pub(crate) fn each<T: Send>(&self, items: impl Iterator<Item = T>, work: impl Fn(usize, T) + Sync) {
+        if self.works_alone() {
+            return items.enumerate().for_each(|(nth, item)| work(nth, item));
+        }
+        let items: Vec<_> = items.map(|item| Mutex::new(Some(item))).collect();
+        self.share(items.len(), &|nth| {
+            let item = items[nth].lock().unwrap_or_else(PoisonError::into_inner).take();
+            item.into_iter().for_each(|item| work(nth, item));
+        });
+    }
+
+    /// The same for items that are `size` steps of work in all, about a multiplication each, which may be too few to share.
+    pub(crate) fn each_of<T: Send>(&self, size: usize, items: impl Iterator<Item = T>, work: impl Fn(usize, T) + Sync) {
+        if size < ALONE_BELOW {
+            items.enumerate().for_each(|(nth, item)| work(nth, item));
+        } else {
+            self.each(items, work);
+        }
+    }
+
+    fn works_alone(&self) -> bool {
+        self.threads == 1 || self.company().is_alone(Instant::now())
+    }
+
+    /// Offers the blocks to the workers, and takes part.
+    fn share(&self, blocks: usize, work: &(dyn Fn(usize) + Sync)) {
+        if blocks < 2 {
             return (0..blocks).for_each(work);
         }
         Lent::lend(work, (blocks, self.threads), |lent| {
@@ -93,18 +121,6 @@ impl Pool {
             let long = LONG.max(2 * (ended - begun) / own.max(1));
             let waited = wait(lent, long).filter(|waited| *waited > long);
             self.company().meet(waited, ended);
-        });
-    }
-
-    /// Calls `work` with each of `items` and its number: how threads get places of their own to write to.
-    pub(crate) fn each<T: Send>(&self, items: impl Iterator<Item = T>, work: impl Fn(usize, T) + Sync) {
-        if self.threads == 1 || self.company().is_alone(Instant::now()) {
-            return items.enumerate().for_each(|(nth, item)| work(nth, item));
-        }
-        let items: Vec<_> = items.map(|item| Mutex::new(Some(item))).collect();
-        self.run(items.len(), &|nth| {
-            let item = items[nth].lock().unwrap_or_else(PoisonError::into_inner).take();
-            item.into_iter().for_each(|item| work(nth, item));
         });
     }
 
@@ -136,11 +152,11 @@ struct Company {
     asked: Option<Asked>,
 }
 
-/// When the caller asked, and how long it had been kept from running until then.
+/// When the caller asked, and how long it had been kept from running until then; `None` where the system did not say.
 #[derive(Clone, Copy)]
 struct Asked {
     at: Instant,
-    kept: Duration,
+    kept: Option<Duration>,
 }
 
 impl Company {
@@ -150,17 +166,21 @@ impl Company {
 
     /// After an operation with others, where the caller may have `waited` for one that has lost its core.
     fn meet(&mut self, waited: Option<Duration>, now: Instant) {
-        let due = self.asked.is_none_or(|asked| now.saturating_duration_since(asked.at) > ASK);
-        let kept = if due { kept_from_running().and_then(|kept| self.hear(kept, now)) } else { None };
+        let kept = if self.is_due(now) { self.hear(kept_from_running(), now) } else { None };
         if let Some(lost) = waited.max(kept) {
             self.go_alone(lost, now);
         }
     }
 
+    /// Whether it is time to ask the system.
+    fn is_due(&self, now: Instant) -> bool {
+        self.asked.is_none_or(|asked| now.saturating_duration_since(asked.at) > ASK)
+    }
+
     /// How long the caller was kept from running since it last asked, where that is a good part of the time.
-    fn hear(&mut self, kept: Duration, at: Instant) -> Option<Duration> {
+    fn hear(&mut self, kept: Option<Duration>, at: Instant) -> Option<Duration> {
         let before = self.asked.replace(Asked { at, kept })?;
-        let (kept, passed) = (kept.saturating_sub(before.kept), at.saturating_duration_since(before.at));
+        let (kept, passed) = (kept?.saturating_sub(before.kept?), at.saturating_duration_since(before.at));
         // Over a longer time it did other things too.
         (4 * kept > passed && passed < 8 * ASK).then_some(kept)
     }
@@ -256,7 +276,7 @@ mod tests {
             let pool = Pool::new(Some(threads)).unwrap();
             for blocks in [0, 1, 2, 3, 64, 1000] {
                 let counts: Vec<AtomicUsize> = (0..blocks).map(|_| AtomicUsize::new(0)).collect();
-                pool.run(blocks, &|nth| {
+                pool.each(0..blocks, |_, nth| {
                     counts[nth].fetch_add(1, Ordering::Relaxed);
                 });
                 assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} threads, {blocks}");
@@ -278,13 +298,13 @@ mod tests {
     fn a_panic_reaches_the_caller_after_all_blocks_have_ended() {
         let pool = Pool::new(Some(2)).unwrap();
         let ended = AtomicUsize::new(0);
-        let work = |nth: usize| {
+        let work = |_, nth: usize| {
             ended.fetch_add(1, Ordering::Relaxed);
             assert!(nth != 3, "a made-up panic");
         };
-        assert!(panic::catch_unwind(panic::AssertUnwindSafe(|| pool.run(10, &work))).is_err());
+        assert!(panic::catch_unwind(panic::AssertUnwindSafe(|| pool.each(0..10, work))).is_err());
         assert_eq!(ended.load(Ordering::Relaxed), 10);
-        pool.run(10, &|_| {});
+        pool.each(0..10, |_, _| {});
     }
 
     #[test]
@@ -307,17 +327,27 @@ mod tests {
     fn a_caller_that_is_kept_from_running_notices() {
         let (start, ms) = (Instant::now(), Duration::from_millis);
         let mut company = Company::default();
-        assert_eq!(company.hear(ms(500), start), None, "nothing to compare with");
-        assert_eq!(company.hear(ms(501), start + ms(5)), None, "a fifth of the time");
-        assert_eq!(company.hear(ms(504), start + ms(10)), Some(ms(3)));
-        assert_eq!(company.hear(ms(904), start + ms(900)), None, "what was before counts no more");
-        assert_eq!(company.hear(ms(907), start + ms(906)), Some(ms(3)));
+        assert_eq!(company.hear(Some(ms(500)), start), None, "nothing to compare with");
+        assert_eq!(company.hear(Some(ms(501)), start + ms(5)), None, "a fifth of the time");
+        assert_eq!(company.hear(Some(ms(504)), start + ms(10)), Some(ms(3)));
+        assert_eq!(company.hear(Some(ms(904)), start + ms(900)), None, "what was before counts no more");
+        assert_eq!(company.hear(Some(ms(907)), start + ms(906)), Some(ms(3)));
+    }
+
+    #[test]
+    fn a_system_that_does_not_say_is_asked_no_more_often() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let mut company = Company::default();
+        assert_eq!(company.hear(None, start), None);
+        assert!(!company.is_due(start + ASK) && company.is_due(start + ASK + ms(1)));
+        assert_eq!(company.hear(Some(ms(500)), start + ms(5)), None, "nothing to compare with");
+        assert_eq!(company.hear(None, start + ms(10)), None);
     }
 
     #[test]
     fn a_wait_for_a_worker_that_has_lost_its_core_ends_the_company() {
         let (start, ms) = (Instant::now(), Duration::from_millis);
-        let mut company = Company { asked: Some(Asked { at: start, kept: ms(0) }), ..Company::default() };
+        let mut company = Company { asked: Some(Asked { at: start, kept: Some(ms(0)) }), ..Company::default() };
         company.meet(None, start + ms(1));
         assert!(!company.is_alone(start + ms(1)));
         company.meet(Some(ms(2)), start + ms(2));
@@ -332,7 +362,7 @@ mod tests {
         let since = Instant::now();
         // A worker that has slept takes a while; the test needs only one that came.
         while !helped.load(Ordering::Relaxed) && since.elapsed() < Duration::from_secs(20) {
-            pool.run(8, &|_| {
+            pool.each(0..8, |_, _| {
                 helped.fetch_or(thread::current().id() != here, Ordering::Relaxed);
                 let since = Instant::now();
                 while since.elapsed() < Duration::from_micros(300) {}

@@ -1,8 +1,9 @@
 //! A backward pass over a run of blocks.
 //!
 //! Of the forward pass only the input of each block is kept, and what lies within a block is computed anew on the way back.
-//! Rows go through a block in groups, each a job of its own, so that steps of sessions get their turn in between. What is
-//! kept counts against the budget of the KV caches before anything is computed.
+//! Rows go through a block in groups of as many positions as a chunk of a long step has, each a job of its own, so that
+//! steps of sessions get their turn in between; a row is never divided. What is kept counts against the budget of the KV
+//! caches before anything is computed.
 
 use std::{ops::Range, sync::Arc};
 
@@ -16,13 +17,16 @@ use crate::{
     arithmetic::{Arithmetic, Place},
     budget::Reservation,
     families::Sequence,
+    schedule::CHUNK,
 };
 
-/// Positions, all rows together, that are computed at a time where rows are shorter: enough for fast products, and a bound
-/// for what lies between the layers of a block. A row is never divided.
-const GROUP: usize = 512;
 /// Arrays of the size of the input that live beside the inputs of the blocks: what a block is given, and what it returns.
 const BESIDE: usize = 2;
+
+/// Rows of `seq` positions that go through a block together.
+fn group(seq: usize) -> usize {
+    (CHUNK / seq).max(1)
+}
 
 /// A group of rows.
 struct Part {
@@ -39,7 +43,7 @@ impl<B: Arithmetic> Engine<B> {
         input.check(range.len(), self.hidden)?;
         let (batch, seq, width) = (input.hidden.batch(), input.hidden.seq(), self.hidden);
         let shape = (batch, seq);
-        let _kept = self.room(batch * seq, range.len())?;
+        let _kept = self.room(shape, range.len())?;
         let first = range.start() - self.hosted.start();
 
         let mut x = input.hidden.to_f32();
@@ -88,7 +92,7 @@ impl<B: Arithmetic> Engine<B> {
         (batch, seq): (usize, usize),
         work: impl Fn(&Loaded<B>, Part) -> Result<Vec<f32>, PortError> + Clone + Send + 'static,
     ) -> Result<Vec<f32>, PortError> {
-        let (row, step) = (seq * self.hidden, (GROUP / seq).max(1));
+        let (row, step) = (seq * self.hidden, group(seq));
         let mut numbers = Vec::with_capacity(batch * row);
         for from in (0..batch).step_by(step) {
             let rows = step.min(batch - from);
@@ -99,12 +103,14 @@ impl<B: Arithmetic> Engine<B> {
         Ok(numbers)
     }
 
-    /// Sets aside what a pass over `positions` positions, of all rows together, keeps: as many numbers in positions of KV
-    /// cache, of one block.
-    fn room(&self, positions: usize, blocks: usize) -> Result<Reservation, PortError> {
+    /// Sets aside what a pass over `batch` rows of `seq` positions keeps: as many numbers in positions of KV cache, of one
+    /// block.
+    fn room(&self, (batch, seq): (usize, usize), blocks: usize) -> Result<Reservation, PortError> {
+        let positions = batch * seq;
         let numbers = positions.checked_mul(self.hidden).and_then(|states| states.checked_mul(blocks + BESIDE));
-        // One block at a time has a cache.
-        let worth = numbers.and_then(|numbers| numbers.div_ceil(self.cache_numbers).checked_add(positions));
+        // One group at a time has a cache, in one block.
+        let cached = batch.min(group(seq)) * seq;
+        let worth = numbers.and_then(|numbers| numbers.div_ceil(self.cache_numbers).checked_add(cached));
         let refused = |kind, what: String| {
             let worth = worth.map_or("too many".to_owned(), |worth| worth.to_string());
             let text = format!(

@@ -2,10 +2,11 @@
 
 use corolla_checkpoint::{GgmlType, Stored, widen};
 use proptest::prelude::*;
+use testkit::local_model::noise;
 
 use super::{
     Kernels, Line, MOST, Operand, Packed, Planes, RoundedRows, ZERO, bf16, f16, matmul, narrow_product,
-    rounded_product, scalar, sets,
+    rounded_product, scalar, sets, several::SEVERAL, some_rows,
 };
 use crate::cpu::pool::Pool;
 
@@ -21,26 +22,19 @@ struct Case {
 impl Case {
     fn new(kind: GgmlType, [rows, blocks, many]: [usize; 3], seed: u64) -> Self {
         let cols = blocks * kind.block();
-        let mut state = seed | 1;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state >> 32
-        };
-        let mut stored: Vec<u8> = (0..kind.bytes(rows * cols)).map(|_| next() as u8).collect();
-        for block in stored.chunks_exact_mut(kind.bytes(kind.block())) {
+        let mut stored = bytes(kind.bytes(rows * cols), seed);
+        let scales = noise(2 * rows * blocks, seed ^ 1);
+        for (block, scales) in stored.chunks_exact_mut(kind.bytes(kind.block())).zip(scales.chunks_exact(2)) {
             let halves: &[usize] = match kind {
                 GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 => &[0],
                 GgmlType::Q6K => &[208],
                 _ => &[0, 2],
             };
-            for at in halves {
-                let scale = half::f16::from_f32((next() % 2000) as f32 / 1000.0 - 1.0);
-                block[*at..at + 2].copy_from_slice(&scale.to_le_bytes());
+            for (at, scale) in halves.iter().zip(scales) {
+                block[*at..at + 2].copy_from_slice(&half::f16::from_f32(*scale).to_le_bytes());
             }
         }
-        let x = (0..many * cols).map(|_| (next() % 4001) as f32 / 1000.0 - 2.0).collect();
+        let x = noise(many * cols, seed ^ 2);
         Self { kind, stored, cols, x }
     }
 
@@ -49,6 +43,11 @@ impl Case {
         widen(Stored::Quantised(self.kind), &self.stored, &mut numbers);
         numbers
     }
+}
+
+/// Arbitrary bytes.
+fn bytes(len: usize, seed: u64) -> Vec<u8> {
+    noise(len, seed).into_iter().map(|number| ((number + 1.0) * 128.0) as u8).collect()
 }
 
 /// A case of every type, all of one shape.
@@ -125,8 +124,8 @@ proptest! {
 
     #[test]
     fn sets_agree_on_what_lies_between_two_products(len in 1usize..300, seed in any::<u64>(), slope in 0f32..1.0) {
-        let x = Case::new(GgmlType::Q4_0, [1, len.div_ceil(32), 2], seed).x;
-        let (x, up) = (&x[..len], &x[len..2 * len]);
+        let numbers = noise(2 * len, seed);
+        let (x, up) = numbers.split_at(len);
         let reference = scalar::kernels();
         let all = |set: &Kernels| {
             let mut results = [x.to_vec(), x.to_vec(), x.to_vec()];
@@ -159,22 +158,22 @@ proptest! {
     }
 
     #[test]
-    fn sets_agree_on_16_bit_weights(
+    fn sets_agree_on_wide_weights(
         (rows, cols, many) in (1usize..100, 1usize..150, 1usize..40), seed in any::<u64>()
     ) {
-        let case = Case::new(GgmlType::Q4_0, [1, (rows * cols).div_ceil(32), many.div_ceil(rows) + 1], seed);
-        let (weights, x) = (&case.x[..rows * cols], &case.x[case.x.len() - many * cols..]);
+        let (weights, x) = (noise(rows * cols, seed), noise(many * cols, seed ^ 1));
         let wide: Vec<u16> = weights.iter().map(|x| half::bf16::from_f32(*x).to_bits()).collect();
         let half: Vec<u16> = weights.iter().map(|x| half::f16::from_f32(*x).to_bits()).collect();
         let pool = Pool::new(Some(2)).unwrap();
-        for (operand, bits, widen) in [
-            (Operand::Bf16(&wide), &wide, bf16 as fn(u16) -> f32),
-            (Operand::F16(&half), &half, f16),
+        let widened = |bits: &[u16], widen: fn(u16) -> f32| bits.iter().map(|bits| widen(*bits)).collect::<Vec<f32>>();
+        for (operand, widened) in [
+            (Operand::F32(&weights), weights.clone()),
+            (Operand::Bf16(&wide), widened(&wide, bf16)),
+            (Operand::F16(&half), widened(&half, f16)),
         ] {
-            let widened: Vec<f32> = bits.iter().map(|bits| widen(*bits)).collect();
-            let exact = magnitudes(&widened, x, cols);
+            let exact = magnitudes(&widened, &x, cols);
             for set in sets() {
-                let ours = matmul((&set, &pool), x, operand, cols);
+                let ours = matmul((&set, &pool), &x, operand, cols);
                 prop_assert_eq!(ours.len(), exact.len());
                 for (ours, (exact, terms)) in ours.iter().zip(&exact) {
                     prop_assert!((ours - exact).abs() <= 1e-5 * terms, "{}: {ours} {exact}", set.name);
@@ -184,20 +183,43 @@ proptest! {
     }
 
     #[test]
+    fn a_row_among_a_few_has_the_products_it_has_alone(
+        (rows, cols, many) in (1usize..70, 1usize..150, 1usize..=SEVERAL), seed in any::<u64>()
+    ) {
+        let (weights, x) = (noise(rows * cols, seed), noise(many * cols, seed ^ 1));
+        let bits: Vec<u16> = weights.iter().map(|x| half::f16::from_f32(*x).to_bits()).collect();
+        let pool = Pool::new(Some(2)).unwrap();
+        let all: Vec<u32> = (0..rows as u32).rev().collect();
+        for set in sets() {
+            for operand in [Operand::F32(&weights), Operand::Bf16(&bits), Operand::F16(&bits)] {
+                let together = matmul((&set, &pool), &x, operand, cols);
+                for (x, together) in x.chunks_exact(cols).zip(together.chunks_exact(rows)) {
+                    let alone = matmul((&set, &pool), x, operand, cols);
+                    let mut single = match operand {
+                        Operand::F32(numbers) => some_rows(&pool, x, numbers, set.dot, &all),
+                        Operand::Bf16(bits) => some_rows(&pool, x, bits, set.dot_bf16, &all),
+                        Operand::F16(bits) => some_rows(&pool, x, bits, set.dot_f16, &all),
+                        Operand::Packed(_) => Vec::new(),
+                    };
+                    single.reverse();
+                    let bits = |numbers: &[f32]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+                    prop_assert_eq!(bits(together), bits(&alone), "{}", set.name);
+                    prop_assert_eq!(bits(&single), bits(&alone), "{}", set.name);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn sets_agree_on_whole_numbers_to_the_last_bit(
         lines in prop_oneof![0usize..9, 60usize..70, 126usize..132, Just(300)], seed in any::<u64>(), largest in any::<bool>()
     ) {
-        let mut state = seed | 1;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 24) as u32
-        };
-        let quad = |next: &mut dyn FnMut() -> u32| if largest { u32::MAX } else { next() };
-        let rows: Vec<Line> = (0..lines).map(|_| Line(std::array::from_fn(|_| quad(&mut next)))).collect();
-        let number = |next: &mut dyn FnMut() -> u32| if largest { MOST } else { (next() as i16).clamp(-MOST, MOST) };
-        let x: Vec<i16> = (0..(4 * lines).saturating_sub(seed as usize % 4)).map(|_| number(&mut next)).collect();
+        let quads = bytes(64 * lines, seed);
+        let quad = |at: usize| if largest { u32::MAX } else { u32::from_le_bytes(quads.as_chunks::<4>().0[at]) };
+        let rows: Vec<Line> = (0..lines).map(|line| Line(std::array::from_fn(|r| quad(16 * line + r)))).collect();
+        let number = |number: f32| if largest { MOST } else { ((number * 32768.0) as i16).clamp(-MOST, MOST) };
+        let x = noise((4 * lines).saturating_sub(seed as usize % 4), seed ^ 1);
+        let x: Vec<i16> = x.into_iter().map(number).collect();
         let by_hand = |r: usize| {
             let of = |at: usize| i64::from(rows[at / 4].0[r].to_le_bytes()[at % 4]) - i64::from(ZERO);
             x.iter().enumerate().map(|(at, x)| of(at) * i64::from(*x)).sum::<i64>()
@@ -213,15 +235,14 @@ proptest! {
         (rows, pairs, many) in (1usize..100, 1usize..70, 1usize..40), seed in any::<u64>()
     ) {
         let cols = 2 * pairs;
-        let case = Case::new(GgmlType::Q4_0, [1, (rows * cols).div_ceil(32), many.div_ceil(rows) + 1], seed);
         let rounded = |x: &f32| half::bf16::from_f32(*x);
-        let bits: Vec<u16> = case.x[..rows * cols].iter().map(|x| rounded(x).to_bits()).collect();
-        let x = &case.x[case.x.len() - many * cols..];
+        let bits: Vec<u16> = noise(rows * cols, seed).iter().map(|x| rounded(x).to_bits()).collect();
+        let x = noise(many * cols, seed ^ 1);
         let widened: Vec<f32> = bits.iter().map(|bits| bf16(*bits)).collect();
         let exact = magnitudes(&widened, &x.iter().map(|x| rounded(x).to_f32()).collect::<Vec<_>>(), cols);
         for set in sets().iter().filter(|set| set.narrow.is_some()) {
             for threads in [1, 3] {
-                let ours = narrow_product((set, &Pool::new(Some(threads)).unwrap()), x, &bits, cols);
+                let ours = narrow_product((set, &Pool::new(Some(threads)).unwrap()), &x, &bits, cols);
                 prop_assert_eq!(ours.len(), exact.len());
                 for (ours, (exact, terms)) in ours.iter().zip(&exact) {
                     prop_assert!((ours - exact).abs() <= 1e-5 * terms, "{ours} {exact}");

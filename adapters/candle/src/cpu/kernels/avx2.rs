@@ -31,6 +31,8 @@ pub(super) fn kernels() -> Option<Kernels> {
         // SAFETY: as above.
         dot_f16: |a, x| unsafe { dot_f16(a, x) },
         // SAFETY: as above.
+        several_f32: |weights, x, cols, products| unsafe { several_f32(weights, x, cols, products) },
+        // SAFETY: as above.
         several_bf16: |weights, x, cols, products| unsafe { several_bf16(weights, x, cols, products) },
         // SAFETY: as above.
         several_f16: |weights, x, cols, products| unsafe { several_f16(weights, x, cols, products) },
@@ -56,48 +58,17 @@ pub(super) fn kernels() -> Option<Kernels> {
     })
 }
 
-macro_rules! dot {
-    ($name:ident, $number:ty, $load:ident, $widen:expr) => {
-        #[inline]
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn $name(a: &[$number], x: &[f32]) -> f32 {
-            let (a, x) = {
-                let len = a.len().min(x.len());
-                (&a[..len], &x[..len])
-            };
-            // Four sums at a time hide the latency of the additions.
-            let mut sums = [_mm256_setzero_ps(); 4];
-            let (many_a, rest_a) = a.as_chunks::<{ 4 * LANES }>();
-            let (many_x, rest_x) = x.as_chunks::<{ 4 * LANES }>();
-            for (a, x) in many_a.iter().zip(many_x) {
-                for line in 0..size_of_val(a) / 64 {
-                    // Of weights, what comes after the processor's own guesses end with a page of memory. A prefetch reads
-                    // nothing, and an address that is not there is ignored.
-                    _mm_prefetch::<_MM_HINT_T0>(a.as_ptr().cast::<i8>().wrapping_add(AHEAD + 64 * line));
-                }
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum = _mm256_fmadd_ps($load(&a[i * LANES..]), load(&x[i * LANES..]), *sum);
-                }
-            }
-            let (some_a, rest_a) = rest_a.as_chunks::<LANES>();
-            let (some_x, rest_x) = rest_x.as_chunks::<LANES>();
-            for (a, x) in some_a.iter().zip(some_x) {
-                sums[0] = _mm256_fmadd_ps($load(a), load(x), sums[0]);
-            }
-            let sum = _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
-            let rest: f32 = rest_a.iter().zip(rest_x).map(|(a, x)| $widen(*a) * x).sum();
-            add_lanes(sum) + rest
-        }
-    };
+several! {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn several_f32 and dot(weights: f32, x: f32) {
+        lanes: LANES, rows: 1 2 3 or 4, zero: _mm256_setzero_ps(), load: load load,
+        add: _mm256_fmadd_ps, widen: std::convert::identity, std::convert::identity
+    }
 }
-
-dot!(dot, f32, load, std::convert::identity::<f32>);
-dot!(dot_bf16, u16, load_bf16, bf16);
-dot!(dot_f16, u16, load_f16, f16);
 
 several! {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn several_bf16(weights, x: f32) {
+    fn several_bf16 and dot_bf16(weights: u16, x: f32) {
         lanes: LANES, rows: 1 2 3 or 4, zero: _mm256_setzero_ps(), load: load_bf16 load,
         add: _mm256_fmadd_ps, widen: bf16, std::convert::identity
     }
@@ -105,18 +76,16 @@ several! {
 
 several! {
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn several_f16(weights, x: f32) {
+    fn several_f16 and dot_f16(weights: u16, x: f32) {
         lanes: LANES, rows: 1 2 3 or 4, zero: _mm256_setzero_ps(), load: load_f16 load,
         add: _mm256_fmadd_ps, widen: f16, std::convert::identity
     }
 }
 
-/// In one call for all keys, so that the sums of one need not wait for those of another.
+/// Keys are weight rows to a query.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn scores(query: &[f32], keys: &[f32], scores: &mut [f32]) {
-    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(query.len())) {
-        *score = dot(query, key);
-    }
+    several_f32(&keys[..scores.len() * query.len()], query, query.len(), scores);
 }
 
 /// Sums of the products of sixteen rows with activations of 16 bits. A register has four columns of four rows, and the
@@ -127,7 +96,7 @@ fn planes_product(lines: &[Line], x: &Planes) -> planes::Sums {
     for (lines, whole) in lines.chunks(planes::RUN).zip(x.whole.chunks(planes::RUN)) {
         let mut parts = [_mm256_setzero_si256(); 4];
         for (line, four) in lines.iter().zip(whole) {
-            // As above.
+            // See `several`.
             _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast::<i8>().wrapping_add(AHEAD));
             let [a, b, c, d] = four.map(|number| u64::from(number.cast_unsigned()));
             let four = _mm256_set1_epi64x((a | b << 16 | c << 32 | d << 48).cast_signed());

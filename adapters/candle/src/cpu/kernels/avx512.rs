@@ -31,6 +31,8 @@ pub(super) fn kernels() -> Option<Kernels> {
         // SAFETY: as above.
         dot_f16: |a, x| unsafe { dot_f16(a, x) },
         // SAFETY: as above.
+        several_f32: |weights, x, cols, products| unsafe { several_f32(weights, x, cols, products) },
+        // SAFETY: as above.
         several_bf16: |weights, x, cols, products| unsafe { several_bf16(weights, x, cols, products) },
         // SAFETY: as above.
         several_f16: |weights, x, cols, products| unsafe { several_f16(weights, x, cols, products) },
@@ -56,48 +58,17 @@ pub(super) fn kernels() -> Option<Kernels> {
     })
 }
 
-macro_rules! dot {
-    ($name:ident, $number:ty, $load:ident, $widen:expr) => {
-        #[inline]
-        #[target_feature(enable = "avx512f")]
-        fn $name(a: &[$number], x: &[f32]) -> f32 {
-            let (a, x) = {
-                let len = a.len().min(x.len());
-                (&a[..len], &x[..len])
-            };
-            // Four sums at a time hide the latency of the additions.
-            let mut sums = [_mm512_setzero_ps(); 4];
-            let (many_a, rest_a) = a.as_chunks::<{ 4 * LANES }>();
-            let (many_x, rest_x) = x.as_chunks::<{ 4 * LANES }>();
-            for (a, x) in many_a.iter().zip(many_x) {
-                for line in 0..size_of_val(a) / 64 {
-                    // Of weights, what comes after the processor's own guesses end with a page of memory. A prefetch reads
-                    // nothing, and an address that is not there is ignored.
-                    _mm_prefetch::<_MM_HINT_T0>(a.as_ptr().cast::<i8>().wrapping_add(AHEAD + 64 * line));
-                }
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    *sum = _mm512_fmadd_ps($load(&a[i * LANES..]), load(&x[i * LANES..]), *sum);
-                }
-            }
-            let (some_a, rest_a) = rest_a.as_chunks::<LANES>();
-            let (some_x, rest_x) = rest_x.as_chunks::<LANES>();
-            for (a, x) in some_a.iter().zip(some_x) {
-                sums[0] = _mm512_fmadd_ps($load(a), load(x), sums[0]);
-            }
-            let sum = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
-            let rest: f32 = rest_a.iter().zip(rest_x).map(|(a, x)| $widen(*a) * x).sum();
-            add_lanes(sum) + rest
-        }
-    };
+several! {
+    #[target_feature(enable = "avx512f")]
+    fn several_f32 and dot(weights: f32, x: f32) {
+        lanes: LANES, rows: 1 2 3 4 5 6 7 or 8, zero: _mm512_setzero_ps(), load: load load,
+        add: _mm512_fmadd_ps, widen: std::convert::identity, std::convert::identity
+    }
 }
-
-dot!(dot, f32, load, std::convert::identity::<f32>);
-dot!(dot_bf16, u16, load_bf16, bf16);
-dot!(dot_f16, u16, load_f16, f16);
 
 several! {
     #[target_feature(enable = "avx512f")]
-    fn several_bf16(weights, x: f32) {
+    fn several_bf16 and dot_bf16(weights: u16, x: f32) {
         lanes: LANES, rows: 1 2 3 4 5 6 7 or 8, zero: _mm512_setzero_ps(), load: load_bf16 load,
         add: _mm512_fmadd_ps, widen: bf16, std::convert::identity
     }
@@ -105,7 +76,7 @@ several! {
 
 several! {
     #[target_feature(enable = "avx512f")]
-    fn several_f16(weights, x: f32) {
+    fn several_f16 and dot_f16(weights: u16, x: f32) {
         lanes: LANES, rows: 1 2 3 4 5 6 7 or 8, zero: _mm512_setzero_ps(), load: load_f16 load,
         add: _mm512_fmadd_ps, widen: f16, std::convert::identity
     }
@@ -116,11 +87,10 @@ several! {
 fn scores(query: &[f32], keys: &[f32], scores: &mut [f32]) {
     let fours = 4 * query.len();
     let (many, rest) = scores.as_chunks_mut::<4>();
-    let rest_keys = keys.chunks_exact(query.len()).skip(4 * many.len());
     for (scores, keys) in many.iter_mut().zip(keys.chunks_exact(fours)) {
         *scores = four_scores(query, keys);
     }
-    rest.iter_mut().zip(rest_keys).for_each(|(score, key)| *score = dot(query, key));
+    several_f32(&keys[many.len() * fours..][..rest.len() * query.len()], query, query.len(), rest);
 }
 
 /// Products of a query with four keys.
@@ -134,7 +104,7 @@ fn four_scores(query: &[f32], keys: &[f32]) -> [f32; 4] {
         let query = load(query);
         for (i, sum) in sums.iter_mut().enumerate() {
             let key = &keys[i * width + nth * LANES..];
-            // As above.
+            // See `several`.
             _mm_prefetch::<_MM_HINT_T0>(key.as_ptr().cast::<i8>().wrapping_add(AHEAD));
             *sum = _mm512_fmadd_ps(load(key), query, *sum);
         }

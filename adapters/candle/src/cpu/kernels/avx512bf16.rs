@@ -1,9 +1,10 @@
 //! Products of bf16 weights with activations that are rounded to bf16, for processors with AVX-512 BF16.
 //!
 //! For many rows of activations thirty-two weight rows are interleaved, so that a lane of a register holds two neighbouring
-//! columns of a row and sums up that row. Twelve rows of activations at a time make 24 sums that stay in registers: two loads
-//! and twelve broadcasts feed 24 instructions of 32 products each. A few rows are multiplied with weights as they lie in memory: a lane sums up
-//! every sixteenth pair of columns of one row, and lanes are added at its end.
+//! columns of a row and sums up that row. Twelve rows of activations at a time make 24 sums that stay in registers: two
+//! loads and twelve broadcasts feed 24 instructions, each of which adds 32 products to 16 sums. A few rows are multiplied
+//! with weights as they lie in memory: a lane sums up every sixteenth pair of columns of one row, and lanes are added at its
+//! end.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
@@ -55,7 +56,7 @@ fn product(weight: &[[Line; 2]], x: &[Group], sums: &mut Sums) {
 
 several! {
     #[target_feature(enable = "avx512f,avx512bf16")]
-    fn several(weights, x: u16) {
+    fn several(weights: u16, x: u16) {
         lanes: 32, rows: 1 2 3 4 5 6 7 or 8, zero: _mm512_setzero_ps(), load: load_whole load_whole,
         add: add_products, widen: bf16, bf16
     }

@@ -5,14 +5,12 @@ use gemm::Parallelism;
 
 use super::{
     Kernels, Packed, bf16, f16, parts,
-    several::{self, SEVERAL},
+    several::{self, SEVERAL, TASK},
 };
 use crate::cpu::pool::Pool;
 
-/// Up to this many rows of activations, each weight row is multiplied with each of them; above, gemm's blocking pays.
+/// Up to this many rows of activations, quantised weights are not widened once for all of them: a guess.
 const FEW: usize = 4;
-/// Numbers of weights that one task takes where there are few rows.
-const TASK: usize = 1 << 14;
 /// Numbers of weights that one task widens where there are many rows: they stay in the second-level cache.
 const PANEL: usize = 1 << 17;
 
@@ -33,9 +31,7 @@ pub(crate) enum Operand<'a> {
 pub(crate) fn matmul((kernels, pool): (&Kernels, &Pool), x: &[f32], weight: Operand<'_>, cols: usize) -> Vec<f32> {
     let many = x.len() / cols;
     match weight {
-        Operand::F32(weight) if many <= FEW => by_rows(pool, x, weight, cols, kernels.dot),
-        Operand::Bf16(bits) if many == 1 => by_rows(pool, x, bits, cols, kernels.dot_bf16),
-        Operand::F16(bits) if many == 1 => by_rows(pool, x, bits, cols, kernels.dot_f16),
+        Operand::F32(weight) if many <= SEVERAL => several::product(pool, x, weight, cols, kernels.several_f32),
         Operand::Bf16(bits) if many <= SEVERAL => several::product(pool, x, bits, cols, kernels.several_bf16),
         Operand::F16(bits) if many <= SEVERAL => several::product(pool, x, bits, cols, kernels.several_f16),
         Operand::Packed(packed) if many <= FEW => super::exact_product((kernels, pool), x, packed),
@@ -53,22 +49,8 @@ pub(crate) fn matmul((kernels, pool): (&Kernels, &Pool), x: &[f32], weight: Oper
     }
 }
 
-/// Few rows: one dot product for each weight row and each row of `x`.
-fn by_rows<T: Sync>(pool: &Pool, x: &[f32], weight: &[T], cols: usize, dot: fn(&[T], &[f32]) -> f32) -> Vec<f32> {
-    let (many, rows) = (x.len() / cols, weight.len() / cols);
-    let step = (TASK / cols).min(rows).max(1);
-    let mut products = parts::place((many, rows), step);
-    pool.each(products.chunks_exact_mut(step * many).zip(weight.chunks(step * cols)), |_, (products, weight)| {
-        for (nth, weight) in weight.chunks_exact(cols).enumerate() {
-            for (x, products) in x.chunks_exact(cols).zip(products.chunks_exact_mut(step)) {
-                products[nth] = dot(weight, x);
-            }
-        }
-    });
-    parts::together(pool, products, (many, rows), step)
-}
-
-/// Products of one row of activations with those rows of `weight` alone: the same numbers, to the bit, as [`by_rows`] has.
+/// Products of one row of activations with those rows of `weight` alone: the same numbers, to the bit, as
+/// [`several::product`] has.
 pub(crate) fn some_rows<T: Sync>(
     pool: &Pool,
     x: &[f32],

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use super::{Kernels, Narrow, Operand, bf16, dense::matmul, packed::Line, parts, several};
 use crate::cpu::{buffers, pool::Pool};
 
-/// Up to this many rows of activations, weights are multiplied as they lie in memory; above, packing them pays.
+/// Up to this many rows of activations, weights are multiplied as they lie in memory; above, packing them pays: a guess.
 const FEW: usize = 16;
 /// Weight rows that are packed together.
 pub(super) const ROWS: usize = 32;
@@ -26,7 +26,7 @@ pub(super) type PackedRows = Vec<[Line; 2]>;
 /// are where the processor multiplies no bf16 numbers, or not an odd number of them.
 pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits: &[u16], cols: usize) -> Vec<f32> {
     let (many, rows) = (x.len() / cols, bits.len() / cols);
-    let Some(narrow) = kernels.narrow.filter(|_| cols.is_multiple_of(2) && many > 1) else {
+    let Some(narrow) = narrow(kernels, cols).filter(|_| many > 1) else {
         return matmul((kernels, pool), &narrowed(kernels, x, cols), Operand::Bf16(bits), cols);
     };
     if many <= FEW {
@@ -50,9 +50,13 @@ pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits
 
 /// Activations as [`narrow_product`] multiplies them with rows of `cols` weights.
 pub(crate) fn narrowed<'a>(kernels: &Kernels, x: &'a [f32], cols: usize) -> Cow<'a, [f32]> {
-    let rounded = |narrow: &Narrow| (narrow.round)(x).into_iter().map(bf16).collect();
-    let narrow = kernels.narrow.as_ref().filter(|_| cols.is_multiple_of(2));
-    narrow.map_or(Cow::Borrowed(x), |narrow| Cow::Owned(rounded(narrow)))
+    let rounded = |narrow: Narrow| (narrow.round)(x).into_iter().map(bf16).collect();
+    narrow(kernels, cols).map_or(Cow::Borrowed(x), |narrow| Cow::Owned(rounded(narrow)))
+}
+
+/// What multiplies bf16 numbers, where rows of as many can be: it takes them in pairs.
+fn narrow(kernels: &Kernels, cols: usize) -> Option<Narrow> {
+    kernels.narrow.filter(|_| cols.is_multiple_of(2))
 }
 
 /// Rounds numbers.

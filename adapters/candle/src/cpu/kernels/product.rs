@@ -13,8 +13,6 @@ use crate::cpu::{buffers, pool::Pool};
 
 /// Bytes of weights that are worth a task of their own.
 const TASK_BYTES: usize = 24 << 10;
-/// Numbers that are worth a task when rows are rounded.
-const TASK_NUMBERS: usize = 1 << 14;
 
 /// Rows of activations rounded on first use, in chunks of at most [`CHUNK`].
 #[derive(Default)]
@@ -29,11 +27,7 @@ impl RoundedRows {
             chunks.resize_with(rows.div_ceil(chunk), || None);
             let round = |_, (to, x): (&mut Option<Rounded>, &[f32])| *to = Some((kernels.round)(x, cols));
             let both = chunks.iter_mut().zip(x.chunks(chunk * cols));
-            if x.len() < 2 * TASK_NUMBERS {
-                both.enumerate().for_each(|(nth, both)| round(nth, both));
-            } else {
-                pool.each(both, round);
-            }
+            pool.each_of(x.len(), both, round);
             chunks.into_iter().flatten().collect()
         })
     }
