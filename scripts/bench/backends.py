@@ -3,7 +3,7 @@
 
 Rounds are interleaved, every run is a process of its own, and figures are medians. Python torch (torch_peer.py, transformers) computes in
 f32 and warms up before it is measured; Corolla does not. The prompt has 128 tokens, decoding is greedy; whether the tokens are
-Python's is printed too. Without --model a BLOOM-560m shape with random weights is made in the cache folder (2.2 GB, once).
+Python's is printed too. Without --model a BLOOM-560m shape with random weights is made in the cache folder (1.1 GB, once).
 """
 import argparse
 import datetime
@@ -60,7 +60,7 @@ def main():
     options = options.parse_args()
     venv = environment()
     python = venv / "bin/python"
-    model = options.model or venv.parent / "bloom-560m-shape"
+    model = options.model or venv.parent / "bloom-560m-f16"
     if not pathlib.Path(model, "model.safetensors").exists():
         subprocess.run([python, HERE / "shape_model.py", model, "bloom-560m"], check=True)
     rows = [row for row in ROWS if row[0] in options.backends]

@@ -1,6 +1,6 @@
 """Makes a model of a real one's shape with seeded random weights, to measure speed with: shape_model.py OUT bloom-560m|tiny|llama-1.1b
 
-BLOOMs are in f32, the Llama (TinyLlama's shape) is in f16.
+All are in f16, as BLOOM-560m is published (2 bytes for each of its 559 million parameters); the Llama has TinyLlama's shape.
 
 Every token is a word, `t7` is token 7, so that a prompt's text spells its token ids: "t3 t922 t841" is [3, 922, 841].
 Needs numpy and safetensors.
@@ -55,10 +55,10 @@ def llama_weights(blocks, hidden, inner, heads, kv, vocab):
     generator = numpy.random.default_rng(SEED)
 
     def matrix(name, rows, columns):
-        yield f"{name}.weight", (generator.standard_normal((rows, columns), dtype=numpy.float32) / columns**0.5).astype(numpy.float16)
+        yield f"{name}.weight", (generator.standard_normal((rows, columns), dtype=numpy.float32) / columns**0.5)
 
     def norm(name):
-        yield f"{name}.weight", numpy.ones(hidden, numpy.float16)
+        yield f"{name}.weight", numpy.ones(hidden, numpy.float32)
 
     yield from matrix("model.embed_tokens", vocab, hidden)
     yield from matrix("lm_head", vocab, hidden)
@@ -84,7 +84,7 @@ def llama_config(blocks, hidden, inner, heads, kv, vocab):
 
 def config(blocks, hidden, heads, vocab):
     return {
-        "architectures": ["BloomForCausalLM"], "model_type": "bloom", "torch_dtype": "float32",
+        "architectures": ["BloomForCausalLM"], "model_type": "bloom", "torch_dtype": "float16",
         "n_layer": blocks, "hidden_size": hidden, "n_head": heads, "vocab_size": vocab, "seq_length": 2048,
         "apply_residual_connection_post_layernorm": False, "attention_dropout": 0.0, "hidden_dropout": 0.0, "layer_norm_epsilon": 1e-5,
         "slow_but_exact": False, "pretraining_tp": 1, "use_cache": True,
@@ -116,7 +116,8 @@ def main():
     }
     for name, contents in files.items():
         (out / name).write_text(json.dumps(contents, ensure_ascii=False, indent=1) + "\n", encoding="utf8")
-    tensors = dict(llama_weights(*sizes) if shape in LLAMAS else weights(sizes[0], sizes[1], vocab))
+    made = llama_weights(*sizes) if shape in LLAMAS else weights(sizes[0], sizes[1], vocab)
+    tensors = {name: numbers.astype(numpy.float16) for name, numbers in made}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     print(f"{out}: {sum(tensor.size for tensor in tensors.values())} parameters")
 

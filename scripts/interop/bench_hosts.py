@@ -32,7 +32,7 @@ def shape():
     """A BLOOM of the 560m's shape, made where it is not there."""
     installed = subprocess.run(["sh", HOUSE / "scripts/bench/install.sh"], check=True, stdout=subprocess.PIPE, text=True)
     venv = pathlib.Path(installed.stdout.strip())
-    folder = venv.parent / "bloom-560m-shape"
+    folder = venv.parent / "bloom-560m-f16"
     if not (folder / "model.safetensors").exists():
         subprocess.run([venv / "bin/python", HOUSE / "scripts/bench/shape_model.py", folder, SHAPE], check=True)
     return {"name": SHAPE, "folder": folder, "dht_prefix": "bloom-560m-petals"}

@@ -98,6 +98,39 @@ async fn half_precision_checkpoints_lose_nothing_in_auto() {
     }
 }
 
+/// In f32, what a file has in 16 bits is kept so, and widened exactly: many rows, a few, and one.
+#[tokio::test]
+async fn numbers_of_16_bits_are_in_f32_what_they_are_in_files_of_32() {
+    for (dtype, round) in [(Dtype::F16, through_f16 as fn(f32) -> f32), (Dtype::BF16, through_bf16)] {
+        for (name, mut tiny) in models() {
+            let (narrow, wide) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+            tiny.write_folder(narrow.path(), dtype, 1);
+            tiny.tensors.values_mut().flat_map(|(_, numbers)| numbers).for_each(|number| *number = round(*number));
+            tiny.write_folder(wide.path(), Dtype::F32, 1);
+            let mut found = Vec::new();
+            for folder in [&narrow, &wide] {
+                let model = load(folder.path(), fit::Dtype::F32).await;
+                assert_eq!(model.local.spec().dtype, "f32");
+                let mut session = session(&model, 64).await;
+                let mut logits = Vec::new();
+                for tokens in [&PROMPT.repeat(4)[..], &PROMPT, &PROMPT[..1]] {
+                    logits.extend(feed(&model, &mut *session, tokens).await);
+                }
+                found.push(logits);
+            }
+            assert_eq!(found[0], found[1], "{name} in {dtype:?}");
+        }
+    }
+}
+
+fn through_f16(number: f32) -> f32 {
+    half::f16::from_f32(number).to_f32()
+}
+
+fn through_bf16(number: f32) -> f32 {
+    half::bf16::from_f32(number).to_f32()
+}
+
 #[tokio::test]
 async fn every_ggml_type_stays_close_to_f32() {
     let folder = TempDir::new().unwrap();
