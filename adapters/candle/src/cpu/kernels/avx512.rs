@@ -193,9 +193,3 @@ fn load_f16(a: &[u16]) -> __m512 {
     let bits = unsafe { _mm256_loadu_si256(a.as_ptr().cast()) };
     _mm512_cvtph_ps(bits)
 }
-
-/// The sum of all lanes.
-#[target_feature(enable = "avx512f")]
-fn add_lanes(sum: __m512) -> f32 {
-    _mm512_reduce_add_ps(sum)
-}
