@@ -15,7 +15,7 @@ use super::{
 /// Numbers of one register.
 const LANES: usize = 8;
 
-/// Bytes ahead of those in use that are asked for.
+/// Bytes ahead of those in use that are asked for: as in `avx512`.
 const AHEAD: usize = 6 << 10;
 
 /// The set, if this processor has what it needs.

@@ -15,7 +15,8 @@ use super::{
 /// Numbers of one register.
 const LANES: usize = 16;
 
-/// Bytes ahead of those in use that are asked for.
+/// Bytes ahead of those in use that are asked for: a guess. With products of one row, 1 to 12 KiB made little difference
+/// on a Xeon.
 pub(super) const AHEAD: usize = 6 << 10;
 
 /// The set, if this processor has what it needs.
