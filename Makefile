@@ -100,9 +100,9 @@ bench-llama: model ## decoding and prefill beside llama.cpp, same files, one run
 	"$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" && \
 	"$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --contended --models smollm2.Q4_1
 
-bench-sessions: model ## eight sessions that decode together against one alone, weights in four types
+bench-sessions: model ## eight sessions that decode together against one alone, weights in five types
 	cargo build --release --locked -p corolla-candle --example sessions
-	for dtype in stored q8_0 f16 bf16; do \
+	for dtype in stored q8_0 f16 bf16 f32; do \
 	DTYPE=$$dtype target/release/examples/sessions models/SmolLM2-135M-Instruct.Q4_1.gguf 8 64 5 || exit 1; done
 
 bench-swarm:     ## speed on a swarm of this machine, beside the stock Python client

@@ -10,9 +10,9 @@ use super::{
     pool::Pool,
 };
 
-/// Up to this many new positions are done one by one; more are worth a matrix product.
+/// Up to this many new positions are done one by one; more are worth a matrix product: a guess.
 const FEW: usize = 4;
-/// New positions of one matrix product: bounds the memory for scores.
+/// New positions of one matrix product: bounds the memory for scores. A guess.
 const CHUNK: usize = 64;
 
 /// Attends with `queries` of shape `[batch, seq, heads * dim]` over `cache`, which holds the new positions already.

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-/// Numbers from which on a piece is worth keeping.
+/// Numbers from which on a piece is worth keeping: several pages. A guess, as the two below.
 const LARGE: usize = 1 << 14;
 /// Numbers up to which a piece is kept: what is larger is needed rarely, and would be held on to for ever.
 const LARGEST: usize = 1 << 23;

@@ -21,6 +21,9 @@ use corolla_domain::ports::PortError;
 
 use super::kernels::Lent;
 
+// The times below are guesses: an operation takes tens to hundreds of microseconds, a scheduler's slice some milliseconds.
+// `scripts/bench/kernels.py --contended` measures what they do beside a busy neighbour.
+
 /// How long a worker looks for the next operation before it sleeps: longer than what lies between two operations.
 const LOOK: Duration = Duration::from_micros(100);
 /// A wait for a begun block that may say that the worker has lost its core; it does if the caller has done blocks in less

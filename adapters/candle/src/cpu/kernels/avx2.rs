@@ -15,7 +15,7 @@ use super::{
 /// Numbers of one register.
 const LANES: usize = 8;
 
-/// Bytes ahead of those in use that are asked for.
+/// Bytes ahead of those in use that are asked for: as in `avx512`.
 const AHEAD: usize = 6 << 10;
 
 /// The set, if this processor has what it needs.
@@ -172,14 +172,6 @@ fn add_four([[a, b], [c, d]]: [[__m256; 2]; 2]) -> [[f32; 2]; 2] {
     // SAFETY: there is room for four numbers of four bytes; the store needs no alignment.
     unsafe { _mm_storeu_ps(sums.as_mut_ptr().cast(), both) };
     sums
-}
-
-/// The sum of all lanes.
-#[target_feature(enable = "avx2,fma,f16c")]
-fn add_lanes(sum: __m256) -> f32 {
-    let four = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
-    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
 }
 
 /// Sixteen bytes as numbers of 16 bits.

@@ -208,7 +208,8 @@ fn scales<const SCALES: u8>(tiles: Tiles<'_>, nth: usize) -> (__m512, __m512) {
     }
 }
 
-/// Lines ahead of the one in use that are asked for: the processor's own guesses end with a page of memory.
+/// Lines ahead of the one in use that are asked for: the processor's own guesses end with a page of memory. Itself
+/// a guess.
 const AHEAD: usize = 96;
 
 /// Asks for the line that is [`AHEAD`] of this one.

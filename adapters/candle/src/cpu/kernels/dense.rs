@@ -11,7 +11,8 @@ use crate::cpu::pool::Pool;
 
 /// Up to this many rows of activations, quantised weights are not widened once for all of them: a guess.
 const FEW: usize = 4;
-/// Numbers of weights that one task widens where there are many rows: they stay in the second-level cache.
+/// Numbers of weights that one task widens where there are many rows: they stay in the second-level cache of
+/// most processors.
 const PANEL: usize = 1 << 17;
 
 /// The weights of a product, row-major.

@@ -21,7 +21,7 @@ use crate::cpu::pool::Pool;
 pub(crate) const ROWS: usize = 16;
 /// Columns of a tile.
 pub(crate) const COLS: usize = 32;
-/// Row blocks that one task packs.
+/// Row blocks that one task packs: a guess.
 const TASK: usize = 4;
 
 /// Four bytes of each of sixteen rows.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::cpu::{buffers, pool::Pool};
 
-/// Bytes of weights that are worth a task of their own.
+/// Bytes of weights that are worth a task of their own: a guess.
 const TASK_BYTES: usize = 24 << 10;
 
 /// Rows of activations rounded on first use, in chunks of at most [`CHUNK`].

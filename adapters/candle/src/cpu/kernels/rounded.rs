@@ -5,7 +5,8 @@
 
 use super::packed::COLS;
 
-/// Rows of a chunk: with them, the sums of sixteen weight rows stay in the first-level cache.
+/// Rows of a chunk: with them, the sums of sixteen weight rows stay in the first-level cache. A
+/// guess.
 pub(crate) const CHUNK: usize = 64;
 
 /// What a group of activations was rounded with.

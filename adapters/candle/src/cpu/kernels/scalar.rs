@@ -9,7 +9,7 @@ pub(super) fn kernels() -> Kernels {
         dot_bf16,
         dot_f16,
         several_f32: |weights, x, cols, products| {
-            several::reference(weights, x, cols, products, std::convert::identity)
+            several::reference(weights, x, cols, products, std::convert::identity);
         },
         several_bf16: |weights, x, cols, products| several::reference(weights, x, cols, products, bf16),
         several_f16: |weights, x, cols, products| several::reference(weights, x, cols, products, f16),

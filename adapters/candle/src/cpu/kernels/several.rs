@@ -2,8 +2,8 @@
 //! widened two rows at a time, in registers, for as many rows of activations as there are registers for sums.
 //!
 //! A lane sums up its columns in one run, whatever the number of rows: so one row of activations has the same products, to
-//! the bit, alone and among others. Two weight rows at a time also read memory faster than one: 15.0 GB/s against 12.9 with
-//! one row of 1024 f32 activations (best of 9, one thread of a Xeon with AVX-512), 11.5 GB/s with eight.
+//! the bit, alone and among others. Two weight rows at a time also read memory a little faster than one: some tenth in f32,
+//! on a Xeon with AVX-512, in a loop of its own. What sessions gain by it together says `make bench-sessions`.
 
 use super::parts::{place, together};
 use crate::cpu::pool::Pool;

@@ -6,9 +6,9 @@ use crate::cpu::{
     pool::Pool,
 };
 
-/// Numbers that are widened at a time: they stay in the second-level cache.
+/// Numbers that are widened at a time: they stay in the second-level cache of most processors.
 const PANEL: usize = 1 << 18;
-/// Rows that one task widens.
+/// Rows that one task widens: a guess.
 const TASK_ROWS: usize = 16;
 
 impl Matrix {
