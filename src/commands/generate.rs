@@ -211,6 +211,7 @@ fn request(options: &Options) -> ReplyRequest {
         sampling: sampling(options),
         stop: StopRule {
             sequences: options.stop.clone(),
+            endings: None,
             include: false,
             ignore_eos: options.ignore_eos,
             skip_special: options.chat,

@@ -15,3 +15,4 @@ mod open_api;
 mod server;
 mod simulation;
 mod v1;
+mod v2;

@@ -1,7 +1,7 @@
 //! `/v1/chat/completions`: chat in the shape that OpenAI's clients speak.
 
 mod describe;
-mod fields;
+pub(crate) mod fields;
 mod request;
 mod shape;
 mod stream;

@@ -61,6 +61,7 @@ impl ChatAsk {
             sampling: sampling(&fields)?,
             stop: StopRule {
                 sequences: stops(fields.get("stop"))?,
+                endings: None,
                 include: false,
                 ignore_eos: false,
                 skip_special: true,

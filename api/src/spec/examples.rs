@@ -9,6 +9,7 @@ pub(super) fn complete(document: &mut Value) {
     // Nobody is asked who they are; a server that needs it stands behind a proxy that asks.
     document["security"] = json!([]);
     v1(document);
+    v2(document);
     chat(document);
     rest(document);
 }
@@ -123,6 +124,31 @@ fn v1(document: &mut Value) {
     for path in [open, "/api/v1/close_inference_session"] {
         put(document, path, "400", JSON, &[("Unreadable", error("bad_request", "the request cannot be read"))]);
     }
+}
+
+fn v2(document: &mut Value) {
+    let path = "/api/v2/generate";
+    let open = json!({"type": "open_inference_session", "max_length": 1024});
+    let ask = json!({"type": "generate", "inputs": "A cat sat on a mat\n", "max_new_tokens": 1, "do_sample": 1,
+        "temperature": 0.6, "top_p": 0.9, "stop_sequence": "</s>", "extra_stop_sequences": ["\n\n"]});
+    put(
+        document,
+        path,
+        "101",
+        JSON,
+        &[
+            ("Open a session", open),
+            ("It is open", json!({"ok": true})),
+            ("Ask for a reply", ask),
+            ("A piece", json!({"ok": true, "outputs": " and", "stop": false, "token_count": 1})),
+            ("The last piece", json!({"ok": true, "outputs": ".</s>", "stop": true, "token_count": 2})),
+            ("A failure", failed("ValueError: extra_stop_sequences require stop_sequence length to be exactly 1 token")),
+        ],
+    );
+    let plain = "this path is a WebSocket: ask for an upgrade, and see /docs for its frames";
+    put(document, path, "400", JSON, &[("No WebSocket", error("websocket_expected", plain))]);
+    let full = "Too many opened inference sessions (max 50), please come back later";
+    put(document, path, "429", JSON, &[("Full", error("too_many_sessions", full))]);
 }
 
 fn chat(document: &mut Value) {

@@ -10,7 +10,7 @@ use corolla_domain::session::SessionService;
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService, Tags};
 use serde_json::Value;
 
-use crate::{chat::Chat, models::Models, operation::Operations, settings::ApiSettings, swarm::SwarmView, v1::V1};
+use crate::{chat::Chat, models::Models, operation::Operations, settings::ApiSettings, swarm::SwarmView, v1::V1, v2::V2};
 
 /// Areas of the description.
 #[derive(Tags)]
@@ -18,6 +18,9 @@ pub(crate) enum Tag {
     /// Text generation and sessions with plain forms: the API of the first clients, kept as it was and extended.
     #[oai(rename = "v1")]
     V1,
+    /// A session and its replies over one WebSocket, as the first chat page spoke it.
+    #[oai(rename = "v2")]
+    V2,
     /// Chat in the shape that OpenAI's clients speak, streamed or in one piece.
     #[oai(rename = "chat")]
     Chat,
@@ -30,7 +33,7 @@ pub(crate) enum Tag {
 }
 
 /// Everything that is described.
-pub(crate) type Everything = (V1, Chat, Models, SwarmView, Operations);
+pub(crate) type Everything = (V1, V2, Chat, Models, SwarmView, Operations);
 
 const ABOUT: &str = "A chat page and an HTTP endpoint for large language models, on this machine or over a swarm.";
 
@@ -38,6 +41,7 @@ const ABOUT: &str = "A chat page and an HTTP endpoint for large language models,
 pub(crate) fn operations(service: Arc<SessionService>, settings: Arc<ApiSettings>) -> Everything {
     (
         V1 { service: service.clone(), settings: settings.clone() },
+        V2::new(service.clone(), settings.clone()),
         Chat { service: service.clone(), settings: settings.clone() },
         Models { service: service.clone() },
         SwarmView { service: service.clone() },

@@ -68,6 +68,7 @@ impl Ask {
                 sampling,
                 stop: StopRule {
                     sequences: stop.map(str::to_owned).into_iter().collect(),
+                    endings: None,
                     include: true,
                     ignore_eos: false,
                     skip_special: false,

@@ -78,12 +78,24 @@ impl Sampling {
 pub struct StopRule {
     /// Texts that end the reply wherever they end, also inside a token or across tokens.
     pub sequences: Vec<String>,
+    /// Further texts that end the reply, and as if the model had ended it with the stop sequence: that is what the
+    /// session goes on from. `sequences` is then one text of exactly one token. `None` asks for nothing, an empty list for
+    /// that check.
+    pub endings: Option<Vec<String>>,
     /// Whether the stop text itself is part of the reply.
     pub include: bool,
     /// Go on after the model's end-of-text token.
     pub ignore_eos: bool,
     /// Leave special tokens (also the end-of-text token) out of the text.
     pub skip_special: bool,
+}
+
+impl StopRule {
+    /// All texts that end the reply.
+    #[must_use]
+    pub fn all(&self) -> Vec<String> {
+        self.sequences.iter().chain(self.endings.iter().flatten()).cloned().collect()
+    }
 }
 
 /// Why a reply ended.

@@ -38,6 +38,8 @@ pub struct Turn<C> {
     text: Detokenizer,
     stops: StopMatcher,
     rule: StopRule,
+    /// Takes the place of the last token where one of the rule's endings was found.
+    ending: Option<TokenId>,
     /// Tokens that may still be produced.
     left: usize,
     prefill_chunk: usize,
@@ -68,8 +70,9 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         Ok(Self {
             sampler: Sampler::new(sampling, &conversation.tokens, seed),
             text: Detokenizer::new(&conversation.tokens, conversation.unread, rule.skip_special),
-            stops: StopMatcher::new(rule.sequences.clone(), rule.include),
+            stops: StopMatcher::new(rule.all(), rule.include),
             rule,
+            ending: None,
             model,
             conversation,
             left: new_tokens.max(1),
@@ -78,6 +81,12 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
             finished: false,
             begun: false,
         })
+    }
+
+    /// With the token that takes the place of the last one where one of the rule's endings is found.
+    #[must_use]
+    pub fn ending_with(self, ending: Option<TokenId>) -> Self {
+        Self { ending, ..self }
     }
 
     /// Computes one token: a forward pass over everything the blocks have not seen, the logits of the last position, a
@@ -172,10 +181,25 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
             Ok(text) => (text, None),
             Err(found) => (found.text, Some(FinishReason::StopSequence(found.sequence))),
         };
-        let stopped = matches!(finish, Some(FinishReason::StopSequence(_)));
-        self.conversation.unread = if stopped { 0 } else { self.text.unread() };
+        if let Some(FinishReason::StopSequence(found)) = &finish {
+            self.conversation.unread = 0;
+            self.end_with(found);
+        } else {
+            self.conversation.unread = self.text.unread();
+        }
         self.finished = finish.is_some();
         Ok(Chunk { text, tokens: token.into_iter().collect(), finish })
+    }
+
+    /// Makes the conversation end as the model would have ended it, where `found` is not the stop sequence itself. The
+    /// blocks have not seen the last token yet.
+    fn end_with(&mut self, found: &str) {
+        let Some(token) = self.ending.filter(|_| !self.rule.sequences.iter().any(|stop| stop == found)) else { return };
+        let conversation = &mut *self.conversation;
+        let seen = conversation.blocks.position();
+        if let Some(last) = conversation.tokens.get_mut(seen..).and_then(<[TokenId]>::last_mut) {
+            *last = token;
+        }
     }
 }
 

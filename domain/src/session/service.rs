@@ -7,12 +7,12 @@ use uuid::Uuid;
 use super::{
     Ambient, Catalogue, Limits, Meter, ModelState, Readiness, Reply, ReplyError, ReplyRequest,
     continuation::{Continuation, Undo},
-    core::{Core, missing_blocks},
+    core::{Core, Speaker, missing_blocks},
     table::{Live, Seat},
 };
 use crate::{
-    generation::{Turn, TurnModel},
-    model::ModelId,
+    generation::{StopRule, Turn, TurnModel},
+    model::{ModelId, TokenId},
     ports::{FaultKind, PortError, SessionRecord, SessionStore, Timestamp},
 };
 
@@ -106,6 +106,7 @@ impl SessionService {
             None => core.stand(request.model.as_ref())?,
         };
         let prompt = Continuation::of(&speaker, &seat, &request.prompt).await?;
+        let ending = ending(&speaker, &request.stop).await?;
         let new_tokens = core.new_tokens(&speaker.spec, &seat, &prompt, request.length)?;
         let pass = admission.turn().await?;
         if let Seat::Own(conversation) = &mut seat {
@@ -116,7 +117,8 @@ impl SessionService {
         let cached = prompt.apply(&mut seat).await?;
         let model = TurnModel { tokenizer: speaker.entry.tokenizer.clone(), local: speaker.entry.local.clone() };
         let sampling = (request.sampling, (core.ambient.random)());
-        let turn = Turn::new(model, seat, sampling, request.stop, new_tokens, core.limits.prefill_chunk)?;
+        let turn = Turn::new(model, seat, sampling, request.stop, new_tokens, core.limits.prefill_chunk)?
+            .ending_with(ending);
         Ok(Reply::new(core.clone(), speaker.spec.id.clone(), turn, (cached, undo), pass))
     }
 
@@ -178,6 +180,20 @@ impl SessionService {
         Ok(())
     }
 }
+
+/// The token of the stop sequence, where other texts end a reply as if it had ended it.
+async fn ending(speaker: &Speaker, rule: &StopRule) -> Result<Option<TokenId>, PortError> {
+    if rule.endings.is_none() {
+        return Ok(None);
+    }
+    let [stop] = rule.sequences.as_slice() else { return Err(PortError::invalid(ONE_TOKEN)) };
+    match speaker.entry.tokenizer.encode(stop, false).await?.as_slice() {
+        [token] => Ok(Some(*token)),
+        _ => Err(PortError::invalid(ONE_TOKEN)),
+    }
+}
+
+const ONE_TOKEN: &str = "extra_stop_sequences require stop_sequence length to be exactly 1 token";
 
 #[cfg(test)]
 mod tests;

@@ -363,3 +363,27 @@ async fn readiness_tells_why_the_rest_of_the_blocks_is_not_known() {
     let missing = service.readiness().await.remove(0).missing.unwrap();
     assert_eq!(missing, "no server is known for blocks 1: the swarm could not be reached: no initial peer answers");
 }
+
+#[tokio::test]
+async fn an_ending_leaves_the_session_as_if_the_model_had_ended() {
+    let house = house();
+    let plain = house.say(asking(None, text("a prompt"), Length::NewTokens(8))).await.unwrap().0;
+    let ending = plain[4..6].to_owned();
+    let stop = |sequence: &str, endings: &[&str]| StopRule {
+        sequences: vec![sequence.to_owned()],
+        endings: Some(endings.iter().map(|text| (*text).to_owned()).collect()),
+        include: true,
+        ..StopRule::default()
+    };
+    let session = house.service.open(None, None).await.unwrap();
+    let asked = asking(Some(session), text("a prompt"), Length::NewTokens(8));
+    let (said, _, reason) = house.say(ReplyRequest { stop: stop("!", &[&ending]), ..asked.clone() }).await.unwrap();
+    assert_eq!((said.as_str(), reason), (&plain[..6], FinishReason::StopSequence(ending)));
+    let kept = house.records.lock().unwrap()[&session].tokens.clone();
+    assert_eq!(kept, testing::tokens(&format!("a prompt{}!", &plain[..5])), "the stop sequence is the last token");
+
+    for (sequence, endings) in [("!!", &[][..]), ("!!", &["x"][..])] {
+        let refused = house.refusal(ReplyRequest { stop: stop(sequence, endings), ..asked.clone() }).await;
+        assert_eq!(refused, "extra_stop_sequences require stop_sequence length to be exactly 1 token");
+    }
+}
