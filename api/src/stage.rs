@@ -100,7 +100,8 @@ struct Bytes;
 #[async_trait]
 impl Tokenizer for Bytes {
     async fn encode(&self, text: &str, _: bool) -> Result<Vec<TokenId>, PortError> {
-        Ok(text.bytes().map(|byte| TokenId(u32::from(byte) + 3)).collect())
+        let bytes = |text: &str| text.bytes().map(|byte| TokenId(u32::from(byte) + 3)).collect::<Vec<_>>();
+        Ok(text.split("</s>").map(bytes).collect::<Vec<_>>().join(&TokenId(2)))
     }
 
     fn decode(&self, tokens: &[TokenId], skip_special: bool) -> Result<String, PortError> {
@@ -108,6 +109,7 @@ impl Tokenizer for Bytes {
         for token in tokens {
             match token.0 {
                 0..=2 if skip_special => {}
+                0 => bytes.extend_from_slice(b"<unk>"),
                 1 => bytes.extend_from_slice(b"<s>"),
                 2 => bytes.extend_from_slice(b"</s>"),
                 id => bytes.push(u8::try_from(id - 3).map_err(|_| PortError::invalid("not a token"))?),
@@ -154,6 +156,10 @@ impl LocalModel for Alphabet {
         let row = |token| LogitRow::Dense((0..259).map(|id| if id == next(token) { 9.0 } else { 0.0 }).collect());
         let values = hidden.to_f32();
         Ok(Logits { rows: values.iter().copied().map(row).collect() })
+    }
+
+    async fn normed(&self, hidden: Hidden) -> Result<Hidden, PortError> {
+        Ok(hidden)
     }
 }
 

@@ -229,5 +229,7 @@ fn sampling(options: &Options) -> Sampling {
         presence_penalty: options.presence_penalty,
         frequency_penalty: options.frequency_penalty,
         seed: options.seed,
+        bias: Vec::new(),
+        alternatives: None,
     }
 }

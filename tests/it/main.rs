@@ -12,6 +12,7 @@ mod golden;
 mod hosting;
 mod layering;
 mod open_api;
+mod openai;
 mod server;
 mod simulation;
 mod v1;

@@ -11,6 +11,8 @@ pub(super) fn complete(document: &mut Value) {
     v1(document);
     v2(document);
     chat(document);
+    completions(document);
+    embeddings(document);
     rest(document);
 }
 
@@ -142,7 +144,10 @@ fn v2(document: &mut Value) {
             ("Ask for a reply", ask),
             ("A piece", json!({"ok": true, "outputs": " and", "stop": false, "token_count": 1})),
             ("The last piece", json!({"ok": true, "outputs": ".</s>", "stop": true, "token_count": 2})),
-            ("A failure", failed("ValueError: extra_stop_sequences require stop_sequence length to be exactly 1 token")),
+            (
+                "A failure",
+                failed("ValueError: extra_stop_sequences require stop_sequence length to be exactly 1 token"),
+            ),
         ],
     );
     let plain = "this path is a WebSocket: ask for an upgrade, and see /docs for its frames";
@@ -196,6 +201,46 @@ fn chat(document: &mut Value) {
     let broken = chat_error("server_error", "unavailable", "the block server at 10.0.0.7 is gone", None);
     let streams = [("A reply", json!([begin, word, end])), ("A failure on the way", json!([begin, word, broken]))];
     put(document, path, "200", "text/event-stream", &streams);
+    errors(document, path);
+}
+
+fn completions(document: &mut Value) {
+    let path = "/v1/completions";
+    let asked = [
+        ("One text", json!({"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0})),
+        ("A prompt scored", json!({"prompt": "Paris", "max_tokens": 0, "echo": true, "logprobs": 1})),
+    ];
+    put(document, path, "request", JSON, &asked);
+    let usage = json!({"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": 0}});
+    let piece = |text: &str, finish: Value| {
+        json!({"id": "cmpl-1f0c", "object": "text_completion", "created": 1_750_000_000, "model": "smollm2-135m-instruct",
+               "choices": [{"index": 0, "text": text, "logprobs": null, "finish_reason": finish}]})
+    };
+    let mut whole = piece(" Paris.", json!("length"));
+    whole["usage"] = usage;
+    put(document, path, "200", JSON, &[("A text", whole)]);
+    let stream = json!([piece(" Paris", Value::Null), piece(".", json!("length"))]);
+    put(document, path, "200", "text/event-stream", &[("A text", stream)]);
+    errors(document, path);
+}
+
+fn embeddings(document: &mut Value) {
+    let path = "/v1/embeddings";
+    put(document, path, "request", JSON, &[("Two texts", json!({"input": ["A cat", "A dog"]}))]);
+    let row = |index: u32, embedding: Value| json!({"object": "embedding", "index": index, "embedding": embedding});
+    let all = |data: Value| {
+        json!({"object": "list", "data": data, "model": "smollm2-135m-instruct",
+               "usage": {"prompt_tokens": 4, "total_tokens": 4}})
+    };
+    let plain = all(json!([row(0, json!([0.6, -0.8])), row(1, json!([0.8, 0.6]))]));
+    let base64 = all(json!([row(0, json!("mpkZP83MTL8="))]));
+    put(document, path, "200", JSON, &[("Vectors", plain), ("In base64", base64)]);
+    errors(document, path);
+}
+
+/// The errors of the operations that compute.
+fn errors(document: &mut Value, path: &str) {
     let wrong = "invalid_request_error";
     let rows = [
         (
@@ -211,8 +256,8 @@ fn chat(document: &mut Value) {
             "Not supported",
             wrong,
             "unsupported_parameter",
-            "tools is not supported by this server yet",
-            Some("tools"),
+            "response_format is not supported by this server yet",
+            Some("response_format"),
         ),
         (
             "400",
@@ -300,12 +345,21 @@ fn rest(document: &mut Value) {
         "family": "llama", "context_length": 8192, "dtype": "q4_1", "blocks": 30, "hidden": 576, "vocab": 49152});
     let sessions = json!({"max_sessions": 50, "default_length": 1024, "max_length": 8192, "idle_seconds": 300});
     put(document, "/api/v1/models", "200", JSON, &[("One model", json!({"models": [model], "sessions": sessions}))]);
+    let id = "smollm2-135m-instruct";
+    let card = json!({"id": id, "object": "model", "created": 1_750_000_000, "owned_by": "corolla"});
+    put(document, "/v1/models", "200", JSON, &[("One model", json!({"object": "list", "data": [card]}))]);
+    put(document, "/v1/models/{model}", "200", JSON, &[("The model", card)]);
+    let unknown = chat_error("invalid_request_error", "model_not_found", "there is no model x", Some("model"));
+    put(document, "/v1/models/{model}", "404", JSON, &[("Unknown", unknown)]);
+    for path in ["/v1/models", "/v1/models/{model}"] {
+        let unreadable = chat_error("invalid_request_error", "bad_request", "the request cannot be read", None);
+        put(document, path, "400", JSON, &[("Unreadable", unreadable)]);
+    }
     let servers = json!([{"peer": "in-process", "start": 0, "end": 30, "rps": 1000.0, "rtt_ms": 0.0, "free_tokens": 32768,
         "relayed": null, "version": null, "dtype": null, "name": null}]);
     let swarm = json!({"model": "smollm2-135m-instruct", "blocks": 30, "missing": [], "fault": null, "servers": servers,
         "route": [{"peer": "in-process", "start": 0, "end": 30}]});
     put(document, "/api/v1/swarm", "200", JSON, &[("On this machine", json!({"models": [swarm]}))]);
-    let id = "smollm2-135m-instruct";
     put(document, "/health/live", "200", JSON, &[("Alive", json!({"status": "ok", "version": "0.1.0"}))]);
     let ready = json!({"code": "ready", "message": "every model can answer",
         "models": [{"model": id, "ready": true, "missing": null}]});

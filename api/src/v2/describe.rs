@@ -29,8 +29,7 @@ const OPEN: &str = "OpenSessionFrame";
 const GENERATE: &str = "GenerateFrame";
 const ANSWER: &str = "SocketAnswer";
 
-const DESCRIPTION: &str =
-    "A WebSocket of text frames, each a JSON object. The client's first frame is an OpenSessionFrame; \
+const DESCRIPTION: &str = "A WebSocket of text frames, each a JSON object. The client's first frame is an OpenSessionFrame; \
      it is answered by `{\"ok\": true}`. Then come any number of GenerateFrames. They may be sent ahead and are worked off \
      in order. Each is answered by SocketAnswers, the last of which has `stop: true`. Without `stop_sequence` there is one \
      answer, after `max_new_tokens` or `max_length`. With `stop_sequence` a frame comes every `max_new_tokens` tokens \
@@ -45,9 +44,8 @@ pub(super) fn register(registry: &mut Registry) {
     Tag::V2.register(registry);
     FaultBody::register_schema(registry);
     ReplyRoute::register(registry);
-    let kind = |name: &'static str| {
-        ("type", MetaSchema { enum_items: vec![name.into()], ..text("What the frame is for.") })
-    };
+    let kind =
+        |name: &'static str| ("type", MetaSchema { enum_items: vec![name.into()], ..text("What the frame is for.") });
     let open = object(
         "The client's first frame: which session.",
         vec!["type"],

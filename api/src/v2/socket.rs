@@ -94,7 +94,10 @@ async fn read(
             Some(Ok(Message::Text(text))) => text,
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
             Some(Ok(Message::Binary(_))) => {
-                return Err(Fault { legacy: "TypeError", ..Fault::invalid("frame", "frames must be text, not binary") });
+                return Err(Fault {
+                    legacy: "TypeError",
+                    ..Fault::invalid("frame", "frames must be text, not binary")
+                });
             }
             // What the protocol forbids has no kind of its own; a connection that broke has.
             Some(Err(error)) if error.kind() == std::io::ErrorKind::Other => {

@@ -123,8 +123,11 @@ async fn after_an_extra_stop_sequence_the_session_goes_on_from_the_stop_token() 
     // After `e` comes `f`; after the end of the text the alphabet begins anew.
     say(&mut socket, json!({"type": "generate", "max_new_tokens": 1})).await;
     assert_eq!(hear(&mut socket).await, r#"{"ok": true, "outputs": "a", "stop": true, "token_count": 1}"#);
-    say(&mut socket, json!({"type": "generate", "max_new_tokens": 1, "stop_sequence": "xy", "extra_stop_sequences": []}))
-        .await;
+    say(
+        &mut socket,
+        json!({"type": "generate", "max_new_tokens": 1, "stop_sequence": "xy", "extra_stop_sequences": []}),
+    )
+    .await;
     let told = failure(&mut socket).await;
     assert_eq!(told, "ValueError: extra_stop_sequences require stop_sequence length to be exactly 1 token");
 }

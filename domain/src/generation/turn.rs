@@ -2,7 +2,7 @@
 
 use std::{ops::DerefMut, sync::Arc};
 
-use super::{Chunk, Detokenizer, FinishReason, Sampler, Sampling, StopMatcher, StopRule};
+use super::{Chunk, Detokenizer, FinishReason, Likelihood, Sampler, Sampling, StopMatcher, StopRule};
 use crate::{
     model::{Hidden, TokenId},
     ports::{BlockSession, LocalModel, PortError, StepInput, Tokenizer},
@@ -38,6 +38,12 @@ pub struct Turn<C> {
     text: Detokenizer,
     stops: StopMatcher,
     rule: StopRule,
+    sampling: Sampling,
+    /// How the conversation was before the first reply: tokens, and how many of them were not shown.
+    before: (usize, usize),
+    new_tokens: usize,
+    /// How many alternatives to tell with each token.
+    alternatives: Option<usize>,
     /// Takes the place of the last token where one of the rule's endings was found.
     ending: Option<TokenId>,
     /// Tokens that may still be produced.
@@ -68,6 +74,10 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
             return Err(PortError::invalid("there is no token to continue"));
         }
         Ok(Self {
+            before: (conversation.tokens.len(), conversation.unread),
+            new_tokens: new_tokens.max(1),
+            alternatives: sampling.alternatives,
+            sampling: sampling.clone(),
             sampler: Sampler::new(sampling, &conversation.tokens, seed),
             text: Detokenizer::new(&conversation.tokens, conversation.unread, rule.skip_special),
             stops: StopMatcher::new(rule.all(), rule.include),
@@ -89,6 +99,21 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         Self { ending, ..self }
     }
 
+    /// Begins another reply to the same prompt, of which nothing but the last position is computed again. Its seed is the
+    /// request's and `nth`, or where that has none, `seed`. The reply before is forgotten.
+    pub fn again(&mut self, nth: u64, seed: u64) {
+        let (tokens, unread) = self.before;
+        let conversation = &mut *self.conversation;
+        conversation.tokens.truncate(tokens);
+        conversation.unread = unread;
+        let sampling = Sampling { seed: self.sampling.seed.map(|own| own.wrapping_add(nth)), ..self.sampling.clone() };
+        self.sampler = Sampler::new(sampling, &conversation.tokens, seed);
+        self.text = Detokenizer::new(&conversation.tokens, unread, self.rule.skip_special);
+        self.stops = StopMatcher::new(self.rule.all(), self.rule.include);
+        self.left = self.new_tokens;
+        (self.finished, self.begun) = (false, false);
+    }
+
     /// Computes one token: a forward pass over everything the blocks have not seen, the logits of the last position, a
     /// choice. `None` once a chunk with a finish reason has been returned. After an error, and after dropping the
     /// future, it may be called again and goes on where it was.
@@ -103,13 +128,18 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         let (needed, max_length) = (self.conversation.tokens.len() - start, self.conversation.max_length);
         if start + needed > max_length {
             let reason = FinishReason::SessionFull { position: start, needed, max_length };
-            return self.chunk(None, Some(reason)).map(Some);
+            return self.chunk(None, None, Some(reason)).map(Some);
         }
         let hidden = self.feed(start).await?;
         let logits = self.model.local.logits(hidden.last()?, self.sampler.want()).await?;
         let row = logits.rows.into_iter().next_back();
         let row = row.ok_or_else(|| PortError::internal("the LM head returned no logits"))?;
+        let whole = self.alternatives.map(|count| (row.clone(), count));
         let token = self.sampler.pick(row)?;
+        let tokenizer = &*self.model.tokenizer;
+        let likelihood = whole
+            .map(|(row, count)| Likelihood::of(row, token, count, tokenizer, &self.conversation.tokens))
+            .transpose()?;
         self.conversation.tokens.push(token);
         self.conversation.unread += 1;
         self.left -= 1;
@@ -121,7 +151,7 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         } else {
             None
         };
-        self.chunk(Some(token), reason).map(Some)
+        self.chunk(Some(token), likelihood, reason).map(Some)
     }
 
     /// Positions run through the blocks so far.
@@ -163,7 +193,12 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
     }
 
     /// Makes the chunk that shows `token`, and decides what text may go out with it.
-    fn chunk(&mut self, token: Option<TokenId>, reason: Option<FinishReason>) -> Result<Chunk, PortError> {
+    fn chunk(
+        &mut self,
+        token: Option<TokenId>,
+        likelihood: Option<Likelihood>,
+        reason: Option<FinishReason>,
+    ) -> Result<Chunk, PortError> {
         let tokenizer = &*self.model.tokenizer;
         let mut fresh = String::new();
         if !self.begun {
@@ -188,7 +223,8 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
             self.conversation.unread = self.text.unread();
         }
         self.finished = finish.is_some();
-        Ok(Chunk { text, tokens: token.into_iter().collect(), finish })
+        let (tokens, likelihoods) = (token.into_iter().collect(), likelihood.into_iter().collect());
+        Ok(Chunk { text, tokens, likelihoods, finish })
     }
 
     /// Makes the conversation end as the model would have ended it, where `found` is not the stop sequence itself. The

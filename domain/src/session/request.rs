@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     generation::{Sampling, StopRule},
-    model::{Message, ModelId},
+    model::{Message, ModelId, TokenId},
     ports::Timestamp,
     routing::Patience,
 };
@@ -18,6 +18,8 @@ pub enum Prompt {
     Nothing,
     /// This text, appended to the session as it is.
     Text(String),
+    /// These tokens, appended to the session as they are.
+    Tokens(Vec<TokenId>),
     /// A whole chat. In a session the longest common prefix with what was said before is not computed again.
     Chat(Vec<Message>),
 }

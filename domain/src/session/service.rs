@@ -105,6 +105,8 @@ impl SessionService {
             Some(id) => core.sit(id, request.model.as_ref()).await?,
             None => core.stand(request.model.as_ref())?,
         };
+        let biased: Vec<TokenId> = request.sampling.bias.iter().map(|(token, _)| *token).collect();
+        speaker.check_tokens("logit_bias", &biased)?;
         let prompt = Continuation::of(&speaker, &seat, &request.prompt).await?;
         let ending = ending(&speaker, &request.stop).await?;
         let new_tokens = core.new_tokens(&speaker.spec, &seat, &prompt, request.length)?;
@@ -117,9 +119,19 @@ impl SessionService {
         let cached = prompt.apply(&mut seat).await?;
         let model = TurnModel { tokenizer: speaker.entry.tokenizer.clone(), local: speaker.entry.local.clone() };
         let sampling = (request.sampling, (core.ambient.random)());
-        let turn = Turn::new(model, seat, sampling, request.stop, new_tokens, core.limits.prefill_chunk)?
-            .ending_with(ending);
+        let turn =
+            Turn::new(model, seat, sampling, request.stop, new_tokens, core.limits.prefill_chunk)?.ending_with(ending);
         Ok(Reply::new(core.clone(), speaker.spec.id.clone(), turn, (cached, undo), pass))
+    }
+
+    /// The text of tokens, special ones included.
+    ///
+    /// # Errors
+    /// An unknown model, a token that it does not know.
+    pub fn text_of(&self, model: Option<&ModelId>, tokens: &[TokenId]) -> Result<String, ReplyError> {
+        let speaker = self.core.speaker(model.unwrap_or(self.core.catalogue.default_id()))?;
+        speaker.check_tokens("the prompt", tokens)?;
+        Ok(speaker.entry.tokenizer.decode(tokens, false)?)
     }
 
     /// For every model, whether it can answer now.

@@ -115,6 +115,10 @@ impl LocalModel for Toy {
         let row = |state| LogitRow::Sparse(vec![(follower(state), 1.0)]);
         Ok(Logits { rows: hidden.to_f32().into_iter().map(row).collect() })
     }
+
+    async fn normed(&self, hidden: Hidden) -> Result<Hidden, PortError> {
+        Ok(hidden)
+    }
 }
 
 /// What a conversation without any fault would have said, and would say next.

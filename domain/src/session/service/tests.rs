@@ -387,3 +387,49 @@ async fn an_ending_leaves_the_session_as_if_the_model_had_ended() {
         assert_eq!(refused, "extra_stop_sequences require stop_sequence length to be exactly 1 token");
     }
 }
+
+#[tokio::test]
+async fn another_reply_to_the_same_prompt_computes_the_prompt_once() {
+    let house = house();
+    let sampling = Sampling { seed: Some(7), ..Sampling::at_temperature(5.0) };
+    let request = |seed| ReplyRequest {
+        sampling: Sampling { seed: Some(seed), ..sampling.clone() },
+        ..asking(None, text("the prompt"), Length::NewTokens(6))
+    };
+    let mut lone = Vec::new();
+    for seed in 7..10 {
+        lone.push(house.say(request(seed)).await.unwrap().0);
+    }
+    let mut reply = house.service.reply(request(7)).await.unwrap();
+    let mut texts = Vec::new();
+    for nth in 0..3 {
+        if nth > 0 {
+            reply.again(nth);
+        }
+        let mut said = String::new();
+        while let Some(chunk) = reply.next().await.unwrap() {
+            said += &chunk.text;
+        }
+        texts.push(said);
+    }
+    assert_eq!(texts, lone);
+    assert_ne!(texts[0], texts[1]);
+    let usage = Usage { prompt_tokens: 10, cached_tokens: 0, computed_tokens: 10 + 5 + 6 + 6, new_tokens: 18 };
+    assert_eq!(reply.usage(), usage);
+}
+
+#[tokio::test]
+async fn tokens_are_as_good_as_their_text() {
+    let house = house();
+    let from_text = house.say(asking(None, text("prompt"), Length::NewTokens(5))).await.unwrap();
+    let from_tokens = house.say(asking(None, Prompt::Tokens(testing::tokens("prompt")), Length::NewTokens(5))).await;
+    assert_eq!(from_tokens.unwrap(), from_text);
+    assert_eq!(house.service.text_of(None, &testing::tokens("prompt")).unwrap(), "prompt");
+    let unknown = Prompt::Tokens(vec![crate::model::TokenId(300)]);
+    let told = house.refusal(asking(None, unknown, Length::NewTokens(5))).await;
+    assert_eq!(told, "the prompt has token 300, but the tokens of m are below 256");
+    assert!(matches!(
+        house.say(asking(None, Prompt::Tokens(Vec::new()), Length::NewTokens(5))).await,
+        Err(ReplyError::EmptyInput)
+    ));
+}

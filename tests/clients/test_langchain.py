@@ -1,0 +1,55 @@
+"""LangChain's own suite for chat models, through its `ChatOpenAI`, unmodified, against the server at $COROLLA_URL.
+
+Skipped, as the suite itself does for models that say they lack something:
+* tools, structured output and JSON mode: `tools` and `response_format` are refused by name;
+* images, PDFs, audio, Anthropic's blocks: the models read text.
+"""
+
+import os
+
+from langchain_openai import ChatOpenAI
+from langchain_tests.integration_tests import ChatModelIntegrationTests
+
+MODEL = "smollm2-135m-instruct"
+
+
+class TestCorolla(ChatModelIntegrationTests):
+    @property
+    def chat_model_class(self):
+        return ChatOpenAI
+
+    @property
+    def chat_model_params(self):
+        return {
+            "model": MODEL,
+            "base_url": f"{os.environ['COROLLA_URL']}/v1",
+            "api_key": "none",
+            "temperature": 0,
+            "max_tokens": 64,
+            "max_retries": 0,
+            "stream_usage": True,
+        }
+
+    @property
+    def has_tool_calling(self):
+        return False
+
+    @property
+    def has_structured_output(self):
+        return False
+
+    @property
+    def supports_json_mode(self):
+        return False
+
+    @property
+    def supports_model_override(self):
+        return True
+
+    @property
+    def model_override_value(self):
+        return MODEL
+
+    @property
+    def enable_vcr_tests(self):
+        return False
