@@ -15,12 +15,12 @@ use std::{
 use async_trait::async_trait;
 use corolla_domain::{
     model::{
-        BlockRange, Hidden, Hop, LogitRow, Logits, Message, ModelId, ModelSpec, PeerId, ServerFacts, ServerInfo,
-        SwarmMap, TokenId, Want,
+        BlockRange, Grammar, Hidden, Hop, LogitRow, Logits, Message, ModelId, ModelSpec, PeerId, ServerFacts,
+        ServerInfo, SwarmMap, TokenId, Want,
     },
     ports::{
-        BlockSession, FaultKind, LocalModel, PortError, RemoteSwarm, SessionNeed, SessionRecord, SessionStore,
-        StepInput, Timestamp, Tokenizer,
+        BlockSession, Constraint, FaultKind, LocalModel, PortError, RemoteSwarm, SessionNeed, SessionRecord,
+        SessionStore, StepInput, Timestamp, Tokenizer,
     },
     routing::InProcessSwarm,
     session::{Ambient, Catalogue, Limits, ModelEntry, ModelState, SessionService},
@@ -120,6 +120,10 @@ impl Tokenizer for Bytes {
 
     fn chat_prompt(&self, messages: &[Message]) -> Result<String, PortError> {
         Ok(messages.iter().map(|message| format!("{:?}:{}\n", message.role, message.content)).collect())
+    }
+
+    async fn constrain(&self, _: &Grammar, _: usize, _: TokenId) -> Result<Box<dyn Constraint>, PortError> {
+        Err(PortError::new(FaultKind::Unsupported, "the toy knows no grammars"))
     }
 }
 

@@ -209,6 +209,7 @@ fn request(options: &Options) -> ReplyRequest {
         prompt: prompt(options),
         length: Length::NewTokens(options.max_new_tokens),
         sampling: sampling(options),
+        grammar: None,
         stop: StopRule {
             sequences: options.stop.clone(),
             endings: None,

@@ -56,6 +56,18 @@ const tests = {
         }
     },
 
+    async "JSON of a schema"() {
+        const schema = {
+            type: "object", required: ["city", "people"], additionalProperties: false,
+            properties: { city: { enum: ["Paris", "Rome"] }, people: { type: "integer", minimum: 0, maximum: 99999999 } },
+        };
+        const reply = await client.chat.completions.create({
+            model, messages, temperature: 0, response_format: { type: "json_schema", json_schema: { name: "place", schema, strict: true } },
+        });
+        const place = JSON.parse(reply.choices[0].message.content);
+        assert(["Paris", "Rome"].includes(place.city) && Number.isInteger(place.people));
+    },
+
     async "completions"() {
         const reply = await client.completions.create({
             model, prompt: ["The capital of France is", "Two plus two is"], max_tokens: 5, temperature: 0, echo: true, logprobs: 1,

@@ -6,6 +6,7 @@ import traceback
 import urllib.request
 
 import openai
+import pydantic
 
 URL = sys.argv[1]
 MODEL = "smollm2-135m-instruct"
@@ -66,6 +67,20 @@ def a_bias_bans_a_token():
     the = "504"  # as tests/fixtures/golden/smollm2-f32.json has it
     assert chat(max_tokens=1).choices[0].message.content == "The"
     assert chat(max_tokens=1, logit_bias={the: -100}).choices[0].message.content != "The"
+
+
+class Garden(pydantic.BaseModel):
+    name: str = pydantic.Field(max_length=20)
+    trees: int = pydantic.Field(ge=0, le=1000)
+    colours: list[str] = pydantic.Field(max_length=2)
+    open: bool
+
+
+def json_of_a_schema():
+    question = [{"role": "user", "content": "Describe a garden as JSON."}]
+    for seed in range(3):
+        reply = CLIENT.chat.completions.parse(model=MODEL, messages=question, response_format=Garden, seed=seed, max_tokens=400)
+        assert isinstance(reply.choices[0].message.parsed, Garden), reply
 
 
 def completions():
@@ -141,6 +156,7 @@ TESTS = [
     the_same_seed_gives_the_same_text,
     several_replies_and_log_probabilities,
     a_bias_bans_a_token,
+    json_of_a_schema,
     completions,
     a_prompt_is_scored,
     models,

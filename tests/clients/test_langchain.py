@@ -1,7 +1,8 @@
 """LangChain's own suite for chat models, through its `ChatOpenAI`, unmodified, against the server at $COROLLA_URL.
 
 Skipped, as the suite itself does for models that say they lack something:
-* tools, structured output and JSON mode: `tools` and `response_format` are refused by name;
+* tools: `tools` is refused by name;
+* JSON mode: it asks for keys that a model of 135 million parameters does not reliably write unless a schema makes it;
 * images, PDFs, audio, Anthropic's blocks: the models read text.
 """
 
@@ -25,7 +26,7 @@ class TestCorolla(ChatModelIntegrationTests):
             "base_url": f"{os.environ['COROLLA_URL']}/v1",
             "api_key": "none",
             "temperature": 0,
-            "max_tokens": 64,
+            "max_tokens": 256,
             "max_retries": 0,
             "stream_usage": True,
         }
@@ -36,7 +37,11 @@ class TestCorolla(ChatModelIntegrationTests):
 
     @property
     def has_structured_output(self):
-        return False
+        return True
+
+    @property
+    def structured_output_kwargs(self):
+        return {"method": "json_schema"}
 
     @property
     def supports_json_mode(self):

@@ -77,3 +77,63 @@ async fn what_means_the_same_lies_near() {
         assert!(near > far + 0.02, "{pooling}: {near} {far}");
     }
 }
+
+/// Whether `value` is what `schema` says, for the kinds of schema that the test makes.
+fn fits(value: &Value, schema: &Value) -> bool {
+    match schema["type"].as_str() {
+        Some("boolean") => value.is_boolean(),
+        Some("integer") => value.as_i64().is_some_and(|n| (-9..=9).contains(&n)),
+        Some("string") => match schema["enum"].as_array() {
+            Some(choices) => choices.contains(value),
+            None => value.as_str().is_some_and(|text| text.chars().count() <= 8),
+        },
+        Some("array") => {
+            value.as_array().is_some_and(|all| all.len() <= 2 && all.iter().all(|item| fits(item, &schema["items"])))
+        }
+        _ => value.as_object().is_some_and(|members| {
+            let wanted = schema["properties"].as_object().unwrap();
+            members.len() == wanted.len() && wanted.iter().all(|(name, schema)| fits(&value[name], schema))
+        }),
+    }
+}
+
+/// A schema, different for each number.
+fn schema(dice: &mut u64, depth: u32) -> Value {
+    *dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    match (*dice >> 33) % if depth == 0 { 4 } else { 6 } {
+        0 => json!({"type": "boolean"}),
+        1 => json!({"type": "integer", "minimum": -9, "maximum": 9}),
+        2 => json!({"type": "string", "maxLength": 8}),
+        3 => json!({"type": "string", "enum": ["red", "green", "blue"]}),
+        4 => json!({"type": "array", "maxItems": 2, "items": schema(dice, depth - 1)}),
+        _ => object(dice, depth - 1),
+    }
+}
+
+fn object(dice: &mut u64, depth: u32) -> Value {
+    let (one, two) = (schema(dice, depth), schema(dice, depth));
+    json!({"type": "object", "properties": {"one": one, "two": two}, "required": ["one", "two"], "additionalProperties": false})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_is_what_its_schema_says() {
+    let server = Server::start(&smollm2()).await;
+    let mut dice = 7;
+    for seed in 0..24 {
+        let schema = object(&mut dice, 2);
+        let format = json!({"type": "json_schema", "json_schema": {"name": "it", "schema": schema}});
+        let body = json!({"messages": [{"role": "user", "content": "Describe your garden as JSON."}], "seed": seed,
+            "temperature": 1.5, "max_tokens": 200, "response_format": format});
+        let answer = post(&server, "/v1/chat/completions", body).await;
+        let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text} for {schema}"));
+        assert!(fits(&value, &schema), "{value} for {schema}");
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    }
+    let wrong = json!({"messages": [{"role": "user", "content": "Hi"}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "it", "schema": {"type": "nonsense"}}}});
+    let response = server.http.post(format!("{}/v1/chat/completions", server.base)).json(&wrong).send().await.unwrap();
+    assert_eq!(response.status(), 400);
+    let answer: Value = response.json().await.unwrap();
+    assert!(answer["error"]["message"].as_str().unwrap().starts_with("the JSON schema cannot be used: "), "{answer}");
+}

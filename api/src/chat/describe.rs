@@ -28,8 +28,8 @@ const MESSAGE: &str = "ChatMessage";
 const PART: &str = "ChatTextPart";
 
 /// Members of OpenAI's requests that change what a reply is, and that this server does not honour yet.
-pub(super) const UNSUPPORTED: [&str; 8] =
-    ["tools", "tool_choice", "functions", "function_call", "response_format", "modalities", "audio", "prediction"];
+pub(super) const UNSUPPORTED: [&str; 7] =
+    ["tools", "tool_choice", "functions", "function_call", "modalities", "audio", "prediction"];
 
 /// Members of a request that are read.
 pub(super) fn members() -> Vec<Member> {
@@ -43,6 +43,7 @@ pub(super) fn members() -> Vec<Member> {
         ("max_tokens", integer(0, "The older name of max_completion_tokens.")),
         ("logprobs", or(boolean("Tell how probable each token was."), false)),
         ("top_logprobs", alternatives("Tell so many of the most probable tokens in each place. Needs logprobs.")),
+        ("response_format", response_format()),
         (
             "session_id",
             text(
@@ -53,6 +54,20 @@ pub(super) fn members() -> Vec<Member> {
     ];
     all.extend(shared_members());
     all
+}
+
+/// What the text must be.
+fn response_format() -> MetaSchema {
+    let kinds = ["text", "json_object", "json_schema"].map(Into::into).to_vec();
+    let kind = MetaSchema { enum_items: kinds, ..text("json_object is an object of any members.") };
+    let schema = MetaSchema { description: Some("The schema, of at most 64 KB."), ..MetaSchema::new("object") };
+    let named = object(
+        "The schema, where type is json_schema.",
+        vec!["schema"],
+        [("name", text("A name for it; it is not used.")), ("strict", boolean("Always so.")), ("schema", schema)],
+    );
+    let members = [("type", kind), ("json_schema", named)];
+    object("What the text must be. Tokens that would lead out of it cannot be drawn.", vec!["type"], members)
 }
 
 /// A number of alternatives.
@@ -151,8 +166,8 @@ pub(super) fn api() -> MetaApi {
         description: Some(
             "Writes the assistant's next message. Streamed, each event's `data` is a ChatChunk; the stream ends with \
              `data: [DONE]`, and a failure on the way is an event whose data is a ChatError. Comment lines keep a slow \
-             stream open. Closing the connection stops the compute. Unknown members are passed over; tools and \
-             response_format other than text are refused by name.",
+             stream open. Closing the connection stops the compute. Unknown members are passed over; tools are \
+             refused by name.",
         ),
         external_docs: None,
         params: Vec::new(),

@@ -2,7 +2,7 @@
 
 use corolla_domain::{
     generation::{Sampling, StopRule},
-    model::{Message, ModelId, Role},
+    model::{Grammar, Message, ModelId, Role},
     session::{Length, Prompt, ReplyRequest},
 };
 use serde_json::Value;
@@ -42,6 +42,7 @@ impl ChatAsk {
             prompt: Prompt::Chat(messages),
             length,
             sampling: Sampling { alternatives: alternatives(&fields)?, ..openai::sampling(&fields)? },
+            grammar: grammar(fields.get("response_format"))?,
             stop: StopRule {
                 sequences: openai::stops(fields.get("stop"))?,
                 endings: None,
@@ -51,6 +52,24 @@ impl ChatAsk {
             },
         };
         Ok(Self { request, stream: openai::stream(&fields)?, n: openai::choices(&fields)? })
+    }
+}
+
+/// What the text must be.
+fn grammar(value: Option<&Value>) -> Result<Option<Grammar>, Fault> {
+    let name = "response_format";
+    let Some(value) = value else { return Ok(None) };
+    match value["type"].as_str() {
+        Some("text") => Ok(None),
+        Some("json_object") => Ok(Some(Grammar::JsonObject)),
+        Some("json_schema") => match &value["json_schema"]["schema"] {
+            schema @ Value::Object(_) => Ok(Some(Grammar::JsonSchema(schema.to_string()))),
+            other => {
+                let message = format!("{name}.json_schema.schema must be an object, not {}", kind(other));
+                Err(Fault::invalid(name, message))
+            }
+        },
+        _ => Err(Fault::invalid(name, format!("{name}.type must be one of text, json_object, json_schema"))),
     }
 }
 
@@ -182,8 +201,7 @@ mod tests {
             assert_eq!((fault.code, fault.param.as_deref()), ("unsupported_parameter", Some(name)));
             assert!(read(&json!({name: null})).is_ok(), "{name}");
         }
-        let nothing =
-            json!({"n": 1, "tools": [], "logit_bias": {}, "response_format": {"type": "text"}, "logprobs": false});
+        let nothing = json!({"n": 1, "tools": [], "logit_bias": {}, "logprobs": false});
         assert!(read(&nothing).is_ok());
         let image = json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]});
         assert_eq!(read(&image).unwrap_err().param.as_deref(), Some("messages[0].content[0]"));
@@ -205,6 +223,21 @@ mod tests {
         assert_eq!(read(&json!({"stop": ["x", "y"]})).unwrap().request.stop.sequences, ["x", "y"]);
         assert!(read(&json!({"stop": ""})).is_err());
         assert!(read(&json!({"stop": vec!["x"; openai::MAX_STOPS + 1]})).is_err());
+    }
+
+    #[test]
+    fn a_format_is_text_json_or_a_schema() {
+        let grammar = |format: Value| read(&json!({"response_format": format})).map(|ask| ask.request.grammar);
+        assert_eq!(grammar(json!({"type": "text"})).unwrap(), None);
+        assert_eq!(grammar(json!({"type": "json_object"})).unwrap(), Some(Grammar::JsonObject));
+        let schema =
+            json!({"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": {"type": "object"}}});
+        assert_eq!(grammar(schema).unwrap(), Some(Grammar::JsonSchema("{\"type\":\"object\"}".to_owned())));
+        for wrong in
+            [json!({"type": "xml"}), json!({}), json!("json"), json!({"type": "json_schema", "json_schema": {}})]
+        {
+            assert_eq!(grammar(wrong).unwrap_err().param.as_deref(), Some("response_format"));
+        }
     }
 
     #[test]

@@ -66,7 +66,6 @@ pub(crate) fn unsupported(param: &str, message: String) -> Fault {
 pub(crate) fn refuse(fields: &Fields<'_>, names: &[&str]) -> Result<(), Fault> {
     let harmless = |name: &str, value: &Value| match name {
         "tool_choice" | "function_call" => matches!(value.as_str(), Some("none" | "auto")),
-        "response_format" => value["type"] == "text",
         "modalities" => value.as_array().is_some_and(|all| all.iter().all(|one| one == "text")),
         "suffix" => value == "",
         _ => {

@@ -4,8 +4,8 @@ use std::{ops::DerefMut, sync::Arc};
 
 use super::{Chunk, Detokenizer, FinishReason, Likelihood, Sampler, Sampling, StopMatcher, StopRule};
 use crate::{
-    model::{Hidden, TokenId},
-    ports::{BlockSession, LocalModel, PortError, StepInput, Tokenizer},
+    model::{Hidden, LogitRow, TokenId, Want},
+    ports::{BlockSession, Constraint, LocalModel, PortError, StepInput, Tokenizer},
 };
 
 /// The parts of a model that a turn talks to.
@@ -42,6 +42,10 @@ pub struct Turn<C> {
     /// How the conversation was before the first reply: tokens, and how many of them were not shown.
     before: (usize, usize),
     new_tokens: usize,
+    /// Scores after the prompt, for other replies to it.
+    first: Option<LogitRow>,
+    /// What the text must stay within.
+    constraint: Option<Box<dyn Constraint>>,
     /// How many alternatives to tell with each token.
     alternatives: Option<usize>,
     /// Takes the place of the last token where one of the rule's endings was found.
@@ -76,6 +80,7 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         Ok(Self {
             before: (conversation.tokens.len(), conversation.unread),
             new_tokens: new_tokens.max(1),
+            first: None,
             alternatives: sampling.alternatives,
             sampling: sampling.clone(),
             sampler: Sampler::new(sampling, &conversation.tokens, seed),
@@ -83,6 +88,7 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
             stops: StopMatcher::new(rule.all(), rule.include),
             rule,
             ending: None,
+            constraint: None,
             model,
             conversation,
             left: new_tokens.max(1),
@@ -99,7 +105,13 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         Self { ending, ..self }
     }
 
-    /// Begins another reply to the same prompt, of which nothing but the last position is computed again. Its seed is the
+    /// With a grammar that the text must stay within.
+    #[must_use]
+    pub fn within(self, constraint: Option<Box<dyn Constraint>>) -> Self {
+        Self { constraint, ..self }
+    }
+
+    /// Begins another reply to the same prompt, of which nothing is computed again. Its seed is the
     /// request's and `nth`, or where that has none, `seed`. The reply before is forgotten.
     pub fn again(&mut self, nth: u64, seed: u64) {
         let (tokens, unread) = self.before;
@@ -110,6 +122,7 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         self.sampler = Sampler::new(sampling, &conversation.tokens, seed);
         self.text = Detokenizer::new(&conversation.tokens, unread, self.rule.skip_special);
         self.stops = StopMatcher::new(self.rule.all(), self.rule.include);
+        self.constraint = self.constraint.take().map(|constraint| constraint.anew());
         self.left = self.new_tokens;
         (self.finished, self.begun) = (false, false);
     }
@@ -130,12 +143,13 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
             let reason = FinishReason::SessionFull { position: start, needed, max_length };
             return self.chunk(None, None, Some(reason)).map(Some);
         }
-        let hidden = self.feed(start).await?;
-        let logits = self.model.local.logits(hidden.last()?, self.sampler.want()).await?;
-        let row = logits.rows.into_iter().next_back();
-        let row = row.ok_or_else(|| PortError::internal("the LM head returned no logits"))?;
+        let row = self.scores(start).await?;
         let whole = self.alternatives.map(|count| (row.clone(), count));
+        let row = keep_allowed(self.constraint.as_deref(), row).await?;
         let token = self.sampler.pick(row)?;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.take(token)?;
+        }
         let tokenizer = &*self.model.tokenizer;
         let likelihood = whole
             .map(|(row, count)| Likelihood::of(row, token, count, tokenizer, &self.conversation.tokens))
@@ -169,6 +183,23 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
     /// Gives the conversation back.
     pub fn conversation_mut(&mut self) -> &mut C {
         &mut self.conversation
+    }
+
+    /// Scores of the next token, from `start` on where they are not known already.
+    async fn scores(&mut self, start: usize) -> Result<LogitRow, PortError> {
+        let at_prompt = self.conversation.tokens.len() == self.before.0;
+        if let Some(row) = self.first.as_ref().filter(|_| at_prompt) {
+            return Ok(row.clone());
+        }
+        let hidden = self.feed(start).await?;
+        let want = if self.constraint.is_some() { Want::All } else { self.sampler.want() };
+        let logits = self.model.local.logits(hidden.last()?, want).await?;
+        let row = logits.rows.into_iter().next_back();
+        let row = row.ok_or_else(|| PortError::internal("the LM head returned no logits"))?;
+        if at_prompt {
+            self.first = Some(row.clone());
+        }
+        Ok(row)
     }
 
     /// First position to run: the blocks' own, or one earlier where they know every token already (a reply was cut
@@ -237,6 +268,14 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
             *last = token;
         }
     }
+}
+
+/// The part of a row that the grammar allows.
+async fn keep_allowed(constraint: Option<&dyn Constraint>, row: LogitRow) -> Result<LogitRow, PortError> {
+    let Some(constraint) = constraint else { return Ok(row) };
+    let allowed = constraint.allowed().await?;
+    let pairs = row.into_pairs().into_iter().filter(|(token, _)| allowed.has(*token));
+    Ok(LogitRow::Sparse(pairs.collect()))
 }
 
 #[cfg(test)]

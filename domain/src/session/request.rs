@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     generation::{Sampling, StopRule},
-    model::{Message, ModelId, TokenId},
+    model::{Grammar, Message, ModelId, TokenId},
     ports::Timestamp,
     routing::Patience,
 };
@@ -50,6 +50,8 @@ pub struct ReplyRequest {
     pub sampling: Sampling,
     /// When to stop early, and how text is shown.
     pub stop: StopRule,
+    /// What the text must be. It ends where the grammar does.
+    pub grammar: Option<Grammar>,
 }
 
 /// Counts of one reply, final once its last chunk is out.

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     generation::{StopRule, Turn, TurnModel},
-    model::{ModelId, TokenId},
-    ports::{FaultKind, PortError, SessionRecord, SessionStore, Timestamp},
+    model::{Grammar, ModelId, TokenId},
+    ports::{Constraint, FaultKind, PortError, SessionRecord, SessionStore, Timestamp},
 };
 
 /// Expired sessions looked for at a time.
@@ -109,6 +109,10 @@ impl SessionService {
         speaker.check_tokens("logit_bias", &biased)?;
         let prompt = Continuation::of(&speaker, &seat, &request.prompt).await?;
         let ending = ending(&speaker, &request.stop).await?;
+        let constraint = match &request.grammar {
+            Some(grammar) => Some(constraint(&speaker, grammar).await?),
+            None => None,
+        };
         let new_tokens = core.new_tokens(&speaker.spec, &seat, &prompt, request.length)?;
         let pass = admission.turn().await?;
         if let Seat::Own(conversation) = &mut seat {
@@ -119,8 +123,9 @@ impl SessionService {
         let cached = prompt.apply(&mut seat).await?;
         let model = TurnModel { tokenizer: speaker.entry.tokenizer.clone(), local: speaker.entry.local.clone() };
         let sampling = (request.sampling, (core.ambient.random)());
-        let turn =
-            Turn::new(model, seat, sampling, request.stop, new_tokens, core.limits.prefill_chunk)?.ending_with(ending);
+        let turn = Turn::new(model, seat, sampling, request.stop, new_tokens, core.limits.prefill_chunk)?
+            .ending_with(ending)
+            .within(constraint);
         Ok(Reply::new(core.clone(), speaker.spec.id.clone(), turn, (cached, undo), pass))
     }
 
@@ -191,6 +196,14 @@ impl SessionService {
         live.dirty = false;
         Ok(())
     }
+}
+
+/// A grammar over the model's vocabulary.
+async fn constraint(speaker: &Speaker, grammar: &Grammar) -> Result<Box<dyn Constraint>, PortError> {
+    let Speaker { entry, spec, .. } = speaker;
+    let unending = || PortError::invalid(format!("model {} has no end-of-text token, which a grammar needs", spec.id));
+    let end = spec.eos.first().copied().ok_or_else(unending)?;
+    entry.tokenizer.constrain(grammar, spec.vocab, end).await
 }
 
 /// The token of the stop sequence, where other texts end a reply as if it had ended it.

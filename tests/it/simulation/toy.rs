@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use corolla_domain::{
-    model::{BlockRange, Hidden, LogitRow, Logits, Message, ModelSpec, TokenId, Want},
-    ports::{LocalModel, PortError, Tokenizer},
+    model::{BlockRange, Grammar, Hidden, LogitRow, Logits, Message, ModelSpec, TokenId, Want},
+    ports::{Constraint, FaultKind, LocalModel, PortError, Tokenizer},
 };
 
 /// Whole numbers below it are exact as f32, their products as u64.
@@ -97,6 +97,10 @@ impl Tokenizer for Toy {
 
     fn chat_prompt(&self, messages: &[Message]) -> Result<String, PortError> {
         Ok(messages.iter().map(|m| m.content.as_str()).collect())
+    }
+
+    async fn constrain(&self, _: &Grammar, _: usize, _: TokenId) -> Result<Box<dyn Constraint>, PortError> {
+        Err(PortError::new(FaultKind::Unsupported, "the toy knows no grammars"))
     }
 }
 

@@ -69,6 +69,7 @@ impl CompletionAsk {
             prompt: Prompt::Nothing,
             length: Length::NewTokens(new_tokens),
             sampling: Sampling { alternatives, ..openai::sampling(&fields)? },
+            grammar: None,
             stop: StopRule { sequences: openai::stops(fields.get("stop"))?, skip_special: true, ..StopRule::default() },
         };
         let requests = prompts.into_iter().map(|prompt| ReplyRequest { prompt, ..like.clone() }).collect();

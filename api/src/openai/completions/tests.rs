@@ -51,7 +51,7 @@ async fn several_prompts_and_several_texts_for_each() {
     let expected = [(0, "abcd", "length"), (1, "abcd", "length"), (2, "mmnop", "length"), (3, "mmnop", "length")];
     assert_eq!(texts(&answer), expected);
     assert_eq!((&answer["usage"]["prompt_tokens"], &answer["usage"]["completion_tokens"]), (&json!(3), &json!(12)));
-    assert_eq!(stage.steps.load(SeqCst), 12, "the prompts are read once");
+    assert_eq!(stage.steps.load(SeqCst), 10, "the prompts are read once");
 }
 
 #[tokio::test]
@@ -120,6 +120,7 @@ async fn a_session_is_continued() {
         prompt: corolla_domain::session::Prompt::Nothing,
         length: corolla_domain::session::Length::NewTokens(1),
         sampling: corolla_domain::generation::Sampling::greedy(),
+        grammar: None,
         stop: corolla_domain::generation::StopRule::default(),
     });
     // a, b, c, d, x, y, z and the end of the text.

@@ -48,7 +48,15 @@ fn replica(records: &Arc<Mutex<HashMap<Uuid, SessionRecord>>>, clock: &Arc<Atomi
 }
 
 fn asking(session: Option<Uuid>, prompt: Prompt, length: Length) -> ReplyRequest {
-    ReplyRequest { model: None, session, prompt, length, sampling: Sampling::greedy(), stop: StopRule::default() }
+    ReplyRequest {
+        model: None,
+        session,
+        prompt,
+        length,
+        sampling: Sampling::greedy(),
+        stop: StopRule::default(),
+        grammar: None,
+    }
 }
 
 fn text(text: &str) -> Prompt {
@@ -414,7 +422,7 @@ async fn another_reply_to_the_same_prompt_computes_the_prompt_once() {
     }
     assert_eq!(texts, lone);
     assert_ne!(texts[0], texts[1]);
-    let usage = Usage { prompt_tokens: 10, cached_tokens: 0, computed_tokens: 10 + 5 + 6 + 6, new_tokens: 18 };
+    let usage = Usage { prompt_tokens: 10, cached_tokens: 0, computed_tokens: 10 + 5 + 5 + 5, new_tokens: 18 };
     assert_eq!(reply.usage(), usage);
 }
 
