@@ -71,7 +71,8 @@ step openai-python "$venv/bin/python" "$here/openai_client.py" "$url"
 cp -- "$here/openai.mjs" "$modules/openai.mjs"
 step openai-node node "$modules/openai.mjs" "$url"
 step litellm "$venv/bin/python" "$here/litellm_petals.py" "$url"
-step langchain env COROLLA_URL="$url" "$venv/bin/python" -m pytest -q -p no:cacheprovider -rs --override-ini addopts= "$here/test_langchain.py"
+step langchain env COROLLA_URL="$url" "$venv/bin/python" -m pytest -q -p no:cacheprovider -rs -o addopts= -o asyncio_mode=auto \
+    -o asyncio_default_test_loop_scope=session "$here/test_langchain.py"
 if [ -n "$failed" ]; then
     tail -n 20 "$work/log" >&2
     fail "failed:$failed"

@@ -11,7 +11,7 @@ import pydantic
 URL = sys.argv[1]
 MODEL = "smollm2-135m-instruct"
 CLIENT = openai.OpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0)
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = [{"role": "user", "content": "Who wrote Hamlet?"}]
 
 
 def metric(name):
@@ -24,8 +24,8 @@ def chat(**more):
 
 
 def a_chat_in_one_piece():
-    reply = chat()
-    assert "Paris" in reply.choices[0].message.content, reply
+    reply = chat(max_tokens=200)
+    assert "Shakespeare" in reply.choices[0].message.content, reply
     assert reply.choices[0].finish_reason == "stop", reply
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
 
@@ -41,8 +41,8 @@ def a_chat_in_pieces_with_counts():
 
 def stop_texts_and_lengths():
     whole = chat().choices[0].message.content
-    cut = chat(stop=[" France", "Paris"]).choices[0]
-    assert whole.startswith(cut.message.content) and "France" not in cut.message.content, cut
+    cut = chat(stop=["speare", "nothing"]).choices[0]
+    assert cut.message.content == whole[: whole.index("speare")], cut
     assert cut.finish_reason == "stop"
     short = CLIENT.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, max_completion_tokens=2)
     assert short.usage.completion_tokens == 2 and short.choices[0].finish_reason == "length", short
@@ -63,10 +63,10 @@ def several_replies_and_log_probabilities():
             assert bytes(row.bytes).decode() == row.token, row
 
 
-def a_bias_bans_a_token():
-    the = "504"  # as tests/fixtures/golden/smollm2-f32.json has it
-    assert chat(max_tokens=1).choices[0].message.content == "The"
-    assert chat(max_tokens=1, logit_bias={the: -100}).choices[0].message.content != "The"
+def a_bias_makes_a_token():
+    paris = "7042"  # as tests/fixtures/golden/smollm2-f32.json has it
+    assert chat(max_tokens=1, logit_bias={paris: 100}).choices[0].message.content == " Paris"
+    assert chat(max_tokens=1).choices[0].message.content != " Paris"
 
 
 class Garden(pydantic.BaseModel):
@@ -155,7 +155,7 @@ TESTS = [
     stop_texts_and_lengths,
     the_same_seed_gives_the_same_text,
     several_replies_and_log_probabilities,
-    a_bias_bans_a_token,
+    a_bias_makes_a_token,
     json_of_a_schema,
     completions,
     a_prompt_is_scored,
