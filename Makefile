@@ -3,7 +3,7 @@
 BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
-.PHONY: help run model test check tools unit browser libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec bench \
+.PHONY: help run model test check tools unit browser clients libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec bench \
         bench-swarm bench-hosts bench-hostile bench-hop bench-backends bench-llama bench-sessions pictures
 
 help:            ## what there is to do
@@ -34,6 +34,10 @@ unit: model      ## unit tests, contract suites, golden files, end to end throug
 browser: tools model  ## the page in headless Chromium, against the real binary
 	cargo build --locked
 	sh scripts/browser-test.sh target/debug/corolla
+
+clients: model   ## OpenAI's clients for Python and Node, LiteLLM and LangChain, unmodified (110 MB of packages, once)
+	cargo build --locked
+	sh scripts/clients.sh target/debug/corolla
 
 libtorch:        ## build target/release/corolla-tch, with libtorch from PyPI (541 MB, once) or LIBTORCH
 	LIBTORCH=$$(sh scripts/libtorch.sh) && export LIBTORCH && \

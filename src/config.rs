@@ -15,7 +15,7 @@ use corolla_domain::{
     fit::{Dtype, Kernels},
     model::{BlockRange, ModelId},
     routing::Patience,
-    session::Limits,
+    session::{Limits, Pooling},
 };
 pub(crate) use swarm::{HostSettings, SwarmSettings};
 pub(crate) use typed::{
@@ -148,6 +148,8 @@ pub(crate) struct Settings {
     pub(crate) max_body_bytes: usize,
     /// How long one reply may take.
     pub(crate) reply_timeout: Duration,
+    /// How the states of a text become its embedding.
+    pub(crate) pooling: Pooling,
 }
 
 /// Reads the configuration: defaults, then `file` (or `corolla.toml` where there is one), then the environment, then
@@ -210,6 +212,14 @@ fn check(typed: typed::Typed) -> Result<Settings, String> {
             None
         }
     };
+    let pooling = match typed.embeddings.pooling.as_str() {
+        "mean" => Pooling::Mean,
+        "last" => Pooling::Last,
+        other => {
+            faults.push(format!("embeddings.pooling = \"{other}\" is unknown; write \"mean\" or \"last\""));
+            Pooling::Mean
+        }
+    };
     let numbers = [
         ("sessions.max_sessions", sessions.max_sessions, 1, 1_000_000),
         ("sessions.default_length", sessions.default_length, 1, sessions.max_length.max(1)),
@@ -249,6 +259,7 @@ fn check(typed: typed::Typed) -> Result<Settings, String> {
             store,
             max_body_bytes: typed.limits.max_body_bytes,
             reply_timeout: Duration::from_secs(typed.limits.reply_seconds as u64),
+            pooling,
         }),
         _ => Err(faults.join("\n")),
     }

@@ -1,7 +1,7 @@
 //! How people reach Corolla: HTTP endpoints, their OpenAPI description, and the page.
 //!
-//! A handler parses, calls the domain, and maps what comes back; it decides nothing. `/api/v1` is the API of the first
-//! clients, `/v1/chat/completions` the one that OpenAI's clients speak, and the page talks to both like any stranger.
+//! A handler parses, calls the domain, and maps what comes back; it decides nothing. `/api/v1` and `/api/v2` are the API of the
+//! first clients, `/v1` is the one that OpenAI's clients speak, and the page talks to both like any stranger.
 
 mod body;
 mod chat;
@@ -10,6 +10,7 @@ mod fault;
 mod front;
 mod hangup;
 mod models;
+mod openai;
 mod operation;
 mod page;
 mod reply;
@@ -20,6 +21,7 @@ mod settings;
 mod spec;
 mod swarm;
 mod v1;
+mod v2;
 
 #[cfg(test)]
 mod stage;

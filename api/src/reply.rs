@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use corolla_domain::{
-    generation::{Chunk, FinishReason},
+    generation::{Chunk, FinishReason, Likelihood},
     model::ModelId,
     session::{Reply, ReplyRequest, SessionService, Usage},
 };
@@ -32,12 +32,21 @@ impl Running {
     /// The next piece; `None` after the last one.
     pub(crate) async fn next(&mut self) -> Result<Option<Chunk>, Fault> {
         let left = self.limit.saturating_sub(self.asked.elapsed());
-        let chunk = tokio::time::timeout(left, self.reply.next()).await.map_err(|_| Fault::too_slow(self.limit))??;
-        if chunk.is_some() {
+        let mut chunk =
+            tokio::time::timeout(left, self.reply.next()).await.map_err(|_| Fault::too_slow(self.limit))??;
+        if let Some(chunk) = &mut chunk {
+            if matches!(chunk.finish, Some(FinishReason::EndOfText(_))) {
+                chunk.likelihoods.clear(); // the end of the text is no part of it
+            }
             self.last = Instant::now();
             self.first.get_or_insert(self.last);
         }
         Ok(chunk)
+    }
+
+    /// Begins another reply to the same prompt, the `nth` after the first.
+    pub(crate) fn again(&mut self, nth: usize) {
+        self.reply.again(nth as u64);
     }
 
     /// Counts so far.
@@ -73,19 +82,21 @@ impl Running {
 
     /// Runs to the end.
     pub(crate) async fn collect(&mut self) -> Collected {
-        let mut text = String::new();
-        loop {
+        let (mut text, mut likelihoods) = (String::new(), Vec::new());
+        let end = loop {
             match self.next().await {
                 Ok(Some(chunk)) => {
                     text.push_str(&chunk.text);
+                    likelihoods.extend(chunk.likelihoods);
                     if let Some(finish) = chunk.finish {
-                        return Collected { text, end: Ok(finish) };
+                        break Ok(finish);
                     }
                 }
-                Ok(None) => return Collected { text, end: Ok(FinishReason::Length) },
-                Err(fault) => return Collected { text, end: Err(fault) },
+                Ok(None) => break Ok(FinishReason::Length),
+                Err(fault) => break Err(fault),
             }
-        }
+        };
+        Collected { text, likelihoods, end }
     }
 }
 
@@ -93,6 +104,8 @@ impl Running {
 pub(crate) struct Collected {
     /// Everything that was produced, also before a failure.
     pub(crate) text: String,
+    /// How probable its tokens were, where that was asked for.
+    pub(crate) likelihoods: Vec<Likelihood>,
     /// How it ended.
     pub(crate) end: Result<FinishReason, Fault>,
 }

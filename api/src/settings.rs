@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use corolla_domain::session::Pooling;
+
 /// Settings of the HTTP side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiSettings {
@@ -15,6 +17,8 @@ pub struct ApiSettings {
     pub reply_timeout: Duration,
     /// Silence on an event stream after which a comment is sent, so that proxies keep it open.
     pub keep_alive: Duration,
+    /// How the states of a text become its embedding.
+    pub pooling: Pooling,
 }
 
 impl Default for ApiSettings {
@@ -25,6 +29,7 @@ impl Default for ApiSettings {
             body_timeout: Duration::from_secs(30),
             reply_timeout: Duration::from_secs(900),
             keep_alive: Duration::from_secs(15),
+            pooling: Pooling::Mean,
         }
     }
 }

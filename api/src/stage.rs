@@ -15,12 +15,12 @@ use std::{
 use async_trait::async_trait;
 use corolla_domain::{
     model::{
-        BlockRange, Hidden, Hop, LogitRow, Logits, Message, ModelId, ModelSpec, PeerId, ServerFacts, ServerInfo,
-        SwarmMap, TokenId, Want,
+        BlockRange, Grammar, Hidden, Hop, LogitRow, Logits, Message, ModelId, ModelSpec, PeerId, ServerFacts,
+        ServerInfo, SwarmMap, TokenId, Want,
     },
     ports::{
-        BlockSession, FaultKind, LocalModel, PortError, RemoteSwarm, SessionNeed, SessionRecord, SessionStore,
-        StepInput, Timestamp, Tokenizer,
+        BlockSession, Constraint, FaultKind, LocalModel, PortError, RemoteSwarm, SessionNeed, SessionRecord,
+        SessionStore, StepInput, Timestamp, Tokenizer,
     },
     routing::InProcessSwarm,
     session::{Ambient, Catalogue, Limits, ModelEntry, ModelState, SessionService},
@@ -100,7 +100,8 @@ struct Bytes;
 #[async_trait]
 impl Tokenizer for Bytes {
     async fn encode(&self, text: &str, _: bool) -> Result<Vec<TokenId>, PortError> {
-        Ok(text.bytes().map(|byte| TokenId(u32::from(byte) + 3)).collect())
+        let bytes = |text: &str| text.bytes().map(|byte| TokenId(u32::from(byte) + 3)).collect::<Vec<_>>();
+        Ok(text.split("</s>").map(bytes).collect::<Vec<_>>().join(&TokenId(2)))
     }
 
     fn decode(&self, tokens: &[TokenId], skip_special: bool) -> Result<String, PortError> {
@@ -108,6 +109,7 @@ impl Tokenizer for Bytes {
         for token in tokens {
             match token.0 {
                 0..=2 if skip_special => {}
+                0 => bytes.extend_from_slice(b"<unk>"),
                 1 => bytes.extend_from_slice(b"<s>"),
                 2 => bytes.extend_from_slice(b"</s>"),
                 id => bytes.push(u8::try_from(id - 3).map_err(|_| PortError::invalid("not a token"))?),
@@ -118,6 +120,10 @@ impl Tokenizer for Bytes {
 
     fn chat_prompt(&self, messages: &[Message]) -> Result<String, PortError> {
         Ok(messages.iter().map(|message| format!("{:?}:{}\n", message.role, message.content)).collect())
+    }
+
+    async fn constrain(&self, _: &Grammar, _: usize, _: TokenId) -> Result<Box<dyn Constraint>, PortError> {
+        Err(PortError::new(FaultKind::Unsupported, "the toy knows no grammars"))
     }
 }
 
@@ -154,6 +160,10 @@ impl LocalModel for Alphabet {
         let row = |token| LogitRow::Dense((0..259).map(|id| if id == next(token) { 9.0 } else { 0.0 }).collect());
         let values = hidden.to_f32();
         Ok(Logits { rows: values.iter().copied().map(row).collect() })
+    }
+
+    async fn normed(&self, hidden: Hidden) -> Result<Hidden, PortError> {
+        Ok(hidden)
     }
 }
 

@@ -82,6 +82,7 @@ pub(crate) fn local(spec: ModelSpec, next: impl Fn(u32) -> TokenId + Send + Sync
         });
         Ok(Logits { rows: rows.collect() })
     });
+    mock.expect_normed().returning(Ok);
     mock
 }
 

@@ -78,12 +78,13 @@ def hidden(model, ids):
         blocks[0].register_forward_pre_hook(lambda _, given: seen.update(embeddings=given[0])),
         blocks[0].register_forward_hook(lambda _, given, out: seen.update(block_0=out[0])),
         norm.register_forward_pre_hook(lambda _, given: seen.update(last_block=given[0])),
+        norm.register_forward_hook(lambda _, given, out: seen.update(normed=out)),
     ]
     with torch.inference_mode():
         model(torch.tensor([ids]))
     for hook in hooks:
         hook.remove()
-    return {name: plain(seen[name][0]) for name in ("embeddings", "block_0", "last_block")}
+    return {name: plain(seen[name][0]) for name in ("embeddings", "block_0", "last_block", "normed")}
 
 
 def chat(tokenizer):

@@ -209,8 +209,10 @@ fn request(options: &Options) -> ReplyRequest {
         prompt: prompt(options),
         length: Length::NewTokens(options.max_new_tokens),
         sampling: sampling(options),
+        grammar: None,
         stop: StopRule {
             sequences: options.stop.clone(),
+            endings: None,
             include: false,
             ignore_eos: options.ignore_eos,
             skip_special: options.chat,
@@ -228,5 +230,7 @@ fn sampling(options: &Options) -> Sampling {
         presence_penalty: options.presence_penalty,
         frequency_penalty: options.frequency_penalty,
         seed: options.seed,
+        bias: Vec::new(),
+        alternatives: None,
     }
 }

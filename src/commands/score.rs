@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn perplexity_is_the_mean_over_the_tokens_that_follow_something() {
-        let token = |id, logprob| ScoredToken { id: TokenId(id), text: format!("t{id}"), logprob };
+        let token = |id, logprob| ScoredToken { id: TokenId(id), text: format!("t{id}"), logprob, best: Vec::new() };
         let two = report(vec![token(1, None), token(2, Some(-1.0)), token(3, Some(-3.0))]);
         assert_eq!((two.logprob, two.perplexity), (-4.0, Some(2f64.exp())));
         assert!(table(&two).contains("   -3.0000        3  \"t3\"\n"), "{}", table(&two));

@@ -49,6 +49,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     let api = ApiSettings {
         max_body_bytes: settings.max_body_bytes,
         reply_timeout: settings.reply_timeout,
+        pooling: settings.pooling,
         ..ApiSettings::default()
     };
     tracing::info!("listening on http://{address}");

@@ -27,7 +27,7 @@ fn a_fault_names_key_value_and_fix() {
         (
             "listn = 1",
             "listn is no key of the configuration in FILE; the keys here are: \
-             listen, default_model, sessions, limits, models",
+             listen, default_model, sessions, limits, embeddings, models",
         ),
         (
             "listen = \"here\"",
@@ -39,6 +39,7 @@ fn a_fault_names_key_value_and_fix() {
             "[sessions]\nstore = \"disk\"",
             "sessions.store = \"disk\" is no store; write \"memory\" or \"redis://host:port\"",
         ),
+        ("[embeddings]\npooling = \"max\"", "embeddings.pooling = \"max\" is unknown; write \"mean\" or \"last\""),
         (
             "[limits]\nqueue = \"long\"",
             "limits.queue = string \"long\" does not fit in FILE; it must be a whole number",

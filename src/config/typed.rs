@@ -41,6 +41,7 @@ pub(super) struct Typed {
     pub(super) default_model: Option<String>,
     pub(super) sessions: Sessions,
     pub(super) limits: Rates,
+    pub(super) embeddings: Embeddings,
     pub(super) models: Vec<Model>,
 }
 
@@ -63,6 +64,12 @@ pub(super) struct Rates {
     pub(super) max_body_bytes: usize,
     pub(super) reply_seconds: usize,
     pub(super) route_seconds: usize,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Embeddings {
+    pub(super) pooling: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -402,6 +409,7 @@ impl Default for Typed {
                 reply_seconds: 900,
                 route_seconds: patience.without_route.as_secs() as usize,
             },
+            embeddings: Embeddings { pooling: "mean".to_owned() },
             models: vec![Model::new(
                 "smollm2-135m-instruct".to_owned(),
                 "models/SmolLM2-135M-Instruct.Q4_1.gguf".into(),

@@ -12,6 +12,8 @@ mod golden;
 mod hosting;
 mod layering;
 mod open_api;
+mod openai;
 mod server;
 mod simulation;
 mod v1;
+mod v2;

@@ -221,6 +221,18 @@ impl<B: Arithmetic> LocalModel for Local<B> {
         let numbers = hidden.to_f32();
         self.worker.score(|reply| Score { numbers, width, want, done: Vec::new(), reply }).await
     }
+
+    async fn normed(&self, hidden: Hidden) -> Result<Hidden, PortError> {
+        let shape = (hidden.batch(), hidden.seq(), hidden.width());
+        if shape.2 != self.spec.hidden {
+            let width = self.spec.hidden;
+            return Err(PortError::invalid(format!("hidden states are {} wide, the model {width}", shape.2)));
+        }
+        let work = move |model: &Loaded<B>| {
+            Hidden::from_f32(shape, &model.ends()?.normed(&model.arithmetic, hidden.to_f32())?)
+        };
+        self.worker.call("the last norm", work).await
+    }
 }
 
 /// Blocks and the budget of their sessions.

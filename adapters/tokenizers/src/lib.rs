@@ -5,6 +5,7 @@ mod byte_level;
 mod chat;
 mod folder;
 mod gguf;
+mod grammar;
 mod pieces;
 mod python_json;
 mod sentencepiece;

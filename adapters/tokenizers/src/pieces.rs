@@ -29,6 +29,11 @@ impl Pieces {
         Some(())
     }
 
+    /// The bytes of a token, and whether it is a special one.
+    pub(crate) fn bytes(&self, token: TokenId) -> Option<(&[u8], bool)> {
+        self.get(token).map(|piece| (&*piece.bytes, piece.special))
+    }
+
     /// The text of a token as far as it is one, for chat templates.
     pub(crate) fn text(&self, id: u32) -> Option<String> {
         let piece = self.get(TokenId(id))?;

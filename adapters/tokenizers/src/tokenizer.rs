@@ -1,15 +1,15 @@
-//! The port on a loaded vocabulary: short texts at once, long ones on a blocking thread.
+//! The port on a loaded vocabulary: short texts at once, long ones and grammars on a blocking thread.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use corolla_domain::{
-    model::{Message, TokenId},
-    ports::{PortError, Tokenizer},
+    model::{Grammar, Message, TokenId},
+    ports::{Constraint, PortError, Tokenizer},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
-use crate::{chat::Chat, pieces::Pieces};
+use crate::{chat::Chat, grammar::Grammars, pieces::Pieces};
 
 /// Texts up to so many bytes are encoded on the executor: below its budget of 500 µs.
 const SHORT: usize = 512;
@@ -23,6 +23,8 @@ pub struct HfTokenizer {
     vocabulary: Arc<Vocabulary>,
     chat: Arc<Chat>,
     long: Arc<Semaphore>,
+    /// Made when the first grammar is asked for.
+    grammars: Arc<OnceCell<Grammars>>,
 }
 
 /// Everything about the words.
@@ -51,7 +53,7 @@ impl Vocabulary {
 impl HfTokenizer {
     pub(crate) fn new(vocabulary: Vocabulary, chat: Chat) -> Self {
         let long = Arc::new(Semaphore::new(LONG_AT_ONCE));
-        Self { vocabulary: Arc::new(vocabulary), chat: Arc::new(chat), long }
+        Self { vocabulary: Arc::new(vocabulary), chat: Arc::new(chat), long, grammars: Arc::default() }
     }
 }
 
@@ -61,14 +63,8 @@ impl Tokenizer for HfTokenizer {
         if text.len() <= SHORT {
             return self.vocabulary.encode(text, add_special);
         }
-        let stopped = |_| PortError::internal("the tokenizer's threads are stopped");
-        let place = Arc::clone(&self.long).acquire_owned().await.map_err(stopped)?;
         let (vocabulary, text) = (Arc::clone(&self.vocabulary), text.to_owned());
-        let work = tokio::task::spawn_blocking(move || {
-            let _place = place; // held until the work is done, even where the caller has gone
-            vocabulary.encode(&text, add_special)
-        });
-        work.await.map_err(|e| PortError::internal("encoding a long text broke off").with_source(e))?
+        apart(&self.long, "encoding a long text", move || vocabulary.encode(&text, add_special)).await
     }
 
     fn decode(&self, tokens: &[TokenId], skip_special: bool) -> Result<String, PortError> {
@@ -78,6 +74,35 @@ impl Tokenizer for HfTokenizer {
     fn chat_prompt(&self, messages: &[Message]) -> Result<String, PortError> {
         self.chat.prompt(messages)
     }
+
+    async fn constrain(&self, grammar: &Grammar, vocab: usize, end: TokenId) -> Result<Box<dyn Constraint>, PortError> {
+        let make = || {
+            let vocabulary = Arc::clone(&self.vocabulary);
+            apart(&self.long, "reading the vocabulary", move || Grammars::new(&vocabulary.pieces, vocab, end))
+        };
+        self.grammars.get_or_try_init(make).await?;
+        let (grammars, grammar) = (Arc::clone(&self.grammars), grammar.clone());
+        let compile = move || match grammars.get() {
+            Some(grammars) => grammars.compile(&grammar),
+            None => Err(PortError::internal("the vocabulary was not read")),
+        };
+        Ok(Box::new(apart(&self.long, "compiling a grammar", compile).await?))
+    }
+}
+
+/// Runs `work` on a thread for work that takes long, once `long` has a place.
+async fn apart<T: Send + 'static>(
+    long: &Arc<Semaphore>,
+    what: &str,
+    work: impl FnOnce() -> Result<T, PortError> + Send + 'static,
+) -> Result<T, PortError> {
+    let stopped = |_| PortError::internal("the tokenizer's threads are stopped");
+    let place = Arc::clone(long).acquire_owned().await.map_err(stopped)?;
+    let work = tokio::task::spawn_blocking(move || {
+        let _place = place; // held until the work is done, even where the caller has gone
+        work()
+    });
+    work.await.map_err(|e| PortError::internal(format!("{what} broke off")).with_source(e))?
 }
 
 impl std::fmt::Debug for HfTokenizer {

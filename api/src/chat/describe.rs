@@ -1,15 +1,20 @@
 //! What the description says of `/v1/chat/completions`.
 
+use corolla_domain::generation::MAX_ALTERNATIVES;
 use poem::http::Method;
 use poem_openapi::{
     Tags as _,
-    registry::{MetaApi, MetaMediaType, MetaOperation, MetaPath, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
+    registry::{MetaApi, MetaMediaType, MetaOperation, MetaPath, MetaSchema, Registry},
     types::Type,
 };
 
 use super::shape::{Completion, Piece};
 use crate::{
     fault::ChatFaultBody,
+    openai::{
+        MAX_CHOICES, MAX_STOPS,
+        describe::{errors, stream_schema},
+    },
     spec::{
         Tag,
         meta::{Member, body, boolean, header, inline, integer, json, list, named, number, object, one_of, or, text},
@@ -23,36 +28,72 @@ const MESSAGE: &str = "ChatMessage";
 const PART: &str = "ChatTextPart";
 
 /// Members of OpenAI's requests that change what a reply is, and that this server does not honour yet.
-pub(super) const UNSUPPORTED: [&str; 12] = [
-    "tools",
-    "tool_choice",
-    "functions",
-    "function_call",
-    "response_format",
-    "logprobs",
-    "top_logprobs",
-    "n",
-    "logit_bias",
-    "modalities",
-    "audio",
-    "prediction",
-];
+pub(super) const UNSUPPORTED: [&str; 7] =
+    ["tools", "tool_choice", "functions", "function_call", "modalities", "audio", "prediction"];
 
 /// Members of a request that are read.
 pub(super) fn members() -> Vec<Member> {
-    let string = || inline(MetaSchema::new("string"));
-    let stops = MetaSchema { max_items: Some(super::request::MAX_STOPS), ..list(string(), "Several.") };
-    let usage = boolean("Send the counts in a last chunk of their own.");
-    vec![
+    let mut all = vec![
         ("model", text("Which model; the session's, or the default one, where it is left out.")),
         ("messages", MetaSchema { min_items: Some(1), ..list(named(MESSAGE), "The chat so far, oldest first.") }),
-        ("stream", or(boolean("Send the reply as server-sent events while it is written."), false)),
-        ("stream_options", object("How to stream.", Vec::new(), [("include_usage", or(usage, false))])),
         (
             "max_completion_tokens",
             integer(0, "New tokens at most; 0 counts as 1. As many as there is room for if left out."),
         ),
         ("max_tokens", integer(0, "The older name of max_completion_tokens.")),
+        ("logprobs", or(boolean("Tell how probable each token was."), false)),
+        ("top_logprobs", alternatives("Tell so many of the most probable tokens in each place. Needs logprobs.")),
+        ("response_format", response_format()),
+        (
+            "session_id",
+            text(
+                "A session of open_inference_session. What the chat has in common with what the session holds is not \
+                 computed again. An extension.",
+            ),
+        ),
+    ];
+    all.extend(shared_members());
+    all
+}
+
+/// What the text must be.
+fn response_format() -> MetaSchema {
+    let kinds = ["text", "json_object", "json_schema"].map(Into::into).to_vec();
+    let kind = MetaSchema { enum_items: kinds, ..text("json_object is an object of any members.") };
+    let schema = MetaSchema { description: Some("The schema, of at most 64 KB."), ..MetaSchema::new("object") };
+    let named = object(
+        "The schema, where type is json_schema.",
+        vec!["schema"],
+        [("name", text("A name for it; it is not used.")), ("strict", boolean("Always so.")), ("schema", schema)],
+    );
+    let members = [("type", kind), ("json_schema", named)];
+    object("What the text must be. Tokens that would lead out of it cannot be drawn.", vec!["type"], members)
+}
+
+/// A number of alternatives.
+pub(crate) fn alternatives(description: &'static str) -> MetaSchema {
+    MetaSchema { maximum: Some(MAX_ALTERNATIVES as f64), ..integer(0, description) }
+}
+
+/// Members that completions have too.
+pub(crate) fn shared_members() -> Vec<Member> {
+    let string = || inline(MetaSchema::new("string"));
+    let stops = MetaSchema { max_items: Some(MAX_STOPS), ..list(string(), "Several.") };
+    let usage = boolean("Send the counts in a last chunk of their own.");
+    vec![
+        ("stream", or(boolean("Send the reply as server-sent events while it is written."), false)),
+        ("stream_options", object("How to stream.", Vec::new(), [("include_usage", or(usage, false))])),
+        (
+            "n",
+            or(MetaSchema { maximum: Some(MAX_CHOICES as f64), ..integer(1, "How many replies. 1 in a session.") }, 1),
+        ),
+        (
+            "logit_bias",
+            MetaSchema {
+                additional_properties: Some(Box::new(inline(number(-100.0, 100.0, "Added to the score.")))),
+                ..object("What to add to the scores of tokens, by the token's id.", Vec::new(), [])
+            },
+        ),
         (
             "temperature",
             or(number(0.0, 100.0, "Divides the scores before drawing; 0 takes the most probable token."), 1.0),
@@ -86,13 +127,6 @@ pub(super) fn members() -> Vec<Member> {
             "repetition_penalty",
             or(number(0.01, 100.0, "Above 1, tokens that are already in the text become less probable."), 1.0),
         ),
-        (
-            "session_id",
-            text(
-                "A session of open_inference_session. What the chat has in common with what the session holds is not \
-                 computed again. An extension.",
-            ),
-        ),
     ]
 }
 
@@ -117,18 +151,14 @@ pub(super) fn register(registry: &mut Registry) {
 pub(super) fn api() -> MetaApi {
     let mut fine =
         json(200, "The reply: in one piece, or as events where `stream` is true.", Completion::name().as_ref());
-    fine.content.push(MetaMediaType { content_type: "text/event-stream", schema: stream_schema() });
+    let shapes = vec![Piece::schema_ref(), named(ChatFaultBody::NAME)];
+    let event = one_of(shapes, "A piece of a reply, or the failure that ended it.");
+    fine.content.push(MetaMediaType { content_type: "text/event-stream", schema: stream_schema(event) });
     fine.headers.push(header(
         "Server-Timing",
         "Where the reply is in one piece: tokens of the prompt found in the session's cache and tokens computed, and \
          milliseconds of each part. The same header as of generate.",
     ));
-    let error = |status, description| json(status, description, ChatFaultBody::NAME);
-    let mut busy = error(503, "The server is full, the model is not ready, or a block server is gone.");
-    let mut many = error(429, "Too many sessions or requests.");
-    for response in [&mut busy, &mut many] {
-        response.headers.push(header("Retry-After", "Seconds after which to try again."));
-    }
     let operation = MetaOperation {
         method: Method::POST,
         tags: vec![Tag::Chat.name()],
@@ -136,40 +166,17 @@ pub(super) fn api() -> MetaApi {
         description: Some(
             "Writes the assistant's next message. Streamed, each event's `data` is a ChatChunk; the stream ends with \
              `data: [DONE]`, and a failure on the way is an event whose data is a ChatError. Comment lines keep a slow \
-             stream open. Closing the connection stops the compute. Unknown members are passed over; tools, \
-             response_format other than text, logprobs, n above 1 and logit_bias are refused by name.",
+             stream open. Closing the connection stops the compute. Unknown members are passed over; tools are \
+             refused by name.",
         ),
         external_docs: None,
         params: Vec::new(),
         request: Some(body("The chat.", true, &[("application/json", REQUEST)])),
-        responses: MetaResponses {
-            responses: vec![
-                fine,
-                error(400, "A member is missing, wrong or not supported, or the chat does not fit."),
-                error(404, "No such model, or the session is gone."),
-                error(408, "The body came too slowly."),
-                error(409, "The session was opened for another model."),
-                error(413, "The body is longer than the server takes."),
-                error(415, "The body is not application/json."),
-                many,
-                error(500, "A fault of the server; its log has the details."),
-                error(501, "The model cannot do that, for instance has no chat format."),
-                busy,
-                error(504, "The reply took too long."),
-            ],
-        },
+        responses: errors(fine),
         deprecated: false,
         security: Vec::new(),
         operation_id: Some("create-chat-completion"),
         code_samples: Vec::new(),
     };
     MetaApi { paths: vec![MetaPath { path: PATH.to_owned(), operations: vec![operation] }] }
-}
-
-/// Events as OpenAPI 3.0 can say them: a list of what each `data` holds.
-fn stream_schema() -> MetaSchemaRef {
-    let shapes = vec![Piece::schema_ref(), named(ChatFaultBody::NAME)];
-    let event = inline(one_of(shapes, "A piece of the reply, or the failure that ended it."));
-    let description = "Each event's data is one of these; the last event's data is `[DONE]`.";
-    inline(MetaSchema { format: Some("event-stream"), ..list(event, description) })
 }

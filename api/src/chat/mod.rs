@@ -1,35 +1,36 @@
 //! `/v1/chat/completions`: chat in the shape that OpenAI's clients speak.
 
-mod describe;
-mod fields;
+pub(crate) mod describe;
+pub(crate) mod fields;
 mod request;
-mod shape;
-mod stream;
+pub(crate) mod shape;
+pub(crate) mod stream;
 
 #[cfg(test)]
 mod tests;
 
 use std::{collections::HashMap, sync::Arc};
 
-use corolla_domain::{
-    generation::FinishReason,
-    session::{ReplyRequest, SessionService, Usage},
-};
+use corolla_domain::session::{ReplyRequest, SessionService};
 use poem::{
-    Body, EndpointExt, Request, Response,
+    EndpointExt, Request, Response,
     endpoint::{BoxEndpoint, make},
-    http::{HeaderValue, Method, StatusCode},
+    http::{HeaderValue, Method},
 };
 use poem_openapi::{
     OpenApi,
     registry::{MetaApi, Registry},
     types::ToJSON,
 };
-use serde_json::Value;
 
-use crate::{body, error::Fault, reply::Running, settings::ApiSettings};
+use crate::{
+    error::Fault,
+    openai::{self, StreamOptions, finish_reason},
+    reply::Running,
+    settings::ApiSettings,
+};
 use request::ChatAsk;
-use shape::{Choice, Completion, Said, Stamp, TokenUsage};
+use shape::{Choice, Completion, Said, Stamp};
 
 /// The chat operation.
 #[derive(Clone)]
@@ -41,11 +42,15 @@ pub(crate) struct Chat {
 impl Chat {
     async fn complete(&self, mut request: Request) -> Result<Response, Fault> {
         let body = request.take_body();
-        let ask = ChatAsk::read(&self.json(&request, body).await?)?;
+        let ask = ChatAsk::read(&openai::json(&request, body, &self.settings).await?)?;
+        let logprobs = ask.request.sampling.alternatives.is_some();
         let running = self.start(ask.request).await?;
         match ask.stream {
-            Some(options) => Ok(stream::response(running, options.include_usage, self.settings.keep_alive)),
-            None => whole(running).await,
+            Some(StreamOptions { include_usage }) => {
+                let events = stream::Events::new(running, ask.n, logprobs, include_usage);
+                Ok(stream::response(events, self.settings.keep_alive))
+            }
+            None => whole(running, ask.n, logprobs).await,
         }
     }
 
@@ -55,37 +60,31 @@ impl Chat {
             _ => fault,
         })
     }
-
-    async fn json(&self, request: &Request, body: Body) -> Result<Value, Fault> {
-        let media = body::media_type(request.headers());
-        if media.as_deref() != Some("application/json") {
-            let media = media.map_or("no Content-Type was given".to_owned(), |media| format!("this is {media:.60}"));
-            let message = format!("the body must be application/json; {media}");
-            return Err(Fault::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
-        }
-        let bytes = body::read(request.headers(), body, &self.settings).await?;
-        serde_json::from_slice(&bytes).map_err(|error| {
-            Fault::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not valid JSON: {error}"))
-        })
-    }
 }
 
-/// The reply in one piece.
-async fn whole(mut running: Running) -> Result<Response, Fault> {
-    let stamp = Stamp::new(running.model());
-    let all = running.collect().await;
-    let finish = all.end?;
+/// The replies in one piece.
+async fn whole(mut running: Running, n: usize, logprobs: bool) -> Result<Response, Fault> {
+    let stamp = Stamp::new("chatcmpl", running.model());
+    let mut choices = Vec::with_capacity(n);
+    for index in 0..n {
+        if index > 0 {
+            running.again(index);
+        }
+        let all = running.collect().await;
+        choices.push(Choice {
+            index: index as u64,
+            finish_reason: finish_reason(&all.end?).to_owned(),
+            message: Said { role: "assistant".to_owned(), content: all.text },
+            logprobs: logprobs.then(|| all.likelihoods.into()),
+        });
+    }
     let completion = Completion {
         id: stamp.id,
         object: "chat.completion".to_owned(),
         created: stamp.created,
         model: stamp.model,
-        choices: vec![Choice {
-            index: 0,
-            message: Said { role: "assistant".to_owned(), content: all.text },
-            finish_reason: finish_reason(&finish).to_owned(),
-        }],
-        usage: usage(running.usage()),
+        choices,
+        usage: running.usage().into(),
         route: running.route(),
     };
     let mut response = Response::builder().content_type("application/json").body(completion.to_json_string());
@@ -93,22 +92,6 @@ async fn whole(mut running: Running) -> Result<Response, Fault> {
         response.headers_mut().insert("server-timing", timing);
     }
     Ok(response)
-}
-
-fn finish_reason(finish: &FinishReason) -> &'static str {
-    match finish {
-        FinishReason::EndOfText(_) | FinishReason::StopSequence(_) => "stop",
-        FinishReason::Length | FinishReason::SessionFull { .. } => "length",
-    }
-}
-
-fn usage(usage: Usage) -> TokenUsage {
-    TokenUsage {
-        prompt_tokens: usage.prompt_tokens as u64,
-        completion_tokens: usage.new_tokens as u64,
-        total_tokens: (usage.prompt_tokens + usage.new_tokens) as u64,
-        prompt_tokens_details: shape::PromptDetails { cached_tokens: usage.cached_tokens as u64 },
-    }
 }
 
 impl OpenApi for Chat {

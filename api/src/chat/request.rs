@@ -2,17 +2,17 @@
 
 use corolla_domain::{
     generation::{Sampling, StopRule},
-    model::{Message, ModelId, Role},
+    model::{Grammar, Message, ModelId, Role},
     session::{Length, Prompt, ReplyRequest},
 };
-use poem::http::StatusCode;
 use serde_json::Value;
 
 use super::fields::{Fields, kind};
-use crate::{error::Fault, v1};
-
-/// Stop texts that one request may bring.
-pub(super) const MAX_STOPS: usize = 16;
+use crate::{
+    error::Fault,
+    openai::{self, StreamOptions, unsupported},
+    v1,
+};
 
 /// What is asked for.
 #[derive(Debug)]
@@ -21,95 +21,68 @@ pub(super) struct ChatAsk {
     pub(super) request: ReplyRequest,
     /// How to stream; `None` for a reply in one piece.
     pub(super) stream: Option<StreamOptions>,
-}
-
-/// How to stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct StreamOptions {
-    /// Whether a last chunk carries the counts.
-    pub(super) include_usage: bool,
+    /// How many replies.
+    pub(super) n: usize,
 }
 
 impl ChatAsk {
     /// Reads the request. Members that nobody knows are passed over; known ones that this server cannot honour are
     /// refused by name, since a reply without them would be a wrong one.
     pub(super) fn read(body: &Value) -> Result<Self, Fault> {
-        let Value::Object(members) = body else {
-            return Err(Fault::invalid("body", format!("the body must be a JSON object, not {}", kind(body))));
-        };
-        let fields = Fields(members);
-        refuse_unsupported(&fields)?;
+        let fields = openai::members(body)?;
+        openai::refuse(&fields, &super::describe::UNSUPPORTED)?;
         let model = fields.text("model")?.filter(|model| !model.is_empty()).map(ModelId::from);
         let messages = messages(fields.get("messages"))?;
         let max_tokens = fields.count("max_tokens")?;
         let length = fields.count("max_completion_tokens")?.or(max_tokens).map_or(Length::Rest, Length::NewTokens);
-        let stream = fields.flag("stream")?.unwrap_or(false);
-        let include_usage = match fields.get("stream_options") {
-            None => false,
-            Some(Value::Object(options)) => Fields(options).flag("include_usage")?.unwrap_or(false),
-            Some(other) => {
-                let message = format!("stream_options must be an object, not {}", kind(other));
-                return Err(Fault::invalid("stream_options", message));
-            }
-        };
         let session = fields.text("session_id")?.map(v1::session_id).transpose()?;
         let request = ReplyRequest {
             model,
             session,
             prompt: Prompt::Chat(messages),
             length,
-            sampling: sampling(&fields)?,
+            sampling: Sampling { alternatives: alternatives(&fields)?, ..openai::sampling(&fields)? },
+            grammar: grammar(fields.get("response_format"))?,
             stop: StopRule {
-                sequences: stops(fields.get("stop"))?,
+                sequences: openai::stops(fields.get("stop"))?,
+                endings: None,
                 include: false,
                 ignore_eos: false,
                 skip_special: true,
             },
         };
-        Ok(Self { request, stream: stream.then_some(StreamOptions { include_usage }) })
+        Ok(Self { request, stream: openai::stream(&fields)?, n: openai::choices(&fields)? })
     }
 }
 
-fn sampling(fields: &Fields<'_>) -> Result<Sampling, Fault> {
-    Ok(Sampling {
-        temperature: fields.number("temperature")?.unwrap_or(1.0),
-        top_k: fields.count("top_k")?,
-        top_p: fields.number("top_p")?,
-        min_p: fields.number("min_p")?,
-        repetition_penalty: fields.number("repetition_penalty")?.unwrap_or(1.0),
-        presence_penalty: fields.number("presence_penalty")?.unwrap_or(0.0),
-        frequency_penalty: fields.number("frequency_penalty")?.unwrap_or(0.0),
-        seed: fields.bits("seed")?,
-    })
-}
-
-/// Members that change what a reply is, and the values of them that ask for nothing.
-fn refuse_unsupported(fields: &Fields<'_>) -> Result<(), Fault> {
-    let harmless = |name: &str, value: &Value| match name {
-        "n" => value.as_u64() == Some(1),
-        "logprobs" => *value == Value::Bool(false),
-        "top_logprobs" => value.as_u64() == Some(0),
-        "tool_choice" | "function_call" => matches!(value.as_str(), Some("none" | "auto")),
-        "response_format" => value["type"] == "text",
-        "modalities" => value.as_array().is_some_and(|all| all.iter().all(|one| one == "text")),
-        _ => {
-            value.as_array().is_some_and(Vec::is_empty)
-                || value.as_object().is_some_and(serde_json::Map::is_empty)
-                || *value == Value::Bool(false)
-        }
-    };
-    for name in super::describe::UNSUPPORTED {
-        if let Some(value) = fields.get(name)
-            && !harmless(name, value)
-        {
-            return Err(unsupported(name, format!("{name} is not supported by this server yet")));
-        }
+/// What the text must be.
+fn grammar(value: Option<&Value>) -> Result<Option<Grammar>, Fault> {
+    let name = "response_format";
+    let Some(value) = value else { return Ok(None) };
+    match value["type"].as_str() {
+        Some("text") => Ok(None),
+        Some("json_object") => Ok(Some(Grammar::JsonObject)),
+        Some("json_schema") => match &value["json_schema"]["schema"] {
+            schema @ Value::Object(_) => Ok(Some(Grammar::JsonSchema(schema.to_string()))),
+            other => {
+                let message = format!("{name}.json_schema.schema must be an object, not {}", kind(other));
+                Err(Fault::invalid(name, message))
+            }
+        },
+        _ => Err(Fault::invalid(name, format!("{name}.type must be one of text, json_object, json_schema"))),
     }
-    Ok(())
 }
 
-fn unsupported(param: &str, message: String) -> Fault {
-    Fault::new(StatusCode::BAD_REQUEST, "unsupported_parameter", message).about(param)
+/// `logprobs` is a switch here, and `top_logprobs` a number that needs it.
+fn alternatives(fields: &Fields<'_>) -> Result<Option<usize>, Fault> {
+    let count = openai::alternatives(fields, "top_logprobs")?;
+    let on = fields.flag("logprobs")?.unwrap_or(false);
+    match count {
+        Some(count) if count > 0 && !on => {
+            Err(Fault::invalid("top_logprobs", "top_logprobs needs logprobs: true beside it"))
+        }
+        count => Ok(on.then_some(count.unwrap_or(0))),
+    }
 }
 
 fn messages(value: Option<&Value>) -> Result<Vec<Message>, Fault> {
@@ -182,29 +155,9 @@ fn content(at: &str, value: Option<&Value>, role: Role) -> Result<String, Fault>
     }
 }
 
-fn stops(value: Option<&Value>) -> Result<Vec<String>, Fault> {
-    let wrong = |message: String| Fault::invalid("stop", message);
-    let all = match value {
-        None => return Ok(Vec::new()),
-        Some(Value::String(text)) => vec![text.clone()],
-        Some(Value::Array(texts)) => texts
-            .iter()
-            .map(|text| text.as_str().map(str::to_owned))
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| wrong("stop must hold strings only".to_owned()))?,
-        Some(other) => return Err(wrong(format!("stop must be a string or a list of strings, not {}", kind(other)))),
-    };
-    if all.len() > MAX_STOPS {
-        return Err(wrong(format!("stop must hold at most {MAX_STOPS} strings, got {}", all.len())));
-    }
-    if all.iter().any(String::is_empty) {
-        return Err(wrong("stop must not hold an empty string".to_owned()));
-    }
-    Ok(all)
-}
-
 #[cfg(test)]
 mod tests {
+    use corolla_domain::model::TokenId;
     use serde_json::json;
 
     use super::*;
@@ -248,8 +201,7 @@ mod tests {
             assert_eq!((fault.code, fault.param.as_deref()), ("unsupported_parameter", Some(name)));
             assert!(read(&json!({name: null})).is_ok(), "{name}");
         }
-        let nothing =
-            json!({"n": 1, "tools": [], "logit_bias": {}, "response_format": {"type": "text"}, "logprobs": false});
+        let nothing = json!({"n": 1, "tools": [], "logit_bias": {}, "logprobs": false});
         assert!(read(&nothing).is_ok());
         let image = json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]});
         assert_eq!(read(&image).unwrap_err().param.as_deref(), Some("messages[0].content[0]"));
@@ -270,7 +222,45 @@ mod tests {
         assert_eq!(read(&json!({"stop": "x"})).unwrap().request.stop.sequences, ["x"]);
         assert_eq!(read(&json!({"stop": ["x", "y"]})).unwrap().request.stop.sequences, ["x", "y"]);
         assert!(read(&json!({"stop": ""})).is_err());
-        assert!(read(&json!({"stop": vec!["x"; MAX_STOPS + 1]})).is_err());
+        assert!(read(&json!({"stop": vec!["x"; openai::MAX_STOPS + 1]})).is_err());
+    }
+
+    #[test]
+    fn a_format_is_text_json_or_a_schema() {
+        let grammar = |format: Value| read(&json!({"response_format": format})).map(|ask| ask.request.grammar);
+        assert_eq!(grammar(json!({"type": "text"})).unwrap(), None);
+        assert_eq!(grammar(json!({"type": "json_object"})).unwrap(), Some(Grammar::JsonObject));
+        let schema =
+            json!({"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": {"type": "object"}}});
+        assert_eq!(grammar(schema).unwrap(), Some(Grammar::JsonSchema("{\"type\":\"object\"}".to_owned())));
+        for wrong in
+            [json!({"type": "xml"}), json!({}), json!("json"), json!({"type": "json_schema", "json_schema": {}})]
+        {
+            assert_eq!(grammar(wrong).unwrap_err().param.as_deref(), Some("response_format"));
+        }
+    }
+
+    #[test]
+    fn choices_logprobs_and_biases_are_read() {
+        let ask =
+            read(&json!({"n": 3, "logprobs": true, "top_logprobs": 5, "logit_bias": {"17": -100, "5": 1.5}})).unwrap();
+        assert_eq!((ask.n, ask.request.sampling.alternatives), (3, Some(5)));
+        let mut bias = ask.request.sampling.bias;
+        bias.sort_by_key(|(token, _)| *token);
+        assert_eq!(bias, [(TokenId(5), 1.5), (TokenId(17), -100.0)]);
+        assert_eq!(read(&json!({"logprobs": true})).unwrap().request.sampling.alternatives, Some(0));
+        for (wrong, param) in [
+            (json!({"n": 0}), "n"),
+            (json!({"n": 17}), "n"),
+            (json!({"n": 2, "session_id": "6f1d2c3b4a5968778695a4b3c2d1e0f0"}), "n"),
+            (json!({"top_logprobs": 2}), "top_logprobs"),
+            (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
+            (json!({"logprobs": 1}), "logprobs"),
+            (json!({"logit_bias": {"x": 1}}), "logit_bias"),
+            (json!({"logit_bias": {"1": "x"}}), "logit_bias"),
+        ] {
+            assert_eq!(read(&wrong).unwrap_err().param.as_deref(), Some(param), "{wrong}");
+        }
     }
 
     #[test]

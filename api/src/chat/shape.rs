@@ -6,20 +6,23 @@ use corolla_domain::model::ModelId;
 use poem_openapi::Object;
 use uuid::Uuid;
 
-use crate::route::ReplyRoute;
+use crate::{
+    openai::{TokenUsage, likelihood::ChatLogprobs},
+    route::ReplyRoute,
+};
 
 /// What all parts of one reply carry.
 #[derive(Debug, Clone)]
-pub(super) struct Stamp {
-    pub(super) id: String,
-    pub(super) created: u64,
-    pub(super) model: String,
+pub(crate) struct Stamp {
+    pub(crate) id: String,
+    pub(crate) created: u64,
+    pub(crate) model: String,
 }
 
 impl Stamp {
-    pub(super) fn new(model: &ModelId) -> Self {
+    pub(crate) fn new(kind: &str, model: &ModelId) -> Self {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Self { id: format!("chatcmpl-{}", Uuid::new_v4().simple()), created, model: model.to_string() }
+        Self { id: format!("{kind}-{}", Uuid::new_v4().simple()), created, model: model.to_string() }
     }
 }
 
@@ -35,7 +38,7 @@ pub(crate) struct Completion {
     pub(super) created: u64,
     /// Who answered.
     pub(super) model: String,
-    /// One choice.
+    /// The replies, as many as `n`.
     pub(super) choices: Vec<Choice>,
     /// Counts.
     pub(super) usage: TokenUsage,
@@ -48,10 +51,13 @@ pub(crate) struct Completion {
 #[derive(Debug, Object)]
 #[oai(rename = "ChatChoice")]
 pub(crate) struct Choice {
-    /// Always 0.
-    pub(super) index: u32,
+    /// Which of the replies, from 0 on.
+    pub(super) index: u64,
     /// What was said.
     pub(super) message: Said,
+    /// How probable its tokens were, where `logprobs` asked for it.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) logprobs: Option<ChatLogprobs>,
     /// `stop`: the model ended or a stop text appeared. `length`: no more tokens were allowed or had room.
     pub(super) finish_reason: String,
 }
@@ -66,28 +72,6 @@ pub(crate) struct Said {
     pub(super) content: String,
 }
 
-/// Counts of one reply.
-#[derive(Debug, Clone, Copy, Object)]
-#[oai(rename = "ChatUsage")]
-pub(crate) struct TokenUsage {
-    /// Tokens before the reply.
-    pub(super) prompt_tokens: u64,
-    /// Tokens of the reply.
-    pub(super) completion_tokens: u64,
-    /// Both.
-    pub(super) total_tokens: u64,
-    /// More on the prompt.
-    pub(super) prompt_tokens_details: PromptDetails,
-}
-
-/// More on the prompt.
-#[derive(Debug, Clone, Copy, Object)]
-#[oai(rename = "ChatPromptDetails")]
-pub(crate) struct PromptDetails {
-    /// Tokens that were in the session's cache and not computed again.
-    pub(super) cached_tokens: u64,
-}
-
 /// A piece of a streamed reply.
 #[derive(Debug, Object)]
 #[oai(rename = "ChatChunk")]
@@ -100,7 +84,7 @@ pub(crate) struct Piece {
     pub(super) created: u64,
     /// Who answers.
     pub(super) model: String,
-    /// One choice; none in the piece that carries the counts.
+    /// A piece of one reply; none in the piece that carries the counts.
     pub(super) choices: Vec<PieceChoice>,
     /// Counts, in a last piece of their own where `stream_options.include_usage` asked for them.
     #[oai(skip_serializing_if_is_none)]
@@ -114,10 +98,13 @@ pub(crate) struct Piece {
 #[derive(Debug, Object)]
 #[oai(rename = "ChatChunkChoice")]
 pub(crate) struct PieceChoice {
-    /// Always 0.
-    pub(super) index: u32,
+    /// Which of the replies, from 0 on.
+    pub(super) index: u64,
     /// What is added.
     pub(super) delta: Delta,
+    /// How probable its tokens were, where `logprobs` asked for it.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) logprobs: Option<ChatLogprobs>,
     /// Set on the last piece of the text: `stop` or `length`.
     #[oai(nullable)]
     pub(super) finish_reason: Option<String>,

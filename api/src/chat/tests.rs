@@ -76,6 +76,52 @@ async fn a_stream_is_a_piece_a_token_then_the_counts_then_done() {
 }
 
 #[tokio::test]
+async fn several_replies_read_the_prompt_once() {
+    let stage = Stage::new();
+    let (_, body) = ask(&stage, &json!({"n": 3, "max_tokens": 2})).await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    for index in 0..3 {
+        let choice = &body["choices"][index];
+        assert_eq!((&choice["index"], &choice["message"]["content"]), (&json!(index), &json!("ab")), "{body}");
+    }
+    assert_eq!((&body["usage"]["prompt_tokens"], &body["usage"]["completion_tokens"]), (&json!(8), &json!(6)));
+    assert_eq!(stage.steps.load(std::sync::atomic::Ordering::SeqCst), 2 + 1 + 1);
+
+    let (_, body) = ask(&stage, &json!({"n": 2, "max_tokens": 2, "stream": true})).await;
+    let pieces: Vec<Value> = events(&body).iter().filter_map(|piece| serde_json::from_str(piece).ok()).collect();
+    for index in 0..2 {
+        let own = pieces.iter().map(|piece| &piece["choices"][0]).filter(|choice| choice["index"] == index);
+        let own: Vec<&Value> = own.collect();
+        assert_eq!(own[0]["delta"]["role"], "assistant");
+        assert_eq!(own.iter().filter_map(|choice| choice["delta"]["content"].as_str()).collect::<String>(), "ab");
+        assert_eq!(own.last().unwrap()["finish_reason"], "length");
+    }
+}
+
+#[tokio::test]
+async fn logprobs_come_with_the_text_whole_and_in_pieces() {
+    let stage = Stage::new();
+    let asked = json!({"logprobs": true, "top_logprobs": 2, "messages": [{"role": "user", "content": "x"}]});
+    let (_, body) = ask(&stage, &asked).await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    let rows = body["choices"][0]["logprobs"]["content"].as_array().unwrap().clone();
+    assert_eq!(rows.len(), 26, "the end of the text is no part of it");
+    let likely = 9.0 - (9f64.exp() + 258.0).ln();
+    for (row, letter) in rows.iter().zip('a'..='z') {
+        assert_eq!((&row["token"], &row["bytes"]), (&json!(letter), &json!([letter as u32])));
+        assert!((row["logprob"].as_f64().unwrap() - likely).abs() < 1e-6);
+        assert_eq!(row["top_logprobs"].as_array().unwrap().len(), 2);
+        assert_eq!(row["top_logprobs"][0]["token"], row["token"]);
+    }
+    let mut streamed = asked;
+    streamed["stream"] = json!(true);
+    let (_, body) = ask(&stage, &streamed).await;
+    let pieces = events(&body).into_iter().filter_map(|piece| serde_json::from_str::<Value>(piece).ok());
+    let told = |piece: Value| piece["choices"][0]["logprobs"]["content"].as_array().cloned().unwrap_or_default();
+    assert_eq!(pieces.flat_map(told).collect::<Vec<_>>(), rows);
+}
+
+#[tokio::test]
 async fn a_session_takes_the_common_prefix_from_its_cache() {
     let stage = Stage::new();
     let client = stage.client();
@@ -95,8 +141,13 @@ async fn errors_have_openais_shape() {
     let (status, error) = fault(&stage, &json!({"temperature": "hot"})).await;
     assert_eq!(status, 400);
     let message = "temperature must be a number, not a string";
-    let expected = json!({"message": message, "type": "invalid_request_error", "param": "temperature", "code": "invalid_parameter"});
+    let expected = json!({"message": message, "type": "invalid_request_error", "param": "temperature",
+        "code": "invalid_parameter"});
     assert_eq!(error, expected);
+
+    let (status, error) = fault(&stage, &json!({"logit_bias": {"300": 1}})).await;
+    let message = "logit_bias has token 300, but the tokens of alphabet are below 259";
+    assert_eq!((status.as_u16(), &error["message"]), (400, &json!(message)));
 
     let (status, error) = fault(&stage, &json!({"tools": [{"type": "function"}]})).await;
     assert_eq!(

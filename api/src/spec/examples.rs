@@ -1,6 +1,8 @@
 //! Examples for every request, reply and error of the description. poem-openapi has no place for them, so they are
 //! put into the finished document.
 
+mod openai;
+
 use serde_json::{Value, json};
 
 /// Puts the examples in.
@@ -9,7 +11,8 @@ pub(super) fn complete(document: &mut Value) {
     // Nobody is asked who they are; a server that needs it stands behind a proxy that asks.
     document["security"] = json!([]);
     v1(document);
-    chat(document);
+    v2(document);
+    openai::complete(document);
     rest(document);
 }
 
@@ -125,148 +128,32 @@ fn v1(document: &mut Value) {
     }
 }
 
-fn chat(document: &mut Value) {
-    let path = "/v1/chat/completions";
-    let messages = json!([
-        {"role": "system", "content": "You are a helpful assistant."},
-        {"role": "user", "content": "What is the capital of France?"},
-    ]);
+fn v2(document: &mut Value) {
+    let path = "/api/v2/generate";
+    let open = json!({"type": "open_inference_session", "max_length": 1024});
+    let ask = json!({"type": "generate", "inputs": "A cat sat on a mat\n", "max_new_tokens": 1, "do_sample": 1,
+        "temperature": 0.6, "top_p": 0.9, "stop_sequence": "</s>", "extra_stop_sequences": ["\n\n"]});
     put(
         document,
         path,
-        "request",
+        "101",
         JSON,
         &[
-            ("In one piece", json!({"messages": messages, "max_tokens": 64})),
+            ("Open a session", open),
+            ("It is open", json!({"ok": true})),
+            ("Ask for a reply", ask),
+            ("A piece", json!({"ok": true, "outputs": " and", "stop": false, "token_count": 1})),
+            ("The last piece", json!({"ok": true, "outputs": ".</s>", "stop": true, "token_count": 2})),
             (
-                "Streamed, in a session",
-                json!({"messages": messages, "stream": true, "stream_options": {"include_usage": true},
-                   "session_id": SESSION, "temperature": 0.75, "top_p": 0.9}),
+                "A failure",
+                failed("ValueError: extra_stop_sequences require stop_sequence length to be exactly 1 token"),
             ),
         ],
     );
-    let usage = json!({"prompt_tokens": 31, "completion_tokens": 8, "total_tokens": 39,
-                       "prompt_tokens_details": {"cached_tokens": 0}});
-    let said = json!({"role": "assistant", "content": "The capital of France is Paris."});
-    put(
-        document,
-        path,
-        "200",
-        JSON,
-        &[(
-            "A reply",
-            json!({"id": "chatcmpl-1f0c", "object": "chat.completion", "created": 1_750_000_000, "model": "smollm2-135m-instruct",
-               "choices": [{"index": 0, "message": said, "finish_reason": "stop"}], "usage": usage}),
-        )],
-    );
-    let chunk = |delta: Value, finish: Value| {
-        json!({"id": "chatcmpl-1f0c", "object": "chat.completion.chunk", "created": 1_750_000_000,
-               "model": "smollm2-135m-instruct",
-               "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]})
-    };
-    let begin = chunk(json!({"role": "assistant", "content": ""}), Value::Null);
-    let word = chunk(json!({"content": "Paris"}), Value::Null);
-    let end = chunk(json!({}), json!("stop"));
-    let broken = chat_error("server_error", "unavailable", "the block server at 10.0.0.7 is gone", None);
-    let streams = [("A reply", json!([begin, word, end])), ("A failure on the way", json!([begin, word, broken]))];
-    put(document, path, "200", "text/event-stream", &streams);
-    let wrong = "invalid_request_error";
-    let rows = [
-        (
-            "400",
-            "A wrong member",
-            wrong,
-            "invalid_parameter",
-            "temperature must be a number, not a string",
-            Some("temperature"),
-        ),
-        (
-            "400",
-            "Not supported",
-            wrong,
-            "unsupported_parameter",
-            "tools is not supported by this server yet",
-            Some("tools"),
-        ),
-        (
-            "400",
-            "Too long",
-            wrong,
-            "context_length_exceeded",
-            "Maximum length exceeded: prefix 0 + current 9000 exceeds pre-allocated maximum 8192",
-            None,
-        ),
-        (
-            "404",
-            "The session is gone",
-            wrong,
-            "session_gone",
-            "Session 6f1d expired or does not exist",
-            Some("session_id"),
-        ),
-        (
-            "404",
-            "No such model",
-            wrong,
-            "model_not_found",
-            "model x is not served here; there is: smollm2-135m-instruct",
-            Some("model"),
-        ),
-        ("408", "Too slow", wrong, "body_too_slow", "the request body did not arrive within 30 seconds", None),
-        ("409", "Another model", wrong, "wrong_model", "the session was opened for model a, not b", Some("model")),
-        (
-            "413",
-            "Too large",
-            wrong,
-            "body_too_large",
-            "the request body is longer than this server takes: at most 2097152 bytes",
-            None,
-        ),
-        (
-            "415",
-            "Not JSON",
-            wrong,
-            "unsupported_media_type",
-            "the body must be application/json; this is text/plain",
-            None,
-        ),
-        (
-            "429",
-            "Too many sessions",
-            "rate_limit_error",
-            "too_many_sessions",
-            "Too many opened inference sessions (max 50), please come back later",
-            None,
-        ),
-        (
-            "500",
-            "A fault",
-            "server_error",
-            "internal",
-            "something went wrong inside the server; its log has the details",
-            None,
-        ),
-        ("501", "No chat format", "server_error", "unsupported", "bloom-560m has no chat template", None),
-        (
-            "503",
-            "Full",
-            "server_error",
-            "busy",
-            "the server is busy: 8 replies are being written and 64 are waiting; try again shortly",
-            None,
-        ),
-        (
-            "504",
-            "Too slow",
-            "server_error",
-            "timed_out",
-            "the reply took longer than 900 seconds and was stopped",
-            None,
-        ),
-    ];
-    for (status, summary, kind, code, message, param) in rows {
-        put(document, path, status, JSON, &[(summary, chat_error(kind, code, message, param))]);
-    }
+    let plain = "this path is a WebSocket: ask for an upgrade, and see /docs for its frames";
+    put(document, path, "400", JSON, &[("No WebSocket", error("websocket_expected", plain))]);
+    let full = "Too many opened inference sessions (max 50), please come back later";
+    put(document, path, "429", JSON, &[("Full", error("too_many_sessions", full))]);
 }
 
 fn rest(document: &mut Value) {
@@ -274,20 +161,31 @@ fn rest(document: &mut Value) {
         "family": "llama", "context_length": 8192, "dtype": "q4_1", "blocks": 30, "hidden": 576, "vocab": 49152});
     let sessions = json!({"max_sessions": 50, "default_length": 1024, "max_length": 8192, "idle_seconds": 300});
     put(document, "/api/v1/models", "200", JSON, &[("One model", json!({"models": [model], "sessions": sessions}))]);
+    let id = "smollm2-135m-instruct";
+    let card = json!({"id": id, "object": "model", "created": 1_750_000_000, "owned_by": "corolla"});
+    put(document, "/v1/models", "200", JSON, &[("One model", json!({"object": "list", "data": [card]}))]);
+    put(document, "/v1/models/{model}", "200", JSON, &[("The model", card)]);
+    let unknown = chat_error("invalid_request_error", "model_not_found", "there is no model x", Some("model"));
+    put(document, "/v1/models/{model}", "404", JSON, &[("Unknown", unknown)]);
+    for path in ["/v1/models", "/v1/models/{model}"] {
+        let unreadable = chat_error("invalid_request_error", "bad_request", "the request cannot be read", None);
+        put(document, path, "400", JSON, &[("Unreadable", unreadable)]);
+    }
     let servers = json!([{"peer": "in-process", "start": 0, "end": 30, "rps": 1000.0, "rtt_ms": 0.0, "free_tokens": 32768,
         "relayed": null, "version": null, "dtype": null, "name": null}]);
     let swarm = json!({"model": "smollm2-135m-instruct", "blocks": 30, "missing": [], "fault": null, "servers": servers,
         "route": [{"peer": "in-process", "start": 0, "end": 30}]});
     put(document, "/api/v1/swarm", "200", JSON, &[("On this machine", json!({"models": [swarm]}))]);
-    let id = "smollm2-135m-instruct";
     put(document, "/health/live", "200", JSON, &[("Alive", json!({"status": "ok", "version": "0.1.0"}))]);
     let ready = json!({"code": "ready", "message": "every model can answer",
         "models": [{"model": id, "ready": true, "missing": null}]});
     put(document, "/health/ready", "200", JSON, &[("Ready", ready)]);
-    let lacking = json!({"code": "not_ready", "message": "not every model can answer: smollm2-135m-instruct: still being loaded",
+    let message = "not every model can answer: smollm2-135m-instruct: still being loaded";
+    let lacking = json!({"code": "not_ready", "message": message,
         "models": [{"model": id, "ready": false, "missing": "still being loaded"}]});
     put(document, "/health/ready", "503", JSON, &[("Not ready", lacking)]);
-    let text = "# HELP corolla_turns_running Replies being written.\n# TYPE corolla_turns_running gauge\ncorolla_turns_running 1\n";
+    let text = "# HELP corolla_turns_running Replies being written.\n# TYPE corolla_turns_running gauge\n\
+                corolla_turns_running 1\n";
     put(document, "/metrics", "200", "text/plain; version=0.0.4; charset=utf-8", &[("Counters", json!(text))]);
     for path in ["/api/v1/models", "/api/v1/swarm", "/health/live", "/health/ready", "/metrics"] {
         put(document, path, "400", JSON, &[("Unreadable", error("bad_request", "the request cannot be read"))]);

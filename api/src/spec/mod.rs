@@ -10,7 +10,16 @@ use corolla_domain::session::SessionService;
 use poem_openapi::{LicenseObject, OpenApi, OpenApiService, Tags};
 use serde_json::Value;
 
-use crate::{chat::Chat, models::Models, operation::Operations, settings::ApiSettings, swarm::SwarmView, v1::V1};
+use crate::{
+    chat::Chat,
+    models::Models,
+    openai::{completions::Completions, embeddings::Embeddings, models::ModelCards},
+    operation::Operations,
+    settings::ApiSettings,
+    swarm::SwarmView,
+    v1::V1,
+    v2::V2,
+};
 
 /// Areas of the description.
 #[derive(Tags)]
@@ -18,9 +27,18 @@ pub(crate) enum Tag {
     /// Text generation and sessions with plain forms: the API of the first clients, kept as it was and extended.
     #[oai(rename = "v1")]
     V1,
+    /// A session and its replies over one WebSocket, as the first chat page spoke it.
+    #[oai(rename = "v2")]
+    V2,
     /// Chat in the shape that OpenAI's clients speak, streamed or in one piece.
     #[oai(rename = "chat")]
     Chat,
+    /// Texts continued, in the shape that OpenAI's clients speak, streamed or in one piece.
+    #[oai(rename = "completions")]
+    Completions,
+    /// Texts as vectors, in the shape that OpenAI's clients speak.
+    #[oai(rename = "embeddings")]
+    Embeddings,
     /// Which models there are, whether they can answer, and who runs their blocks.
     #[oai(rename = "models")]
     Models,
@@ -30,7 +48,7 @@ pub(crate) enum Tag {
 }
 
 /// Everything that is described.
-pub(crate) type Everything = (V1, Chat, Models, SwarmView, Operations);
+pub(crate) type Everything = (V1, V2, Chat, Completions, Embeddings, ModelCards, Models, SwarmView, Operations);
 
 const ABOUT: &str = "A chat page and an HTTP endpoint for large language models, on this machine or over a swarm.";
 
@@ -38,7 +56,11 @@ const ABOUT: &str = "A chat page and an HTTP endpoint for large language models,
 pub(crate) fn operations(service: Arc<SessionService>, settings: Arc<ApiSettings>) -> Everything {
     (
         V1 { service: service.clone(), settings: settings.clone() },
+        V2::new(service.clone(), settings.clone()),
         Chat { service: service.clone(), settings: settings.clone() },
+        Completions { service: service.clone(), settings: settings.clone() },
+        Embeddings { service: service.clone(), settings: settings.clone() },
+        ModelCards::new(service.clone()),
         Models { service: service.clone() },
         SwarmView { service: service.clone() },
         Operations { service, settings },

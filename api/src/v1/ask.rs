@@ -66,8 +66,10 @@ impl Ask {
                 prompt: inputs.map_or(Prompt::Nothing, |text| Prompt::Text(text.to_owned())),
                 length,
                 sampling,
+                grammar: None,
                 stop: StopRule {
                     sequences: stop.map(str::to_owned).into_iter().collect(),
+                    endings: None,
                     include: true,
                     ignore_eos: false,
                     skip_special: false,

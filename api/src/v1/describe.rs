@@ -28,7 +28,7 @@ const GENERATED: &str = "GenerateAnswer";
 const SESSION: &str = "SessionAnswer";
 
 /// Parameters of generate, in the order in which they are read.
-fn generate_members() -> Vec<Member> {
+pub(crate) fn generate_members() -> Vec<Member> {
     let switch = one_of(
         vec![inline(MetaSchema::new_with_format("integer", "int64")), inline(MetaSchema::new("boolean"))],
         "Draw tokens at random. 0 or false: take the most probable one each time; the other sampling parameters then \

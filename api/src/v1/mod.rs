@@ -1,11 +1,11 @@
 //! `/api/v1`: the form endpoints that the first clients speak. Requests are read by hand, since every handled outcome
 //! is HTTP 200 and parameters may stand in the query, a form, or a JSON object.
 
-mod ask;
+pub(crate) mod ask;
 mod describe;
-mod params;
+pub(crate) mod params;
 mod python;
-mod wire;
+pub(crate) mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +29,7 @@ use poem_openapi::{
 };
 
 pub(crate) use ask::session_id;
+pub(crate) use describe::generate_members;
 
 use crate::{error::Fault, reply::Running, settings::ApiSettings};
 use ask::Ask;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use poem::{Body, FromRequest, Request, RequestBody, web::Multipart};
+use serde_json::{Map, Value};
 
 use super::python::{self, NotInt, echo, repr};
 use crate::{body, error::Fault, settings::ApiSettings};
@@ -36,6 +37,11 @@ impl Params {
             params.0.extend(more);
             params
         }))
+    }
+
+    /// The members of a JSON object.
+    pub(crate) fn from_members(members: Map<String, Value>) -> Self {
+        Self(pairs(members))
     }
 
     /// The text of that name; `None` where it is absent.
@@ -148,12 +154,15 @@ async fn multipart(request: &Request, bytes: Bytes) -> Result<Pairs, Fault> {
 
 /// Members of a JSON object; `null` is absent.
 fn json(bytes: &[u8]) -> Result<Pairs, Fault> {
-    use serde_json::Value;
     let value: Value = serde_json::from_slice(bytes)
         .map_err(|error| Fault::invalid("body", format!("the body is not valid JSON: {error}")))?;
     let Value::Object(members) = value else {
         return Err(Fault::invalid("body", "the JSON body must be an object"));
     };
+    Ok(pairs(members))
+}
+
+fn pairs(members: Map<String, Value>) -> Pairs {
     let pair = |(name, value): (String, Value)| match value {
         Value::Null => None,
         Value::String(text) => Some((name, Ok(text))),
@@ -161,7 +170,7 @@ fn json(bytes: &[u8]) -> Result<Pairs, Fault> {
         Value::Array(_) => Some((name, Err("must be a single value, not a list".to_owned()))),
         Value::Object(_) => Some((name, Err("must be a single value, not an object".to_owned()))),
     };
-    Ok(members.into_iter().filter_map(pair).collect())
+    members.into_iter().filter_map(pair).collect()
 }
 
 #[cfg(test)]

@@ -17,13 +17,29 @@ pub(crate) enum Value<'a> {
 /// An answer with `fields`, which stand in alphabetical order.
 pub(crate) fn answer(fields: &[(&str, Value<'_>)]) -> Response {
     debug_assert!(fields.is_sorted_by_key(|(name, _)| *name), "keys are alphabetical");
+    let body = write(fields, Style::Compact) + "\n";
+    Response::builder().status(StatusCode::OK).content_type("application/json").body(body)
+}
+
+/// How the parts of an object are set apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// Without spaces.
+    Compact,
+    /// With a space after each comma and colon.
+    Spaced,
+}
+
+/// An object with those fields, in ASCII.
+pub(crate) fn write(fields: &[(&str, Value<'_>)], style: Style) -> String {
+    let (comma, colon) = if style == Style::Compact { (",", ":") } else { (", ", ": ") };
     let mut body = String::from("{");
     for (index, (name, value)) in fields.iter().enumerate() {
         if index > 0 {
-            body.push(',');
+            body.push_str(comma);
         }
         push_text(&mut body, name);
-        body.push(':');
+        body.push_str(colon);
         match value {
             Value::Bool(true) => body.push_str("true"),
             Value::Bool(false) => body.push_str("false"),
@@ -32,8 +48,8 @@ pub(crate) fn answer(fields: &[(&str, Value<'_>)]) -> Response {
             Value::Null => body.push_str("null"),
         }
     }
-    body.push_str("}\n");
-    Response::builder().status(StatusCode::OK).content_type("application/json").body(body)
+    body.push('}');
+    body
 }
 
 /// A handled failure; `outputs` is what was produced before it, so that nothing is lost.

@@ -1,6 +1,12 @@
 //! What a caller may ask of a generation, and what comes back piece by piece.
 
+use super::Likelihood;
 use crate::{model::TokenId, ports::PortError};
+
+/// Tokens that a bias may name.
+pub const MAX_BIASES: usize = 1024;
+/// Alternatives that are told beside a chosen token.
+pub const MAX_ALTERNATIVES: usize = 20;
 
 /// How the next token is chosen from the logits.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +25,10 @@ pub struct Sampling {
     pub presence_penalty: f32,
     /// Subtracted from a token's score for each time it was generated; 0 is off.
     pub frequency_penalty: f32,
+    /// Added to the scores of these tokens, after the penalties.
+    pub bias: Vec<(TokenId, f32)>,
+    /// Tell with each token how probable it was, and so many of the most probable ones.
+    pub alternatives: Option<usize>,
     /// Same seed, same request, same tokens. `None` draws one.
     pub seed: Option<u64>,
 }
@@ -35,6 +45,8 @@ impl Sampling {
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
+            bias: Vec::new(),
+            alternatives: None,
             seed: None,
         }
     }
@@ -69,6 +81,17 @@ impl Sampling {
         if self.top_k == Some(0) {
             return Err(PortError::invalid("top_k must be at least 1, got 0"));
         }
+        if self.bias.len() > MAX_BIASES {
+            let count = self.bias.len();
+            return Err(PortError::invalid(format!("logit_bias may name at most {MAX_BIASES} tokens, got {count}")));
+        }
+        if let Some((token, bias)) = self.bias.iter().find(|(_, bias)| !(-100.0..=100.0).contains(bias)) {
+            let range = "at least -100 and at most 100";
+            return Err(PortError::invalid(format!("logit_bias must be {range}, got {bias} for token {token}")));
+        }
+        if let Some(count) = self.alternatives.filter(|count| *count > MAX_ALTERNATIVES) {
+            return Err(PortError::invalid(format!("at most {MAX_ALTERNATIVES} logprobs are told, got {count}")));
+        }
         Ok(())
     }
 }
@@ -78,12 +101,24 @@ impl Sampling {
 pub struct StopRule {
     /// Texts that end the reply wherever they end, also inside a token or across tokens.
     pub sequences: Vec<String>,
+    /// Further texts that end the reply, and as if the model had ended it with the stop sequence: that is what the
+    /// session goes on from. `sequences` is then one text of exactly one token. `None` asks for nothing, an empty list for
+    /// that check.
+    pub endings: Option<Vec<String>>,
     /// Whether the stop text itself is part of the reply.
     pub include: bool,
     /// Go on after the model's end-of-text token.
     pub ignore_eos: bool,
     /// Leave special tokens (also the end-of-text token) out of the text.
     pub skip_special: bool,
+}
+
+impl StopRule {
+    /// All texts that end the reply.
+    #[must_use]
+    pub fn all(&self) -> Vec<String> {
+        self.sequences.iter().chain(self.endings.iter().flatten()).cloned().collect()
+    }
 }
 
 /// Why a reply ended.
@@ -107,12 +142,14 @@ pub enum FinishReason {
 }
 
 /// A piece of a reply.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Chunk {
     /// Text that is now certain: complete characters, no beginning of a stop sequence. May be empty.
     pub text: String,
     /// Tokens produced since the last chunk.
     pub tokens: Vec<TokenId>,
+    /// How probable each of them was, where that was asked for.
+    pub likelihoods: Vec<Likelihood>,
     /// Set on the last chunk and only there, so that a cut stream can be told from a finished one.
     pub finish: Option<FinishReason>,
 }

@@ -23,6 +23,7 @@ pub struct Sampler {
     rng: ChaCha8Rng,
     /// Tokens of prompt and reply, with how often the reply has them.
     seen: HashMap<TokenId, u32>,
+    bias: HashMap<TokenId, f32>,
 }
 
 impl Sampler {
@@ -31,16 +32,25 @@ impl Sampler {
     pub fn new(sampling: Sampling, prompt: &[TokenId], seed: u64) -> Self {
         let rng = ChaCha8Rng::seed_from_u64(sampling.seed.unwrap_or(seed));
         let seen = if penalises(&sampling) { prompt.iter().map(|t| (*t, 0)).collect() } else { HashMap::new() };
-        Self { sampling, rng, seen }
+        let bias = sampling.bias.iter().copied().collect();
+        Self { sampling, rng, seen, bias }
     }
 
     /// How much of the vocabulary [`Sampler::pick`] must see to choose as if it saw all.
     #[must_use]
     pub fn want(&self) -> Want {
+        if self.sampling.alternatives.is_some() {
+            return Want::All; // a probability is a share of the whole
+        }
         let highest = if self.sampling.temperature == 0.0 { Some(1) } else { self.sampling.top_k };
         match highest {
-            // A penalty can move seen tokens only, so the best k of the others are among the best k + seen.
-            Some(k) => Want::Top { k: k + self.seen.len(), also: self.seen.keys().copied().collect() },
+            // Penalties and biases move the tokens they name only, so the best k of the others are among so many more.
+            Some(k) => {
+                let mut also: Vec<TokenId> = self.seen.keys().chain(self.bias.keys()).copied().collect();
+                also.sort_unstable();
+                also.dedup();
+                Want::Top { k: k + also.len(), also }
+            }
             None => Want::All,
         }
     }
@@ -55,6 +65,9 @@ impl Sampler {
             return Err(PortError::internal("the model's logits are not finite numbers"));
         }
         self.penalise(&mut scores);
+        if !self.bias.is_empty() {
+            scores.iter_mut().for_each(|(token, score)| *score += self.bias.get(token).unwrap_or(&0.0));
+        }
         let token = if self.sampling.temperature == 0.0 { best(&scores) } else { self.draw(scores) };
         let token = token.ok_or_else(|| PortError::invalid("no logits to choose from"))?;
         if penalises(&self.sampling) {
@@ -234,6 +247,15 @@ mod tests {
     }
 
     #[test]
+    fn a_bias_moves_the_tokens_it_names() {
+        let bias = vec![(TokenId(2), 5.0), (TokenId(0), -100.0)];
+        let mut sampler = Sampler::new(Sampling { bias, ..Sampling::greedy() }, &[], 0);
+        assert_eq!(sampler.want(), Want::Top { k: 3, also: vec![TokenId(0), TokenId(2)] });
+        assert_eq!(sampler.pick(row(&[9.0, 1.0, -3.0])).unwrap(), TokenId(2));
+        assert_eq!(sampler.pick(row(&[9.0, 4.0, -3.0])).unwrap(), TokenId(1));
+    }
+
+    #[test]
     fn scores_that_are_not_numbers_are_refused() {
         let mut sampler = Sampler::new(Sampling::greedy(), &[], 0);
         assert!(sampler.pick(row(&[1.0, f32::NAN])).is_err());
@@ -253,6 +275,7 @@ mod tests {
             greedy: bool,
             repetition in prop::sample::select(vec![1.0f32, 1.3, 0.7]),
             presence in prop::sample::select(vec![0.0f32, 1.5, -1.5]),
+            bias in prop::collection::vec((0u32..40, -6i8..6), 0..4),
             seed: u64,
         ) {
             // Distinct scores: a tie with the k-th may be left out of a sparse row.
@@ -263,6 +286,7 @@ mod tests {
                 top_k: k,
                 repetition_penalty: repetition,
                 presence_penalty: presence,
+                bias: bias.into_iter().map(|(t, b)| (TokenId(t % scores.len() as u32), f32::from(b) + 0.3)).collect(),
                 ..Sampling::greedy()
             };
             let mut dense = Sampler::new(sampling.clone(), &prompt, seed);

@@ -2,10 +2,10 @@
 
 use std::{ops::DerefMut, sync::Arc};
 
-use super::{Chunk, Detokenizer, FinishReason, Sampler, Sampling, StopMatcher, StopRule};
+use super::{Chunk, Detokenizer, FinishReason, Likelihood, Sampler, Sampling, StopMatcher, StopRule};
 use crate::{
-    model::{Hidden, TokenId},
-    ports::{BlockSession, LocalModel, PortError, StepInput, Tokenizer},
+    model::{Hidden, LogitRow, TokenId, Want},
+    ports::{BlockSession, Constraint, LocalModel, PortError, StepInput, Tokenizer},
 };
 
 /// The parts of a model that a turn talks to.
@@ -38,6 +38,18 @@ pub struct Turn<C> {
     text: Detokenizer,
     stops: StopMatcher,
     rule: StopRule,
+    sampling: Sampling,
+    /// How the conversation was before the first reply: tokens, and how many of them were not shown.
+    before: (usize, usize),
+    new_tokens: usize,
+    /// Scores after the prompt, for other replies to it.
+    first: Option<LogitRow>,
+    /// What the text must stay within.
+    constraint: Option<Box<dyn Constraint>>,
+    /// How many alternatives to tell with each token.
+    alternatives: Option<usize>,
+    /// Takes the place of the last token where one of the rule's endings was found.
+    ending: Option<TokenId>,
     /// Tokens that may still be produced.
     left: usize,
     prefill_chunk: usize,
@@ -66,10 +78,17 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
             return Err(PortError::invalid("there is no token to continue"));
         }
         Ok(Self {
+            before: (conversation.tokens.len(), conversation.unread),
+            new_tokens: new_tokens.max(1),
+            first: None,
+            alternatives: sampling.alternatives,
+            sampling: sampling.clone(),
             sampler: Sampler::new(sampling, &conversation.tokens, seed),
             text: Detokenizer::new(&conversation.tokens, conversation.unread, rule.skip_special),
-            stops: StopMatcher::new(rule.sequences.clone(), rule.include),
+            stops: StopMatcher::new(rule.all(), rule.include),
             rule,
+            ending: None,
+            constraint: None,
             model,
             conversation,
             left: new_tokens.max(1),
@@ -78,6 +97,34 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
             finished: false,
             begun: false,
         })
+    }
+
+    /// With the token that takes the place of the last one where one of the rule's endings is found.
+    #[must_use]
+    pub fn ending_with(self, ending: Option<TokenId>) -> Self {
+        Self { ending, ..self }
+    }
+
+    /// With a grammar that the text must stay within.
+    #[must_use]
+    pub fn within(self, constraint: Option<Box<dyn Constraint>>) -> Self {
+        Self { constraint, ..self }
+    }
+
+    /// Begins another reply to the same prompt, of which nothing is computed again. Its seed is the
+    /// request's and `nth`, or where that has none, `seed`. The reply before is forgotten.
+    pub fn again(&mut self, nth: u64, seed: u64) {
+        let (tokens, unread) = self.before;
+        let conversation = &mut *self.conversation;
+        conversation.tokens.truncate(tokens);
+        conversation.unread = unread;
+        let sampling = Sampling { seed: self.sampling.seed.map(|own| own.wrapping_add(nth)), ..self.sampling.clone() };
+        self.sampler = Sampler::new(sampling, &conversation.tokens, seed);
+        self.text = Detokenizer::new(&conversation.tokens, unread, self.rule.skip_special);
+        self.stops = StopMatcher::new(self.rule.all(), self.rule.include);
+        self.constraint = self.constraint.take().map(|constraint| constraint.anew());
+        self.left = self.new_tokens;
+        (self.finished, self.begun) = (false, false);
     }
 
     /// Computes one token: a forward pass over everything the blocks have not seen, the logits of the last position, a
@@ -94,13 +141,19 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         let (needed, max_length) = (self.conversation.tokens.len() - start, self.conversation.max_length);
         if start + needed > max_length {
             let reason = FinishReason::SessionFull { position: start, needed, max_length };
-            return self.chunk(None, Some(reason)).map(Some);
+            return self.chunk(None, None, Some(reason)).map(Some);
         }
-        let hidden = self.feed(start).await?;
-        let logits = self.model.local.logits(hidden.last()?, self.sampler.want()).await?;
-        let row = logits.rows.into_iter().next_back();
-        let row = row.ok_or_else(|| PortError::internal("the LM head returned no logits"))?;
+        let row = self.scores(start).await?;
+        let whole = self.alternatives.map(|count| (row.clone(), count));
+        let row = keep_allowed(self.constraint.as_deref(), row).await?;
         let token = self.sampler.pick(row)?;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.take(token)?;
+        }
+        let tokenizer = &*self.model.tokenizer;
+        let likelihood = whole
+            .map(|(row, count)| Likelihood::of(row, token, count, tokenizer, &self.conversation.tokens))
+            .transpose()?;
         self.conversation.tokens.push(token);
         self.conversation.unread += 1;
         self.left -= 1;
@@ -112,7 +165,7 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         } else {
             None
         };
-        self.chunk(Some(token), reason).map(Some)
+        self.chunk(Some(token), likelihood, reason).map(Some)
     }
 
     /// Positions run through the blocks so far.
@@ -130,6 +183,23 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
     /// Gives the conversation back.
     pub fn conversation_mut(&mut self) -> &mut C {
         &mut self.conversation
+    }
+
+    /// Scores of the next token, from `start` on where they are not known already.
+    async fn scores(&mut self, start: usize) -> Result<LogitRow, PortError> {
+        let at_prompt = self.conversation.tokens.len() == self.before.0;
+        if let Some(row) = self.first.as_ref().filter(|_| at_prompt) {
+            return Ok(row.clone());
+        }
+        let hidden = self.feed(start).await?;
+        let want = if self.constraint.is_some() { Want::All } else { self.sampler.want() };
+        let logits = self.model.local.logits(hidden.last()?, want).await?;
+        let row = logits.rows.into_iter().next_back();
+        let row = row.ok_or_else(|| PortError::internal("the LM head returned no logits"))?;
+        if at_prompt {
+            self.first = Some(row.clone());
+        }
+        Ok(row)
     }
 
     /// First position to run: the blocks' own, or one earlier where they know every token already (a reply was cut
@@ -154,7 +224,12 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
     }
 
     /// Makes the chunk that shows `token`, and decides what text may go out with it.
-    fn chunk(&mut self, token: Option<TokenId>, reason: Option<FinishReason>) -> Result<Chunk, PortError> {
+    fn chunk(
+        &mut self,
+        token: Option<TokenId>,
+        likelihood: Option<Likelihood>,
+        reason: Option<FinishReason>,
+    ) -> Result<Chunk, PortError> {
         let tokenizer = &*self.model.tokenizer;
         let mut fresh = String::new();
         if !self.begun {
@@ -172,11 +247,35 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
             Ok(text) => (text, None),
             Err(found) => (found.text, Some(FinishReason::StopSequence(found.sequence))),
         };
-        let stopped = matches!(finish, Some(FinishReason::StopSequence(_)));
-        self.conversation.unread = if stopped { 0 } else { self.text.unread() };
+        if let Some(FinishReason::StopSequence(found)) = &finish {
+            self.conversation.unread = 0;
+            self.end_with(found);
+        } else {
+            self.conversation.unread = self.text.unread();
+        }
         self.finished = finish.is_some();
-        Ok(Chunk { text, tokens: token.into_iter().collect(), finish })
+        let (tokens, likelihoods) = (token.into_iter().collect(), likelihood.into_iter().collect());
+        Ok(Chunk { text, tokens, likelihoods, finish })
     }
+
+    /// Makes the conversation end as the model would have ended it, where `found` is not the stop sequence itself. The
+    /// blocks have not seen the last token yet.
+    fn end_with(&mut self, found: &str) {
+        let Some(token) = self.ending.filter(|_| !self.rule.sequences.iter().any(|stop| stop == found)) else { return };
+        let conversation = &mut *self.conversation;
+        let seen = conversation.blocks.position();
+        if let Some(last) = conversation.tokens.get_mut(seen..).and_then(<[TokenId]>::last_mut) {
+            *last = token;
+        }
+    }
+}
+
+/// The part of a row that the grammar allows.
+async fn keep_allowed(constraint: Option<&dyn Constraint>, row: LogitRow) -> Result<LogitRow, PortError> {
+    let Some(constraint) = constraint else { return Ok(row) };
+    let allowed = constraint.allowed().await?;
+    let pairs = row.into_pairs().into_iter().filter(|(token, _)| allowed.has(*token));
+    Ok(LogitRow::Sparse(pairs.collect()))
 }
 
 #[cfg(test)]

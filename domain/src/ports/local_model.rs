@@ -23,4 +23,8 @@ pub trait LocalModel: Send + Sync {
     /// row-major order. Row i of a batch equals the lone call within the dtype's tolerance. Scores are f32 and exact
     /// for the rows carried; `Want::Top` may answer with more than was asked, up to everything.
     async fn logits(&self, hidden: Hidden, want: Want) -> Result<Logits, PortError>;
+
+    /// `hidden`, which left the last block, after the final norm: what the LM head reads, and what embeddings are made
+    /// of. Same shape, f32.
+    async fn normed(&self, hidden: Hidden) -> Result<Hidden, PortError>;
 }

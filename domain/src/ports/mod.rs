@@ -5,6 +5,7 @@
 //! dropped at any await: dropping is how work is cancelled, and it never damages the port.
 
 mod block_engine;
+mod constraint;
 mod error;
 mod local_model;
 mod remote_swarm;
@@ -12,6 +13,7 @@ mod session_store;
 mod tokenizer;
 
 pub use block_engine::{BackwardInput, BlockEngine, BlockSession, Gradients, Inbox, Relay, SessionNeed, StepInput};
+pub use constraint::{Constraint, TokenSet};
 pub use error::{FaultKind, PortError};
 pub use local_model::LocalModel;
 pub use remote_swarm::RemoteSwarm;
@@ -21,6 +23,7 @@ pub use tokenizer::Tokenizer;
 #[cfg(any(test, feature = "mocks"))]
 pub use {
     block_engine::{MockBlockEngine, MockBlockSession},
+    constraint::MockConstraint,
     local_model::MockLocalModel,
     remote_swarm::MockRemoteSwarm,
     session_store::MockSessionStore,

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 
-use super::PortError;
-use crate::model::{Message, TokenId};
+use super::{Constraint, PortError};
+use crate::model::{Grammar, Message, TokenId};
 
 /// Text to tokens and back, for one model.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
@@ -22,4 +22,8 @@ pub trait Tokenizer: Send + Sync {
     /// `add_special = false`. `Unsupported` where the model has no chat template; `InvalidInput` where its template
     /// refuses the messages.
     fn chat_prompt(&self, messages: &[Message]) -> Result<String, PortError>;
+
+    /// `grammar` over the first `vocab` tokens, of which `end` ends a text. `InvalidInput` where the grammar is wrong or
+    /// too large, `Unsupported` where grammars are.
+    async fn constrain(&self, grammar: &Grammar, vocab: usize, end: TokenId) -> Result<Box<dyn Constraint>, PortError>;
 }

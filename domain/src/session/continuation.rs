@@ -48,6 +48,13 @@ impl Continuation {
                 }
                 Self { kept: tokens.len(), added, text: Text::Fresh }
             }
+            Prompt::Tokens(added) => {
+                speaker.check_tokens("the prompt", added)?;
+                if added.is_empty() {
+                    return Err(ReplyError::EmptyInput);
+                }
+                Self { kept: tokens.len(), added: added.clone(), text: Text::Fresh }
+            }
             Prompt::Chat(messages) => {
                 let text = tokenizer.chat_prompt(messages)?;
                 let mut added = tokenizer.encode(&text, false).await?;

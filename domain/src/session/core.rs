@@ -6,15 +6,15 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 use uuid::Uuid;
 
 use super::{
-    Ambient, Catalogue, Length, Limits, Meter, ModelEntry, ReplyError,
+    Ambient, Catalogue, Length, Limits, Meter, ModelEntry, Prompt, ReplyError,
     continuation::{Continuation, common_prefix},
     gate::Gate,
     table::{Entry, Live, Seat, Table},
 };
 use crate::{
     generation::Conversation,
-    model::{ModelId, ModelSpec},
-    ports::{SessionNeed, SessionRecord, SessionStore, Timestamp},
+    model::{ModelId, ModelSpec, TokenId},
+    ports::{PortError, SessionNeed, SessionRecord, SessionStore, Timestamp},
     routing::{Bans, Chain},
 };
 
@@ -33,6 +33,20 @@ pub(super) struct Speaker {
     pub(super) entry: ModelEntry,
     pub(super) spec: Arc<ModelSpec>,
     pub(super) bans: Arc<Bans>,
+}
+
+impl Speaker {
+    /// Refuses tokens that the model does not know; `what` has them.
+    pub(super) fn check_tokens(&self, what: &str, tokens: &[TokenId]) -> Result<(), PortError> {
+        let (vocab, id) = (self.spec.vocab, &self.spec.id);
+        match tokens.iter().find(|token| token.0 as usize >= vocab) {
+            None => Ok(()),
+            Some(token) => {
+                let problem = format!("{what} has token {token}, but the tokens of {id} are below {vocab}");
+                Err(PortError::invalid(problem))
+            }
+        }
+    }
 }
 
 impl Core {
@@ -61,6 +75,28 @@ impl Core {
         let chain = Chain::new(swarm, speaker.bans.clone(), spec.id.clone(), spec.all_blocks(), need)
             .with_patience(self.limits.patience);
         Conversation { tokens: Vec::new(), unread: 0, max_length, blocks: Box::new(chain) }
+    }
+
+    /// The tokens of a prompt that stands by itself and gets no reply.
+    pub(super) async fn alone(&self, speaker: &Speaker, prompt: &Prompt) -> Result<Vec<TokenId>, ReplyError> {
+        let tokens = match prompt {
+            Prompt::Nothing => Vec::new(),
+            Prompt::Text(text) => speaker.entry.tokenizer.encode(text, true).await?,
+            Prompt::Tokens(tokens) => tokens.clone(),
+            Prompt::Chat(messages) => {
+                let text = speaker.entry.tokenizer.chat_prompt(messages)?;
+                speaker.entry.tokenizer.encode(&text, false).await?
+            }
+        };
+        speaker.check_tokens("the prompt", &tokens)?;
+        let (asked, limit) = (tokens.len(), self.longest(&speaker.spec));
+        match asked {
+            0 => Err(ReplyError::EmptyInput),
+            asked if asked > limit => {
+                Err(ReplyError::LengthNotAllowed { asked, limit, model: speaker.spec.id.clone() })
+            }
+            _ => Ok(tokens),
+        }
     }
 
     /// A place for a reply without a session.

@@ -3,6 +3,7 @@
 mod catalogue;
 mod continuation;
 mod core;
+mod embed;
 mod error;
 mod gate;
 mod meter;
@@ -13,6 +14,7 @@ mod service;
 mod table;
 
 pub use catalogue::{Catalogue, ModelEntry, ModelState};
+pub use embed::{Embedding, Pooling};
 pub use error::ReplyError;
 pub use meter::{Meter, MeterReading};
 pub use reply::Reply;

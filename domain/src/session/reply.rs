@@ -61,6 +61,12 @@ impl Reply {
         Ok(chunk)
     }
 
+    /// Begins another reply to the same prompt, the `nth` after the first; the counts go on. In a session it takes the
+    /// place of the one before.
+    pub fn again(&mut self, nth: u64) {
+        self.turn.again(nth, (self.core.ambient.random)());
+    }
+
     /// Counts so far; final once the last chunk is out.
     #[must_use]
     pub fn usage(&self) -> Usage {

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     generation::{Sampling, StopRule},
-    model::{Message, ModelId},
+    model::{Grammar, Message, ModelId, TokenId},
     ports::Timestamp,
     routing::Patience,
 };
@@ -18,6 +18,8 @@ pub enum Prompt {
     Nothing,
     /// This text, appended to the session as it is.
     Text(String),
+    /// These tokens, appended to the session as they are.
+    Tokens(Vec<TokenId>),
     /// A whole chat. In a session the longest common prefix with what was said before is not computed again.
     Chat(Vec<Message>),
 }
@@ -48,6 +50,8 @@ pub struct ReplyRequest {
     pub sampling: Sampling,
     /// When to stop early, and how text is shown.
     pub stop: StopRule,
+    /// What the text must be. It ends where the grammar does.
+    pub grammar: Option<Grammar>,
 }
 
 /// Counts of one reply, final once its last chunk is out.

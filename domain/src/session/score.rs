@@ -1,9 +1,9 @@
 //! How probable a model finds a text.
 
-use super::{ReplyError, SessionService, core::Core, core::Speaker};
+use super::{Prompt, ReplyError, SessionService, core::Core, core::Speaker};
 use crate::{
-    generation::Detokenizer,
-    model::{Hidden, LogitRow, ModelId, TokenId, Want},
+    generation::{Detokenizer, Likelihood, Sampling, TokenScore},
+    model::{Hidden, ModelId, TokenId, Want},
     ports::{PortError, StepInput},
     routing::Forward,
 };
@@ -22,6 +22,8 @@ pub struct ScoredToken {
     pub text: String,
     /// Natural logarithm of its probability after the tokens before it; `None` for the first, which follows nothing.
     pub logprob: Option<f64>,
+    /// The most probable tokens in its place, best first, as many as were asked for.
+    pub best: Vec<TokenScore>,
 }
 
 impl SessionService {
@@ -30,27 +32,35 @@ impl SessionService {
     /// # Errors
     /// An unknown model, an empty text, one that is longer than a session may be, a full server, a port that fails.
     pub async fn score(&self, model: Option<ModelId>, text: &str) -> Result<Vec<ScoredToken>, ReplyError> {
+        self.score_prompt(model, &Prompt::Text(text.to_owned()), 0).await
+    }
+
+    /// The same for any prompt, with so many of the tokens that were most probable in each place.
+    ///
+    /// # Errors
+    /// As [`SessionService::score`]; too many alternatives.
+    pub async fn score_prompt(
+        &self,
+        model: Option<ModelId>,
+        prompt: &Prompt,
+        alternatives: usize,
+    ) -> Result<Vec<ScoredToken>, ReplyError> {
+        Sampling { alternatives: Some(alternatives), ..Sampling::greedy() }.check()?;
         let core = &self.core;
         let admission = core.gate.admit()?;
         let speaker = core.speaker(model.as_ref().unwrap_or(core.catalogue.default_id()))?;
-        let tokens = speaker.entry.tokenizer.encode(text, true).await?;
-        if tokens.is_empty() {
-            return Err(ReplyError::EmptyInput);
-        }
-        let (asked, limit) = (tokens.len(), core.longest(&speaker.spec));
-        if asked > limit {
-            return Err(ReplyError::LengthNotAllowed { asked, limit, model: speaker.spec.id.clone() });
-        }
+        let tokens = core.alone(&speaker, prompt).await?;
         let _pass = admission.turn().await?;
-        let mut logprobs = vec![None];
+        let mut likelihoods = vec![None];
         for (start, hidden) in through(core, &speaker, &tokens).await? {
-            logprobs.extend(following(&speaker, &hidden, &tokens[start + 1..]).await?);
+            likelihoods.extend(following(&speaker, &hidden, &tokens, start, alternatives).await?);
         }
         let mut decoder = Detokenizer::new(&[], 0, false);
         let mut scored = Vec::with_capacity(tokens.len());
-        for (id, logprob) in tokens.into_iter().zip(logprobs) {
+        for (id, likelihood) in tokens.into_iter().zip(likelihoods) {
             let text = decoder.push(&*speaker.entry.tokenizer, id)?;
-            scored.push(ScoredToken { id, text, logprob });
+            let (logprob, best) = likelihood.map_or((None, Vec::new()), |it| (Some(it.chosen.logprob), it.best));
+            scored.push(ScoredToken { id, text, logprob, best });
         }
         if let Some(last) = scored.last_mut() {
             last.text += &decoder.finish(&*speaker.entry.tokenizer)?;
@@ -60,7 +70,11 @@ impl SessionService {
 }
 
 /// What leaves the last block for every position, in pieces with their first positions.
-async fn through(core: &Core, speaker: &Speaker, tokens: &[TokenId]) -> Result<Vec<(usize, Hidden)>, PortError> {
+pub(super) async fn through(
+    core: &Core,
+    speaker: &Speaker,
+    tokens: &[TokenId],
+) -> Result<Vec<(usize, Hidden)>, PortError> {
     let (entry, spec) = (&speaker.entry, &speaker.spec);
     if tokens.len() <= MOST_FORWARD {
         let (swarm, bans) = (entry.swarm.clone(), speaker.bans.clone());
@@ -78,34 +92,29 @@ async fn through(core: &Core, speaker: &Speaker, tokens: &[TokenId]) -> Result<V
     Ok(pieces)
 }
 
-/// Log-probabilities of `next`, each after the position of the same number.
-async fn following(speaker: &Speaker, hidden: &Hidden, next: &[TokenId]) -> Result<Vec<Option<f64>>, PortError> {
-    let count = next.len().min(hidden.seq());
-    let mut logprobs = Vec::with_capacity(count);
-    for start in (0..count).step_by(ROWS) {
-        let end = count.min(start + ROWS);
-        let logits = speaker.entry.local.logits(hidden.positions(start, end)?, Want::All).await?;
-        if logits.rows.len() != end - start {
+/// How probable each of `tokens` was after the positions of `hidden`, the first of which is `start`.
+async fn following(
+    speaker: &Speaker,
+    hidden: &Hidden,
+    tokens: &[TokenId],
+    start: usize,
+    alternatives: usize,
+) -> Result<Vec<Option<Likelihood>>, PortError> {
+    let tokenizer = &*speaker.entry.tokenizer;
+    let count = (tokens.len() - start - 1).min(hidden.seq());
+    let mut likelihoods = Vec::with_capacity(count);
+    for first in (0..count).step_by(ROWS) {
+        let last = count.min(first + ROWS);
+        let logits = speaker.entry.local.logits(hidden.positions(first, last)?, Want::All).await?;
+        if logits.rows.len() != last - first {
             return Err(PortError::internal("the LM head returned another number of rows than was asked for"));
         }
-        for (row, token) in logits.rows.into_iter().zip(&next[start..end]) {
-            logprobs.push(Some(logprob(row, *token)?));
+        for (row, at) in logits.rows.into_iter().zip(start + first + 1..) {
+            let likelihood = Likelihood::of(row, tokens[at], alternatives, tokenizer, &tokens[..at])?;
+            likelihoods.push(Some(likelihood));
         }
     }
-    Ok(logprobs)
-}
-
-/// Logarithm of the softmax of one row at one token.
-fn logprob(row: LogitRow, token: TokenId) -> Result<f64, PortError> {
-    let scores = row.into_pairs();
-    let highest = scores.iter().map(|(_, s)| f64::from(*s)).fold(f64::NEG_INFINITY, f64::max);
-    let sum: f64 = scores.iter().map(|(_, s)| (f64::from(*s) - highest).exp()).sum();
-    let own = scores.iter().find(|(t, _)| *t == token).map(|(_, s)| f64::from(*s));
-    match own {
-        Some(own) if highest.is_finite() && !sum.is_nan() => Ok(own - highest - sum.ln()),
-        Some(_) => Err(PortError::internal("the model's logits are not finite numbers")),
-        None => Err(PortError::internal(format!("the LM head has no score for token {token}"))),
-    }
+    Ok(likelihoods)
 }
 
 #[cfg(test)]

@@ -7,13 +7,13 @@ use uuid::Uuid;
 use super::{
     Ambient, Catalogue, Limits, Meter, ModelState, Readiness, Reply, ReplyError, ReplyRequest,
     continuation::{Continuation, Undo},
-    core::{Core, missing_blocks},
+    core::{Core, Speaker, missing_blocks},
     table::{Live, Seat},
 };
 use crate::{
-    generation::{Turn, TurnModel},
-    model::ModelId,
-    ports::{FaultKind, PortError, SessionRecord, SessionStore, Timestamp},
+    generation::{StopRule, Turn, TurnModel},
+    model::{Grammar, ModelId, TokenId},
+    ports::{Constraint, FaultKind, PortError, SessionRecord, SessionStore, Timestamp},
 };
 
 /// Expired sessions looked for at a time.
@@ -105,7 +105,14 @@ impl SessionService {
             Some(id) => core.sit(id, request.model.as_ref()).await?,
             None => core.stand(request.model.as_ref())?,
         };
+        let biased: Vec<TokenId> = request.sampling.bias.iter().map(|(token, _)| *token).collect();
+        speaker.check_tokens("logit_bias", &biased)?;
         let prompt = Continuation::of(&speaker, &seat, &request.prompt).await?;
+        let ending = ending(&speaker, &request.stop).await?;
+        let constraint = match &request.grammar {
+            Some(grammar) => Some(constraint(&speaker, grammar).await?),
+            None => None,
+        };
         let new_tokens = core.new_tokens(&speaker.spec, &seat, &prompt, request.length)?;
         let pass = admission.turn().await?;
         if let Seat::Own(conversation) = &mut seat {
@@ -116,8 +123,20 @@ impl SessionService {
         let cached = prompt.apply(&mut seat).await?;
         let model = TurnModel { tokenizer: speaker.entry.tokenizer.clone(), local: speaker.entry.local.clone() };
         let sampling = (request.sampling, (core.ambient.random)());
-        let turn = Turn::new(model, seat, sampling, request.stop, new_tokens, core.limits.prefill_chunk)?;
+        let turn = Turn::new(model, seat, sampling, request.stop, new_tokens, core.limits.prefill_chunk)?
+            .ending_with(ending)
+            .within(constraint);
         Ok(Reply::new(core.clone(), speaker.spec.id.clone(), turn, (cached, undo), pass))
+    }
+
+    /// The text of tokens, special ones included.
+    ///
+    /// # Errors
+    /// An unknown model, a token that it does not know.
+    pub fn text_of(&self, model: Option<&ModelId>, tokens: &[TokenId]) -> Result<String, ReplyError> {
+        let speaker = self.core.speaker(model.unwrap_or(self.core.catalogue.default_id()))?;
+        speaker.check_tokens("the prompt", tokens)?;
+        Ok(speaker.entry.tokenizer.decode(tokens, false)?)
     }
 
     /// For every model, whether it can answer now.
@@ -178,6 +197,28 @@ impl SessionService {
         Ok(())
     }
 }
+
+/// A grammar over the model's vocabulary.
+async fn constraint(speaker: &Speaker, grammar: &Grammar) -> Result<Box<dyn Constraint>, PortError> {
+    let Speaker { entry, spec, .. } = speaker;
+    let unending = || PortError::invalid(format!("model {} has no end-of-text token, which a grammar needs", spec.id));
+    let end = spec.eos.first().copied().ok_or_else(unending)?;
+    entry.tokenizer.constrain(grammar, spec.vocab, end).await
+}
+
+/// The token of the stop sequence, where other texts end a reply as if it had ended it.
+async fn ending(speaker: &Speaker, rule: &StopRule) -> Result<Option<TokenId>, PortError> {
+    if rule.endings.is_none() {
+        return Ok(None);
+    }
+    let [stop] = rule.sequences.as_slice() else { return Err(PortError::invalid(ONE_TOKEN)) };
+    match speaker.entry.tokenizer.encode(stop, false).await?.as_slice() {
+        [token] => Ok(Some(*token)),
+        _ => Err(PortError::invalid(ONE_TOKEN)),
+    }
+}
+
+const ONE_TOKEN: &str = "extra_stop_sequences require stop_sequence length to be exactly 1 token";
 
 #[cfg(test)]
 mod tests;

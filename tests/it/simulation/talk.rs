@@ -118,6 +118,7 @@ impl Talk<'_> {
             length: Length::NewTokens(self.dice.one(1..10)),
             sampling: Sampling::greedy(),
             stop: StopRule::default(),
+            grammar: None,
         };
         let mut reply = self.service.reply(request).await.unwrap();
         // Some replies are abandoned, some are dropped in the middle of a token and asked for again.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use corolla_domain::{
-    model::{BlockRange, Hidden, LogitRow, Logits, Message, ModelSpec, TokenId, Want},
-    ports::{LocalModel, PortError, Tokenizer},
+    model::{BlockRange, Grammar, Hidden, LogitRow, Logits, Message, ModelSpec, TokenId, Want},
+    ports::{Constraint, FaultKind, LocalModel, PortError, Tokenizer},
 };
 
 /// Whole numbers below it are exact as f32, their products as u64.
@@ -98,6 +98,10 @@ impl Tokenizer for Toy {
     fn chat_prompt(&self, messages: &[Message]) -> Result<String, PortError> {
         Ok(messages.iter().map(|m| m.content.as_str()).collect())
     }
+
+    async fn constrain(&self, _: &Grammar, _: usize, _: TokenId) -> Result<Box<dyn Constraint>, PortError> {
+        Err(PortError::new(FaultKind::Unsupported, "the toy knows no grammars"))
+    }
 }
 
 #[async_trait]
@@ -114,6 +118,10 @@ impl LocalModel for Toy {
     async fn logits(&self, hidden: Hidden, _: Want) -> Result<Logits, PortError> {
         let row = |state| LogitRow::Sparse(vec![(follower(state), 1.0)]);
         Ok(Logits { rows: hidden.to_f32().into_iter().map(row).collect() })
+    }
+
+    async fn normed(&self, hidden: Hidden) -> Result<Hidden, PortError> {
+        Ok(hidden)
     }
 }
 

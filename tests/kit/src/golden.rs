@@ -48,6 +48,7 @@ struct States {
     embeddings: Vec<Vec<f32>>,
     block_0: Vec<Vec<f32>>,
     last_block: Vec<Vec<f32>>,
+    normed: Vec<Vec<f32>>,
 }
 
 /// What llama.cpp computed with some GGUF files.
@@ -122,7 +123,8 @@ pub async fn cases_agree_at_once(model: &Loaded, place: &Path, cases: &[Case], t
 }
 
 /// The tiny model of that name, loaded with f32 arithmetic whole (`None`) or with a part of its blocks, is what
-/// transformers says: tokens of one conversation and of many at once, logits, embeddings, and hidden states between blocks, where a swarm would cut.
+/// transformers says: tokens of one conversation and of many at once, logits, embeddings, and hidden states between
+/// blocks, where a swarm would cut, and after the last norm.
 ///
 /// # Panics
 /// Where it is not.
@@ -133,7 +135,7 @@ pub async fn transformers_agree(name: &str, load: impl AsyncFn(PathBuf, Option<B
     cases_agree(&model, &path, &golden.cases).await;
     cases_agree_at_once(&model, &path, &golden.cases, 3).await;
 
-    let States { embeddings, block_0, last_block } = golden.hidden.as_ref().unwrap();
+    let States { embeddings, block_0, last_block, normed } = golden.hidden.as_ref().unwrap();
     let blocks = model.engine.hosted().end();
     let mut hidden = embed(&model, &golden.cases[0].prompt_ids).await;
     assert_near(&hidden.to_f32(), &embeddings.concat(), TOLERANCE, "embeddings");
@@ -146,6 +148,8 @@ pub async fn transformers_agree(name: &str, load: impl AsyncFn(PathBuf, Option<B
         hidden = session.step(StepInput::from(hidden)).await.unwrap();
         assert_near(&hidden.to_f32(), &wanted.concat(), TOLERANCE, &format!("states after block {}", end - 1));
     }
+    let hidden = model.local.normed(hidden).await.unwrap();
+    assert_near(&hidden.to_f32(), &normed.concat(), TOLERANCE, "states after the last norm");
 }
 
 /// Gradients through all blocks of the tiny model of that name, loaded with f32 arithmetic, are what torch says.

@@ -26,6 +26,7 @@ pub async fn all<F: Future<Output = Subject>>(make: impl Fn() -> F) {
     scores_asked_for_at_once_equal_lone_calls(&make().await).await;
     top_carries_the_best_and_the_named(&make().await).await;
     bad_wishes_are_refused(&make().await).await;
+    the_last_norm_takes_the_size_away(&make().await).await;
     dropped_calls_leave_it_working(&make().await).await;
 }
 
@@ -84,6 +85,33 @@ pub async fn bad_tokens_are_refused(subject: &Subject) {
         let error = subject.model.embed(rows.clone()).await.expect_err("bad tokens are refused");
         assert_eq!(error.kind(), FaultKind::InvalidInput, "{rows:?}: {error}");
     }
+}
+
+/// States after the last norm have the shape they had, do not depend on their neighbours, and not on their size.
+pub async fn the_last_norm_takes_the_size_away(subject: &Subject) {
+    let hidden = states(subject, 2, 5);
+    let normed = subject.model.normed(hidden.clone()).await.expect("states");
+    assert_eq!((normed.batch(), normed.seq(), normed.width()), (2, 5, subject.model.spec().hidden));
+    let found = normed.to_f32();
+    assert!(found.iter().all(|value| value.is_finite()));
+    let numbers = hidden.to_f32();
+    let larger: Vec<f32> = numbers.iter().map(|value| value * 64.0).collect();
+    let larger = Hidden::from_f32((2, 5, hidden.width()), &larger).expect("a shape that fits");
+    let larger = subject.model.normed(larger).await.expect("larger states").to_f32();
+    // The norms add a little to the variance, which small states notice.
+    assert_near(&larger, &found, subject.tolerance.max(1e-3), "states of another size");
+    let alone = hidden.rows(1, 2).and_then(|row| row.positions(3, 4)).expect("one position");
+    let alone = subject.model.normed(alone).await.expect("one state").to_f32();
+    assert_near(
+        &found[8 * hidden.width()..9 * hidden.width()],
+        &alone,
+        subject.tolerance,
+        "a state after the last norm",
+    );
+    let wrong =
+        Hidden::from_f32((1, 1, hidden.width() + 1), &vec![0.5; hidden.width() + 1]).expect("a shape that fits");
+    let error = subject.model.normed(wrong).await.expect_err("another width is refused");
+    assert_eq!(error.kind(), FaultKind::InvalidInput, "{error}");
 }
 
 /// `Want::All`: a row for each position, a finite score for each token.

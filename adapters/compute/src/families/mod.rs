@@ -62,6 +62,11 @@ impl<B: Arithmetic> Ends<B> {
         b.numbers(rows)
     }
 
+    /// Hidden states that left the last block, as the head reads them.
+    pub(crate) fn normed(&self, b: &B, hidden: Vec<f32>) -> Result<Vec<f32>, PortError> {
+        b.numbers(self.last_norm.of(b, &b.rows(hidden, self.hidden)?)?)
+    }
+
     /// What each of `wants` names of the scores over the vocabulary, for one hidden state each that left the last block.
     pub(crate) fn scores(&self, b: &B, hidden: Vec<f32>, wants: &[&Want]) -> Result<Vec<LogitRow>, PortError> {
         let normed = self.last_norm.of(b, &b.rows(hidden, self.hidden)?)?;

@@ -9,7 +9,7 @@ use std::{
 use super::*;
 use crate::{
     model::BlockRange,
-    ports::{BlockEngine, SessionNeed},
+    ports::{BlockEngine, SessionNeed, TokenSet},
     testing::{self, EOS, Ledger},
 };
 
@@ -153,4 +153,37 @@ async fn a_reply_without_anything_to_continue_is_refused() {
     let conversation = house.conversation("", 64).await;
     let turn = Turn::new(house.model.clone(), conversation, (Sampling::greedy(), 0), StopRule::default(), 1, 8);
     assert!(turn.is_err());
+}
+
+#[tokio::test]
+async fn a_grammar_leaves_only_what_it_allows_and_begins_anew() {
+    /// Digits, as many as are left, then the end.
+    struct Digits(usize);
+
+    #[async_trait::async_trait]
+    impl Constraint for Digits {
+        async fn allowed(&self) -> Result<TokenSet, PortError> {
+            let end = (self.0 == 0).then_some(EOS);
+            let digits = (b'0'..=b'9').map(|digit| TokenId(u32::from(digit))).filter(|_| self.0 > 0);
+            Ok(end.into_iter().chain(digits).collect())
+        }
+
+        fn take(&mut self, _: TokenId) -> Result<(), PortError> {
+            self.0 = self.0.saturating_sub(1);
+            Ok(())
+        }
+
+        fn anew(&self) -> Box<dyn Constraint> {
+            Box::new(Self(3))
+        }
+    }
+
+    let house = house(testing::letter);
+    let rule = StopRule { skip_special: true, ..StopRule::default() };
+    let turn = house.turn(house.conversation("a", 64).await, rule, 9, 8);
+    let mut turn = turn.within(Some(Box::new(Digits(3))));
+    let first = run(&mut turn).await;
+    assert_eq!(first, ("000".to_owned(), FinishReason::EndOfText(EOS)), "of equal scores the lowest token wins");
+    turn.again(1, 0);
+    assert_eq!(run(&mut turn).await, first);
 }

@@ -4,7 +4,6 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::*;
 use crate::{
-    ports::FaultKind,
     routing::InProcessSwarm,
     session::{Catalogue, Limits, ModelEntry},
     testing::{self, Ledger},
@@ -54,13 +53,26 @@ async fn a_text_is_scored_by_one_pass_or_piece_by_piece() {
 }
 
 #[tokio::test]
+async fn the_best_in_each_place_are_told() {
+    let (_, service) = service();
+    let scored = service.score_prompt(None, &Prompt::Tokens(testing::tokens("hello")), 2).await.unwrap();
+    assert!(scored[0].best.is_empty(), "the first token follows nothing");
+    for it in &scored[1..] {
+        assert_eq!(it.best.len(), 2);
+        assert!(it.best[0].logprob > it.best[1].logprob);
+        assert!(it.best[0].logprob >= it.logprob.unwrap());
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_scored_is_refused() {
     let (_, service) = service();
     assert!(matches!(service.score(None, "").await, Err(ReplyError::EmptyInput)));
     assert!(matches!(service.score(Some("x".into()), "a").await, Err(ReplyError::UnknownModel { .. })));
     let long = "a".repeat(5000);
     assert!(matches!(service.score(None, &long).await, Err(ReplyError::LengthNotAllowed { asked: 5000, .. })));
-    let nan = LogitRow::Dense(vec![0.0, f32::NAN]);
-    assert_eq!(logprob(nan, TokenId(0)).unwrap_err().kind(), FaultKind::Internal);
-    assert!(logprob(LogitRow::Dense(vec![0.0]), TokenId(1)).is_err());
+    let many = service.score_prompt(None, &Prompt::Text("a".to_owned()), 21).await.unwrap_err();
+    assert_eq!(many.to_string(), "at most 20 logprobs are told, got 21");
+    let unknown = service.score_prompt(None, &Prompt::Tokens(vec![TokenId(256)]), 0).await.unwrap_err();
+    assert_eq!(unknown.to_string(), "the prompt has token 256, but the tokens of m are below 256");
 }

@@ -48,7 +48,15 @@ fn replica(records: &Arc<Mutex<HashMap<Uuid, SessionRecord>>>, clock: &Arc<Atomi
 }
 
 fn asking(session: Option<Uuid>, prompt: Prompt, length: Length) -> ReplyRequest {
-    ReplyRequest { model: None, session, prompt, length, sampling: Sampling::greedy(), stop: StopRule::default() }
+    ReplyRequest {
+        model: None,
+        session,
+        prompt,
+        length,
+        sampling: Sampling::greedy(),
+        stop: StopRule::default(),
+        grammar: None,
+    }
 }
 
 fn text(text: &str) -> Prompt {
@@ -362,4 +370,74 @@ async fn readiness_tells_why_the_rest_of_the_blocks_is_not_known() {
     let service = half(Err(PortError::new(FaultKind::Unavailable, "no initial peer answers")));
     let missing = service.readiness().await.remove(0).missing.unwrap();
     assert_eq!(missing, "no server is known for blocks 1: the swarm could not be reached: no initial peer answers");
+}
+
+#[tokio::test]
+async fn an_ending_leaves_the_session_as_if_the_model_had_ended() {
+    let house = house();
+    let plain = house.say(asking(None, text("a prompt"), Length::NewTokens(8))).await.unwrap().0;
+    let ending = plain[4..6].to_owned();
+    let stop = |sequence: &str, endings: &[&str]| StopRule {
+        sequences: vec![sequence.to_owned()],
+        endings: Some(endings.iter().map(|text| (*text).to_owned()).collect()),
+        include: true,
+        ..StopRule::default()
+    };
+    let session = house.service.open(None, None).await.unwrap();
+    let asked = asking(Some(session), text("a prompt"), Length::NewTokens(8));
+    let (said, _, reason) = house.say(ReplyRequest { stop: stop("!", &[&ending]), ..asked.clone() }).await.unwrap();
+    assert_eq!((said.as_str(), reason), (&plain[..6], FinishReason::StopSequence(ending)));
+    let kept = house.records.lock().unwrap()[&session].tokens.clone();
+    assert_eq!(kept, testing::tokens(&format!("a prompt{}!", &plain[..5])), "the stop sequence is the last token");
+
+    for (sequence, endings) in [("!!", &[][..]), ("!!", &["x"][..])] {
+        let refused = house.refusal(ReplyRequest { stop: stop(sequence, endings), ..asked.clone() }).await;
+        assert_eq!(refused, "extra_stop_sequences require stop_sequence length to be exactly 1 token");
+    }
+}
+
+#[tokio::test]
+async fn another_reply_to_the_same_prompt_computes_the_prompt_once() {
+    let house = house();
+    let sampling = Sampling { seed: Some(7), ..Sampling::at_temperature(5.0) };
+    let request = |seed| ReplyRequest {
+        sampling: Sampling { seed: Some(seed), ..sampling.clone() },
+        ..asking(None, text("the prompt"), Length::NewTokens(6))
+    };
+    let mut lone = Vec::new();
+    for seed in 7..10 {
+        lone.push(house.say(request(seed)).await.unwrap().0);
+    }
+    let mut reply = house.service.reply(request(7)).await.unwrap();
+    let mut texts = Vec::new();
+    for nth in 0..3 {
+        if nth > 0 {
+            reply.again(nth);
+        }
+        let mut said = String::new();
+        while let Some(chunk) = reply.next().await.unwrap() {
+            said += &chunk.text;
+        }
+        texts.push(said);
+    }
+    assert_eq!(texts, lone);
+    assert_ne!(texts[0], texts[1]);
+    let usage = Usage { prompt_tokens: 10, cached_tokens: 0, computed_tokens: 10 + 5 + 5 + 5, new_tokens: 18 };
+    assert_eq!(reply.usage(), usage);
+}
+
+#[tokio::test]
+async fn tokens_are_as_good_as_their_text() {
+    let house = house();
+    let from_text = house.say(asking(None, text("prompt"), Length::NewTokens(5))).await.unwrap();
+    let from_tokens = house.say(asking(None, Prompt::Tokens(testing::tokens("prompt")), Length::NewTokens(5))).await;
+    assert_eq!(from_tokens.unwrap(), from_text);
+    assert_eq!(house.service.text_of(None, &testing::tokens("prompt")).unwrap(), "prompt");
+    let unknown = Prompt::Tokens(vec![crate::model::TokenId(300)]);
+    let told = house.refusal(asking(None, unknown, Length::NewTokens(5))).await;
+    assert_eq!(told, "the prompt has token 300, but the tokens of m are below 256");
+    assert!(matches!(
+        house.say(asking(None, Prompt::Tokens(Vec::new()), Length::NewTokens(5))).await,
+        Err(ReplyError::EmptyInput)
+    ));
 }
