@@ -8,6 +8,7 @@ mod chat;
 mod error;
 mod fault;
 mod front;
+mod guard;
 mod hangup;
 mod models;
 mod operation;
@@ -26,6 +27,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
+pub use guard::ApiKey;
 pub use routes::{openapi_yaml, routes};
 pub use server::serve;
-pub use settings::ApiSettings;
+pub use settings::{ApiSettings, Connections};

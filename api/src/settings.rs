@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::ApiKey;
+
 /// Settings of the HTTP side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiSettings {
@@ -15,6 +17,10 @@ pub struct ApiSettings {
     pub reply_timeout: Duration,
     /// Silence on an event stream after which a comment is sent, so that proxies keep it open.
     pub keep_alive: Duration,
+    /// Keys of which a request must bring one; empty lets everybody ask.
+    pub keys: Vec<ApiKey>,
+    /// Sites whose pages may read answers, as `https://host:port`, or `*` for all.
+    pub origins: Vec<String>,
 }
 
 impl Default for ApiSettings {
@@ -25,6 +31,25 @@ impl Default for ApiSettings {
             body_timeout: Duration::from_secs(30),
             reply_timeout: Duration::from_secs(900),
             keep_alive: Duration::from_secs(15),
+            keys: Vec::new(),
+            origins: Vec::new(),
         }
+    }
+}
+
+/// Bounds on connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    /// At the same time; requests on further ones are answered with 503.
+    pub most: usize,
+    /// How long one may be open without a request under way, or without its client reading what it is sent.
+    pub idle: Duration,
+    /// How long replies that are being written may go on once the server was asked to stop.
+    pub drain: Duration,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { most: 512, idle: Duration::from_secs(75), drain: Duration::from_secs(30) }
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod host;
+pub(crate) mod key;
 pub(crate) mod score;
 pub(crate) mod serve;
 pub(crate) mod swarm;
@@ -20,11 +21,11 @@ use corolla_domain::{
     ports::{FaultKind, PortError},
     session::{ModelState, SessionService},
 };
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     Stop,
-    config::{self, Overrides, Settings, TypedBackend, TypedDtype},
+    config::{self, LogFormat, Overrides, Settings, TypedBackend, TypedDtype},
     plan::{self, ModelPlan},
     plugin, wiring,
 };
@@ -126,9 +127,18 @@ pub(crate) fn print(text: &str) -> Result<(), Stop> {
 
 /// Sends events to the standard error stream; `default` is what is shown where COROLLA_LOG does not say.
 fn log(default: &str) {
+    log_as(default, LogFormat::Text);
+}
+
+/// The same in a format of choice.
+fn log_as(default: &str, format: LogFormat) {
     let filter = EnvFilter::try_from_env("COROLLA_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let format = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
-    tracing_subscriber::registry().with(filter).with(format).init();
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let layer = match format {
+        LogFormat::Text => layer.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => layer.json().with_current_span(true).with_span_list(false).boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(layer).init();
 }
 
 /// How a fault of a server of blocks, or of its swarm, ends the command.

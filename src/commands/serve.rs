@@ -6,7 +6,7 @@ use corolla_api::ApiSettings;
 use corolla_domain::session::SessionService;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
-use super::{Compute, ConfigFile, Stops, interrupted_again, log, planned};
+use super::{Compute, ConfigFile, Stops, interrupted_again, log_as, planned};
 use crate::{
     Stop,
     config::Overrides,
@@ -37,7 +37,8 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     let overrides =
         Overrides { listen: options.listen, join: options.join, path: options.model, ..options.compute.overrides() };
     let (settings, plans) = planned(&options.file, &overrides).await?;
-    log("info");
+    let keys = settings.guard.keys(settings.listen).map_err(Stop::usage)?;
+    log_as("info", settings.log_format);
     let listener = TcpListener::bind(settings.listen).await.map_err(|fault| {
         Stop::usage(format!("cannot listen on {}: {fault}; choose another with --listen", settings.listen))
     })?;
@@ -48,7 +49,10 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     let sweeping = tokio::spawn(wiring::sweep(service.clone()));
     let api = ApiSettings {
         max_body_bytes: settings.max_body_bytes,
+        body_timeout: settings.body_timeout,
         reply_timeout: settings.reply_timeout,
+        keys,
+        origins: settings.origins,
         ..ApiSettings::default()
     };
     tracing::info!("listening on http://{address}");
@@ -58,7 +62,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
         leave.send_replace(());
     };
     let serving = async {
-        let served = corolla_api::serve(listener, corolla_api::routes(service, api), stopping).await;
+        let served = corolla_api::serve(listener, corolla_api::routes(service, api), settings.connections, stopping).await;
         sweeping.abort();
         working.await.map_err(|fault| Stop::failure(format!("the models' keeper ended early: {fault}")))?;
         served.map_err(|fault| Stop::failure(format!("the server ended early: {fault}")))

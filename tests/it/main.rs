@@ -8,6 +8,7 @@ mod bad_input;
 mod bench;
 mod chat;
 mod golden;
+mod guards;
 #[cfg(unix)]
 mod hosting;
 mod layering;

@@ -160,6 +160,21 @@ impl Server {
         }
     }
 
+    /// Asks it once to end, as the system does; how it ended.
+    #[cfg(unix)]
+    pub(crate) async fn terminate(mut self) -> std::process::ExitStatus {
+        assert!(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap().success());
+        let begun = Instant::now();
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            ticks.tick().await;
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not end");
+        }
+    }
+
     /// Whether the process runs.
     pub(crate) fn alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()

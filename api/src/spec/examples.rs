@@ -6,8 +6,6 @@ use serde_json::{Value, json};
 /// Puts the examples in.
 pub(super) fn complete(document: &mut Value) {
     name_json_plainly(document);
-    // Nobody is asked who they are; a server that needs it stands behind a proxy that asks.
-    document["security"] = json!([]);
     v1(document);
     chat(document);
     rest(document);
@@ -46,12 +44,12 @@ fn put(document: &mut Value, path: &str, status: &str, media: &str, examples: &[
 const JSON: &str = "application/json";
 
 /// An error in our shape.
-fn error(code: &str, message: &str) -> Value {
+pub(super) fn error(code: &str, message: &str) -> Value {
     json!({"code": code, "message": message, "request_id": "0d5f3c8f6c1c4f0f9f0e6f4c1b1f7a21"})
 }
 
 /// An error in the shape of `/v1`.
-fn chat_error(kind: &str, code: &str, message: &str, param: Option<&str>) -> Value {
+pub(super) fn chat_error(kind: &str, code: &str, message: &str, param: Option<&str>) -> Value {
     json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
 }
 

@@ -1,6 +1,7 @@
 //! The public description: what the operations say of themselves, completed with examples, as YAML.
 
 mod examples;
+mod guards;
 pub(crate) mod meta;
 mod yaml;
 
@@ -49,6 +50,7 @@ pub(crate) fn operations(service: Arc<SessionService>, settings: Arc<ApiSettings
 pub(crate) fn document(version: &str) -> Value {
     let mut document: Value = serde_json::from_str(&raw(version)).unwrap_or_default();
     examples::complete(&mut document);
+    guards::complete(&mut document);
     document
 }
 
