@@ -12,13 +12,13 @@ use std::{
     time::Duration,
 };
 
+use corolla_api::Connections;
 use corolla_domain::{
     fit::{Dtype, Kernels},
     model::{BlockRange, ModelId},
     routing::Patience,
     session::Limits,
 };
-use corolla_api::Connections;
 pub(crate) use guard::{Guard, NAMES, is_name};
 pub(crate) use swarm::{HostSettings, SwarmSettings};
 pub(crate) use typed::{

@@ -89,11 +89,7 @@ impl Drop for UnderWay {
 ///
 /// # Errors
 /// Where the listener cannot be used.
-pub(crate) fn watch<E>(
-    listener: TcpListener,
-    routes: E,
-    limits: Connections,
-) -> io::Result<(Watched, Attentive<E>)> {
+pub(crate) fn watch<E>(listener: TcpListener, routes: E, limits: Connections) -> io::Result<(Watched, Attentive<E>)> {
     let lines = Lines::default();
     let most = limits.most.clamp(1, Semaphore::MAX_PERMITS - TURNED_AWAY);
     let places = Arc::new(Semaphore::new(most + TURNED_AWAY));
@@ -119,7 +115,6 @@ impl Acceptor for Watched {
 
     async fn accept(&mut self) -> io::Result<(Line, LocalAddr, RemoteAddr, Scheme)> {
         let place = self.places.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let crowded = self.places.available_permits() < TURNED_AWAY;
         let (socket, local, remote, scheme) = match self.inner.accept().await {
             Ok(accepted) => accepted,
             Err(fault) => {
@@ -128,6 +123,7 @@ impl Acceptor for Watched {
                 return Err(fault);
             }
         };
+        let crowded = self.places.available_permits() < TURNED_AWAY;
         // Tokens leave one by one; waiting to fill a packet would delay each of them.
         socket.set_nodelay(true)?;
         let (closed, watcher) = watch::channel(false);

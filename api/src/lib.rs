@@ -10,6 +10,7 @@ mod fault;
 mod front;
 mod guard;
 mod hangup;
+mod metrics;
 mod models;
 mod operation;
 mod page;
@@ -23,11 +24,14 @@ mod swarm;
 mod v1;
 
 #[cfg(test)]
+mod load;
+#[cfg(test)]
 mod stage;
 #[cfg(test)]
 mod tests;
 
 pub use guard::ApiKey;
-pub use routes::{openapi_yaml, routes};
+pub use metrics::Metrics;
+pub use routes::{openapi_3_1_yaml, openapi_yaml, routes};
 pub use server::serve;
 pub use settings::{ApiSettings, Connections};

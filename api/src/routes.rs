@@ -39,7 +39,8 @@ pub fn routes(service: Arc<SessionService>, settings: ApiSettings) -> impl Endpo
         .at("/docs", get(fixed("text/html; charset=utf-8", spec::page, &settings, Some(DOCS_POLICY))))
         .nest("/", operations)
         .with(CatchPanic::new().with_handler(panicked));
-    let guarded = Guarded { inner: inner.map_to_response(), keys: Keys::new(&settings.keys), methods };
+    let metrics = settings.metrics.clone();
+    let guarded = Guarded { inner: inner.map_to_response(), keys: Keys::new(&settings.keys), methods, metrics };
     Front { inner: Cors::new(guarded, &settings.origins) }
 }
 
@@ -47,6 +48,12 @@ pub fn routes(service: Arc<SessionService>, settings: ApiSettings) -> impl Endpo
 #[must_use]
 pub fn openapi_yaml() -> String {
     spec::yaml(&ApiSettings::default().version)
+}
+
+/// The same as OpenAPI 3.1, for tools that know no older one.
+#[must_use]
+pub fn openapi_3_1_yaml() -> String {
+    spec::yaml_3_1(&ApiSettings::default().version)
 }
 
 /// A text that is written when it is first asked for, and then stays the same.

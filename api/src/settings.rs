@@ -1,11 +1,11 @@
 //! What the front door needs to know before it opens.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use crate::ApiKey;
+use crate::{ApiKey, Metrics};
 
 /// Settings of the HTTP side.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ApiSettings {
     /// Version in the description and in `/health/live`.
     pub version: String,
@@ -21,6 +21,8 @@ pub struct ApiSettings {
     pub keys: Vec<ApiKey>,
     /// Sites whose pages may read answers, as `https://host:port`, or `*` for all.
     pub origins: Vec<String>,
+    /// Where measurements are kept: the one that observes the service.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for ApiSettings {
@@ -33,6 +35,7 @@ impl Default for ApiSettings {
             keep_alive: Duration::from_secs(15),
             keys: Vec::new(),
             origins: Vec::new(),
+            metrics: Arc::default(),
         }
     }
 }

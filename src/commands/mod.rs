@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod host;
 pub(crate) mod key;
+pub(crate) mod openapi;
 pub(crate) mod score;
 pub(crate) mod serve;
 pub(crate) mod swarm;
@@ -18,7 +19,7 @@ use std::{
 };
 
 use corolla_domain::{
-    ports::{FaultKind, PortError},
+    ports::{FaultKind, PortError, Unobserved},
     session::{ModelState, SessionService},
 };
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
@@ -100,7 +101,7 @@ async fn load_default(settings: &Settings, plans: &[ModelPlan], progress: bool) 
     if progress {
         eprint!("loading {} ...", settings.default_model);
     }
-    let service = wiring::service(settings).await.map_err(Stop::failure)?;
+    let service = wiring::service(settings, Arc::new(Unobserved)).await.map_err(Stop::failure)?;
     Box::pin(wiring::load_models(&service, plans)).await;
     if progress {
         eprint!("\r\x1b[K");

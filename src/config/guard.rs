@@ -42,9 +42,11 @@ impl Guard {
 pub(super) fn check(access: Access, keys: Vec<Key>) -> Result<Guard, String> {
     match access {
         Access::Open if keys.is_empty() => Ok(Guard::Open),
-        Access::Open => Err("access = \"open\" lets everybody ask, and there are api_keys that nobody would need; leave one \
+        Access::Open => {
+            Err("access = \"open\" lets everybody ask, and there are api_keys that nobody would need; leave one \
                              of the two out"
-            .to_owned()),
+                .to_owned())
+        }
         Access::Auto if keys.len() > MAX_KEYS => {
             Err(format!("api_keys has {} keys; there may be {MAX_KEYS}", keys.len()))
         }
@@ -53,7 +55,10 @@ pub(super) fn check(access: Access, keys: Vec<Key>) -> Result<Guard, String> {
             for (at, key) in keys.into_iter().enumerate() {
                 let key = check_key(at, key)?;
                 if known.iter().any(|other| other.name == key.name || other.sha256 == key.sha256) {
-                    return Err(format!("api_keys[{at}] ({}) stands twice, its name or its sha256; keep one", key.name));
+                    return Err(format!(
+                        "api_keys[{at}] ({}) stands twice, its name or its sha256; keep one",
+                        key.name
+                    ));
                 }
                 known.push(key);
             }
@@ -91,7 +96,9 @@ fn check_key(at: usize, key: Key) -> Result<ApiKey, String> {
         })
         .transpose()?;
     if let Some(number) = concurrent.filter(|number| !(1..=100_000).contains(number)) {
-        return Err(format!("api_keys[{at}].concurrent = {number} is out of range; it may be 1 to 100000, or be left out"));
+        return Err(format!(
+            "api_keys[{at}].concurrent = {number} is out of range; it may be 1 to 100000, or be left out"
+        ));
     }
     Ok(ApiKey { name, sha256, requests_per_minute, concurrent })
 }

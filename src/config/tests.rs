@@ -310,7 +310,8 @@ fn a_cache_has_one_size() {
     }
 }
 
-const KEY: &str = "[[api_keys]]\nname = \"ann\"\nsha256 = \"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\"\n";
+const KEY: &str =
+    "[[api_keys]]\nname = \"ann\"\nsha256 = \"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\"\n";
 
 #[test]
 fn keys_are_wanted_where_others_reach_the_server() {
@@ -325,7 +326,10 @@ fn keys_are_wanted_where_others_reach_the_server() {
     );
     assert_eq!(keys("listen = \"0.0.0.0:80\"\naccess = \"open\""), Ok(Vec::new()));
     let found = keys(&format!("listen = \"0.0.0.0:80\"\n{KEY}requests_per_minute = 60\nconcurrent = 2")).unwrap();
-    assert_eq!((found[0].name.as_str(), found[0].sha256[..2].to_vec(), found[0].concurrent), ("ann", vec![0, 0x11], Some(2)));
+    assert_eq!(
+        (found[0].name.as_str(), found[0].sha256[..2].to_vec(), found[0].concurrent),
+        ("ann", vec![0, 0x11], Some(2))
+    );
     assert_eq!(found[0].requests_per_minute.map(std::num::NonZeroU32::get), Some(60));
     assert_eq!(keys(KEY).unwrap().len(), 1, "also on this machine alone");
 }
@@ -334,7 +338,10 @@ fn keys_are_wanted_where_others_reach_the_server() {
 fn faults_of_keys_and_origins_are_named_and_never_tell_the_key() {
     for (text, fault) in [
         (format!("{KEY}{KEY}"), "api_keys[1] (ann) stands twice, its name or its sha256; keep one"),
-        (format!("access = \"open\"\n{KEY}"), "access = \"open\" lets everybody ask, and there are api_keys that nobody"),
+        (
+            format!("access = \"open\"\n{KEY}"),
+            "access = \"open\" lets everybody ask, and there are api_keys that nobody",
+        ),
         (KEY.replace("ann", "a b"), "api_keys[0].name = \"a b\" is no name; use up to 64 of"),
         (KEY.replace("0011", "secret"), "api_keys[0].sha256 (ann) is no SHA-256; write its 64 hexadecimal digits"),
         (format!("{KEY}requests_per_minute = 0"), "api_keys[0].requests_per_minute = 0 is out of range"),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::server::{Server, corolla, run, smollm2, tiny_llama};
 
 /// What `corolla key` prints: the key, and its part of the configuration.
-fn new_key(name: &str) -> (String, String) {
+pub(crate) fn new_key(name: &str) -> (String, String) {
     let output = corolla().args(["key", "--name", name]).stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     let key = said.lines().find(|line| line.starts_with("corolla-")).expect(&said).to_owned();

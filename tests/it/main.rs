@@ -13,6 +13,7 @@ mod guards;
 mod hosting;
 mod layering;
 mod open_api;
+mod operations;
 mod server;
 mod simulation;
 mod v1;

@@ -1,6 +1,6 @@
 //! The operations behind their guards: what is refused is refused before it is read, and every error gets its shape.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use poem::{
     Endpoint, Error, Request, Response,
@@ -8,7 +8,7 @@ use poem::{
 };
 
 use super::{Keys, keys::Entry};
-use crate::{error::Fault, fault, hangup::Crowded};
+use crate::{Metrics, error::Fault, fault, hangup::Crowded};
 
 /// Names the request in errors and in the log.
 #[derive(Debug, Clone)]
@@ -20,6 +20,7 @@ pub(crate) struct Guarded<E> {
     pub(crate) keys: Keys,
     /// Paths and the methods they answer to.
     pub(crate) methods: BTreeMap<String, String>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// What a request holds until its answer is out.
@@ -33,32 +34,37 @@ impl<E: Endpoint<Output = Response>> Endpoint for Guarded<E> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let id = request.data::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         let allow = self.methods.get(&path).map(String::as_str);
-        let fault = match self.answer(request, &method, &path, allow).await {
+        let response = match self.answer(request, &method, &path, allow).await {
+            // A handler that panicked leaves the fault, whose shape depends on the path.
             Ok(mut response) => match response.extensions_mut().remove::<Fault>() {
-                Some(fault) => fault,
-                None => return Ok(response),
+                Some(fault) => refusal(&fault, &path, &id, allow),
+                None => response,
             },
-            Err(fault) => fault,
+            Err(fault) => refusal(&fault, &path, &id, allow),
         };
-        let mut response = fault::response(&fault, &path, &id);
-        let mut put = |name, value: &str| {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                response.headers_mut().insert(name, value);
-            }
-        };
-        match (fault.status, allow) {
-            (StatusCode::METHOD_NOT_ALLOWED, Some(allow)) => put(header::ALLOW, allow),
-            (StatusCode::UNAUTHORIZED, _) => put(header::WWW_AUTHENTICATE, "Bearer"),
-            _ => {}
-        }
-        if fault.code == CROWDED {
-            put(header::CONNECTION, "close");
-        }
+        self.metrics.answered(allow.and(Some(path.as_str())), &method, response.status());
         Ok(response)
     }
 }
 
 const CROWDED: &str = "too_many_connections";
+
+/// `fault` as a response, with the headers that belong to its status.
+fn refusal(fault: &Fault, path: &str, id: &str, allow: Option<&str>) -> Response {
+    let mut response = fault::response(fault, path, id);
+    let mut put = |name, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(name, value);
+        }
+    };
+    match (fault.status, allow) {
+        (StatusCode::METHOD_NOT_ALLOWED, Some(allow)) => put(header::ALLOW, allow),
+        (StatusCode::UNAUTHORIZED, _) => put(header::WWW_AUTHENTICATE, "Bearer"),
+        _ if fault.code == CROWDED => put(header::CONNECTION, "close"),
+        _ => {}
+    }
+    response
+}
 
 impl<E: Endpoint<Output = Response>> Guarded<E> {
     async fn answer(
@@ -68,7 +74,8 @@ impl<E: Endpoint<Output = Response>> Guarded<E> {
         path: &str,
         allow: Option<&str>,
     ) -> Result<Response, Fault> {
-        if let Some(Crowded { limit }) = request.data() {
+        let open = is_open(path);
+        if !open && let Some(Crowded { limit }) = request.data() {
             let message = format!("the server has as many connections as it takes: {limit}; try again shortly");
             let retry_after = Some(std::time::Duration::from_secs(1));
             return Err(Fault { retry_after, ..Fault::new(StatusCode::SERVICE_UNAVAILABLE, CROWDED, message) });
@@ -78,13 +85,12 @@ impl<E: Endpoint<Output = Response>> Guarded<E> {
         {
             return Ok(Response::builder().status(StatusCode::NO_CONTENT).header(header::ALLOW, allow).finish());
         }
-        let entry = if is_open(path) { None } else { self.keys.admit(request.headers())? };
+        let entry = if open { None } else { self.keys.admit(request.headers())? };
         if let Some(entry) = &entry {
             tracing::Span::current().record("key", &*entry.name);
         }
-        let mut response =
-            self.inner.call(request).await.map_err(|error| to_fault(error, method, path, allow))?;
-        response.extensions_mut().insert(std::sync::Arc::new(Held(entry)));
+        let mut response = self.inner.call(request).await.map_err(|error| to_fault(error, method, path, allow))?;
+        response.extensions_mut().insert(Arc::new(Held(entry)));
         Ok(response)
     }
 }

@@ -2,15 +2,12 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use governor::{
-    DefaultDirectRateLimiter, Quota, RateLimiter,
-    clock::{Clock, DefaultClock},
-};
 use poem::http::{HeaderMap, StatusCode, header};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::rate::Rate;
 use crate::error::Fault;
 
 /// A key that clients may send. The key itself is not kept.
@@ -40,7 +37,7 @@ pub(crate) struct Keys(Vec<Known>);
 struct Known {
     name: Arc<str>,
     digest: [u8; 32],
-    rate: Option<DefaultDirectRateLimiter>,
+    rate: Option<Rate>,
     places: Option<(Arc<Semaphore>, usize)>,
 }
 
@@ -57,7 +54,7 @@ impl Keys {
         let known = |key: &ApiKey| Known {
             name: key.name.as_str().into(),
             digest: key.sha256,
-            rate: key.requests_per_minute.map(|rate| RateLimiter::direct(Quota::per_minute(rate))),
+            rate: key.requests_per_minute.map(Rate::new),
             places: key.concurrent.map(|n| (Arc::new(Semaphore::new(n.min(Semaphore::MAX_PERMITS))), n)),
         };
         Self(keys.iter().map(known).collect())
@@ -89,10 +86,11 @@ impl Keys {
 
 impl Known {
     fn keep_pace(&self) -> Result<(), Fault> {
-        let Some(Err(early)) = self.rate.as_ref().map(RateLimiter::check) else { return Ok(()) };
-        let wait = early.wait_time_from(DefaultClock::default().now());
-        let rate = early.quota().burst_size();
-        Err(too_many("rate_limited", format!("the API key has sent its {rate} requests a minute"), wait))
+        let Some(rate) = &self.rate else { return Ok(()) };
+        rate.take().map_err(|wait| {
+            let message = format!("the API key has sent its {} requests a minute", rate.per_minute());
+            too_many("rate_limited", message, wait)
+        })
     }
 
     fn place(&self) -> Result<Option<OwnedSemaphorePermit>, Fault> {

@@ -3,6 +3,7 @@
 mod cors;
 mod door;
 mod keys;
+mod rate;
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@
 mod block_engine;
 mod error;
 mod local_model;
+mod observer;
 mod remote_swarm;
 mod session_store;
 mod tokenizer;
@@ -14,6 +15,7 @@ mod tokenizer;
 pub use block_engine::{BackwardInput, BlockEngine, BlockSession, Gradients, Inbox, Relay, SessionNeed, StepInput};
 pub use error::{FaultKind, PortError};
 pub use local_model::LocalModel;
+pub use observer::{Event, Observer, Unobserved};
 pub use remote_swarm::RemoteSwarm;
 pub use session_store::{SessionRecord, SessionStore, Timestamp};
 pub use tokenizer::Tokenizer;
