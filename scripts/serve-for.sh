@@ -5,6 +5,7 @@
 serve_for() {
     work=$(mktemp -d)
     printf '%s\n' "$2" >"$work/corolla.toml"
+    : >"$work/log"
     "$1" serve --listen 127.0.0.1:0 --config "$work/corolla.toml" 2>"$work/log" &
     server=$!
     trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm -rf -- "$work"' EXIT

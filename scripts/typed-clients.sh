@@ -32,7 +32,7 @@ for language; do
         python)
             python_env typed-clients "$here/python/requirements.txt"
             cd -- "$here/python"
-            PATH=$venv/bin:$PATH openapi-python-client generate --path "$repo/openapi.yaml" --output-path corolla_client --meta none \
+            PATH=$venv/bin:$PATH openapi-python-client generate --path "$repo/openapi.yaml" --config config.yaml --output-path corolla_client --meta none \
                 --overwrite --fail-on-warning >"$work/python.log" || fail "the client has faults; see above$(cat "$work/python.log" >&2)"
             "$venv/bin/python" -W error::SyntaxWarning client.py "$base" "$key"
             ;;

@@ -157,28 +157,29 @@ pub(crate) struct Line {
     peer: Option<SocketAddr>,
     lines: Lines,
     patience: Duration,
-    /// Runs while no request is under way.
+    /// Ends the period in which a request must be under way.
     idle: Pin<Box<Sleep>>,
     /// Runs while the far end takes nothing of what is sent to it.
     stalled: Option<Pin<Box<Sleep>>>,
     requests: Arc<Requests>,
-    /// Requests that had ended when `idle` began.
+    /// Requests that had ended when that period began.
     ended: u64,
     _place: OwnedSemaphorePermit,
 }
 
 impl Line {
-    /// Whether the client has asked nothing, or not finished asking, for too long.
+    /// Whether the client has asked nothing, or not finished asking, for too long: for the whole of a period, of which one
+    /// follows the other. The clock always runs, since nobody asks again when a request ends.
     fn idles(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.requests.under_way.load(SeqCst) > 0 {
-            return false;
-        }
-        let ended = self.requests.ended.load(SeqCst);
-        if ended != self.ended {
+        while self.idle.as_mut().poll(cx).is_ready() {
+            let ended = self.requests.ended.load(SeqCst);
+            if self.requests.under_way.load(SeqCst) == 0 && ended == self.ended {
+                return true;
+            }
             self.ended = ended;
             self.idle.as_mut().reset(Instant::now() + self.patience);
         }
-        self.idle.as_mut().poll(cx).is_ready()
+        false
     }
 
     /// `written`, unless the client has read nothing for too long.

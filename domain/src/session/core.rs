@@ -14,7 +14,7 @@ use super::{
 use crate::{
     generation::Conversation,
     model::{ModelId, ModelSpec},
-    ports::{FaultKind, Observer, SessionNeed, SessionRecord, SessionStore, Timestamp},
+    ports::{FaultKind, Observer, PortError, SessionNeed, SessionRecord, SessionStore, Timestamp},
     routing::{Bans, Chain},
 };
 
@@ -210,16 +210,21 @@ async fn adopt(live: &mut Live, record: SessionRecord) -> Result<(), ReplyError>
 pub(super) async fn missing_blocks(entry: &ModelEntry) -> (Option<String>, Vec<usize>) {
     let spec = entry.local.spec();
     match entry.swarm.map(&spec.id).await {
-        Err(fault) if fault.kind() == FaultKind::Internal => {
-            tracing::error!(model = %spec.id, error = %fault, "nobody knows who runs the blocks");
-            (Some("it is not known who runs its blocks; the server's log says why".to_owned()), Vec::new())
-        }
-        Err(fault) => (Some(fault.to_string()), Vec::new()),
+        Err(fault) => (Some(in_public(&spec, &fault)), Vec::new()),
         Ok(map) => {
             let missing = map.missing(spec.all_blocks());
             let named: Vec<String> = missing.iter().map(ToString::to_string).collect();
-            let words = (!named.is_empty()).then(|| map.no_host(&format!("blocks {}", named.join(", "))).to_string());
-            (words, missing)
+            let words = (!named.is_empty()).then(|| map.no_host(&format!("blocks {}", named.join(", "))));
+            (words.map(|fault| in_public(&spec, &fault)), missing)
         }
     }
+}
+
+/// What everybody may read of `fault`: what went wrong inside may name files of this machine.
+fn in_public(spec: &ModelSpec, fault: &PortError) -> String {
+    if fault.kind() == FaultKind::Internal {
+        tracing::error!(model = %spec.id, error = %fault, "it is not known who runs the blocks");
+        return "it is not known who runs its blocks; the server's log says why".to_owned();
+    }
+    fault.to_string()
 }
