@@ -7,6 +7,26 @@ pub(super) fn complete(document: &mut Value) {
     name_json_plainly(document);
     let schemas = document["components"]["schemas"].as_object().cloned().unwrap_or_default();
     refer_plainly(document, &schemas);
+    let schemas = document["components"]["schemas"].as_object_mut().into_iter().flatten();
+    for (_, schema) in schemas.filter(|(name, _)| name.ends_with("Request")) {
+        null_is_absent(schema);
+    }
+}
+
+/// As OpenAI's clients may send null for a member that they leave out, the description allows it.
+fn null_is_absent(request: &mut Value) {
+    let required = request["required"].clone();
+    let is_required = |name: &str| required.as_array().is_some_and(|names| names.iter().any(|it| it == name));
+    for (name, member) in request["properties"].as_object_mut().into_iter().flatten() {
+        if is_required(name) {
+            continue;
+        }
+        // Beside a type, as the older dialect wants it.
+        let place = if member.get("type").is_some() { Some(member) } else { member.pointer_mut("/oneOf/0") };
+        if let Some(place) = place.filter(|place| place.get("type").is_some()) {
+            place["nullable"] = json!(true);
+        }
+    }
 }
 
 /// JSON has no charset parameter (RFC 8259); the macros write one.
