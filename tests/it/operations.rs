@@ -40,7 +40,7 @@ async fn measurements_follow_a_reply() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_of_the_log_are_json_where_that_is_configured_and_name_the_request() {
     let config = format!("log_format = \"json\"\n{}", tiny_llama());
-    let server = Server::open_door(&config, &[], "info,corolla_api=debug").await;
+    let server = Server::open_door(&config, &[], "info,corolla_api=debug");
     let request = server.http.get(format!("{}/api/v1/nothing", server.base)).header("x-request-id", "mine-1");
     assert_eq!(request.send().await.unwrap().headers()["x-request-id"], "mine-1");
     let named = |line: &Value| line["span"]["id"] == "mine-1" && line["fields"]["status"] == 404;
@@ -98,7 +98,7 @@ async fn no_key_prompt_path_or_stack_trace_is_in_a_reply_or_a_log() {
     let digest = table.split('"').nth(3).unwrap().to_owned();
     let root = env!("CARGO_MANIFEST_DIR");
     for level in ["info", "debug"] {
-        let server = Server::open_door(&format!("{table}{}", tiny_llama()), &[], level).await;
+        let server = Server::open_door(&format!("{table}{}", tiny_llama()), &[], level);
         server.until("ready", async || server.get("/health/ready").await.0 == 200).await;
         let said = replies(&server, &key).await;
         assert!(said.contains("\"ok\":true"), "{said}");

@@ -64,13 +64,13 @@ impl Server {
 
     /// The same with more flags.
     pub(crate) async fn start_with(config: &str, flags: &[&str]) -> Self {
-        let server = Self::open_door(config, flags, "info").await;
+        let server = Self::open_door(config, flags, "info");
         server.until("ready", async || server.get("/health/ready").await.0 == 200).await;
         server
     }
 
     /// Starts it with that much in its log and waits until it listens; its models may not be there yet, or ever.
-    pub(crate) async fn open_door(config: &str, flags: &[&str], log_level: &str) -> Self {
+    pub(crate) fn open_door(config: &str, flags: &[&str], log_level: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("corolla.toml");
         std::fs::write(&file, config).unwrap();
