@@ -3,7 +3,7 @@
 BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
-.PHONY: help run model test check tools unit browser libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec lint-spec typed-clients schemathesis bench bench-http \
+.PHONY: help run model test check tools unit browser libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec lint-spec typed-clients schemathesis bench \
         bench-swarm bench-hosts bench-hostile bench-hop bench-backends bench-llama bench-sessions pictures
 
 help:            ## what there is to do
@@ -137,9 +137,6 @@ bench-hostile:   ## what honest clients of a server of blocks notice of one that
 bench-backends: model libtorch ## every backend beside Python torch, same weights, one run
 	cargo build --release --locked
 	python3 scripts/bench/backends.py $(BIN)
-
-bench-http:      ## two hundred streams at once over a model that takes no time: what HTTP adds to each token
-	cargo test --release --locked -p corolla-api -- --ignored --nocapture two_hundred_streams
 
 bench-hop:       ## what the client adds to a step of a server
 	cargo bench --locked -p corolla-swarm --bench hop

@@ -24,8 +24,6 @@ mod swarm;
 mod v1;
 
 #[cfg(test)]
-mod load;
-#[cfg(test)]
 mod stage;
 #[cfg(test)]
 mod tests;

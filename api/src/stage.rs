@@ -231,7 +231,7 @@ impl BlockSession for EchoSession {
 }
 
 #[derive(Default)]
-pub(crate) struct Drawer(Mutex<HashMap<Uuid, SessionRecord>>);
+struct Drawer(Mutex<HashMap<Uuid, SessionRecord>>);
 
 #[async_trait]
 impl SessionStore for Drawer {
