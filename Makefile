@@ -3,7 +3,7 @@
 BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
-.PHONY: help run model test check tools unit browser clients libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec bench \
+.PHONY: help run model test check tools unit browser clients libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec lint-spec typed-clients schemathesis bench \
         bench-swarm bench-hosts bench-hostile bench-hop bench-backends bench-llama bench-sessions pictures
 
 help:            ## what there is to do
@@ -16,7 +16,7 @@ run: model       ## build Corolla, fetch the small chat model, serve on http://1
 model:           ## fetch SmolLM2-135M-Instruct (93 MB, once) and check it
 	@sh scripts/fetch-model.sh
 
-test: tools model check unit browser   ## everything CI runs: checks, all tests, the page in a real browser
+test: tools model check lint-spec unit browser   ## everything CI runs: checks, all tests, the page in a real browser
 
 tools:           ## what the tests need on a new machine: redis-server, chromium, node
 	@sh scripts/ci-install.sh
@@ -89,8 +89,21 @@ soak:            ## fifty sessions at a time for ten minutes on such a swarm: ri
 	cargo build --release --locked
 	python3 tests/interop/soak.py $(BIN)
 
-spec:            ## write openapi.yaml
-	cargo run --quiet --locked -- openapi > openapi.yaml.new && mv openapi.yaml.new openapi.yaml
+lint-spec: tools ## openapi.yaml and openapi-3.1.yaml against the recommended rules of an independent linter
+	@sh scripts/lint-spec.sh
+
+typed-clients: tools model ## clients generated from openapi.yaml in TypeScript, Python and Rust: compiled, and used
+	cargo build --locked
+	sh scripts/typed-clients.sh target/debug/corolla
+
+schemathesis: model ## thousands of requests that openapi.yaml allows or forbids; what comes back must be what it says
+	cargo build --locked
+	sh scripts/schemathesis.sh target/debug/corolla
+
+spec:            ## write openapi.yaml, and the same as OpenAPI 3.1
+	cargo build --quiet --locked
+	target/debug/corolla openapi > openapi.yaml.new && mv openapi.yaml.new openapi.yaml
+	target/debug/corolla openapi --oas 3.1 > openapi-3.1.yaml.new && mv openapi-3.1.yaml.new openapi-3.1.yaml
 
 bench: model     ## prefill, decode, head and batch speed of the small chat model on this machine, with 1 thread and with all
 	cargo build --release --locked

@@ -2,6 +2,7 @@
 //! value and the fix.
 
 mod flags;
+mod guard;
 mod swarm;
 mod typed;
 
@@ -11,15 +12,17 @@ use std::{
     time::Duration,
 };
 
+use corolla_api::Connections;
 use corolla_domain::{
     fit::{Dtype, Kernels},
     model::{BlockRange, ModelId},
     routing::Patience,
     session::{Limits, Pooling},
 };
+pub(crate) use guard::{Guard, NAMES, is_name};
 pub(crate) use swarm::{HostSettings, SwarmSettings};
 pub(crate) use typed::{
-    Backend as TypedBackend, Blocks, Dtype as TypedDtype, HostFlags, Overrides, Reach as TypedReach,
+    Backend as TypedBackend, Blocks, Dtype as TypedDtype, HostFlags, LogFormat, Overrides, Reach as TypedReach,
 };
 
 use crate::backend::Backend;
@@ -146,10 +149,20 @@ pub(crate) struct Settings {
     pub(crate) store: Store,
     /// Longest request body in bytes.
     pub(crate) max_body_bytes: usize,
+    /// How long a client may take to send a body.
+    pub(crate) body_timeout: Duration,
     /// How long one reply may take.
     pub(crate) reply_timeout: Duration,
     /// How the states of a text become its embedding.
     pub(crate) pooling: Pooling,
+    /// Bounds on connections.
+    pub(crate) connections: Connections,
+    /// Who may ask.
+    pub(crate) guard: Guard,
+    /// Sites whose pages may read answers.
+    pub(crate) origins: Vec<String>,
+    /// How lines of the log look.
+    pub(crate) log_format: LogFormat,
 }
 
 /// Reads the configuration: defaults, then `file` (or `corolla.toml` where there is one), then the environment, then
@@ -229,6 +242,10 @@ fn check(typed: typed::Typed) -> Result<Settings, String> {
         ("limits.queue", typed.limits.queue, 0, 1_000_000),
         ("limits.prefill_chunk", typed.limits.prefill_chunk, 1, 65_536),
         ("limits.max_body_bytes", typed.limits.max_body_bytes, 1024, 1 << 30),
+        ("limits.body_seconds", typed.limits.body_seconds, 1, 3600),
+        ("limits.connections", typed.limits.connections, 1, 1_000_000),
+        ("limits.idle_seconds", typed.limits.idle_seconds, 1, 24 * 3600),
+        ("limits.drain_seconds", typed.limits.drain_seconds, 0, 24 * 3600),
         ("limits.route_seconds", typed.limits.route_seconds, 0, 24 * 3600),
         ("limits.reply_seconds", typed.limits.reply_seconds, 1, 24 * 3600),
     ];
@@ -238,8 +255,10 @@ fn check(typed: typed::Typed) -> Result<Settings, String> {
         }
     }
     let listen = listen.map_err(|fault| faults.push(fault)).ok();
-    match (listen, default_model, store) {
-        (Some(listen), Some(default_model), Some(store)) if faults.is_empty() => Ok(Settings {
+    let guard = guard::check(typed.access, typed.api_keys).map_err(|fault| faults.push(fault)).ok();
+    let origins = guard::check_cors(typed.cors).map_err(|fault| faults.push(fault)).ok();
+    match (listen, default_model, store, guard.zip(origins)) {
+        (Some(listen), Some(default_model), Some(store), Some((guard, origins))) if faults.is_empty() => Ok(Settings {
             listen,
             default_model,
             models,
@@ -258,8 +277,17 @@ fn check(typed: typed::Typed) -> Result<Settings, String> {
             },
             store,
             max_body_bytes: typed.limits.max_body_bytes,
+            body_timeout: Duration::from_secs(typed.limits.body_seconds as u64),
             reply_timeout: Duration::from_secs(typed.limits.reply_seconds as u64),
             pooling,
+            connections: Connections {
+                most: typed.limits.connections,
+                idle: Duration::from_secs(typed.limits.idle_seconds as u64),
+                drain: Duration::from_secs(typed.limits.drain_seconds as u64),
+            },
+            guard,
+            origins,
+            log_format: typed.log_format,
         }),
         _ => Err(faults.join("\n")),
     }

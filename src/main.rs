@@ -37,8 +37,10 @@ enum Command {
     Score(commands::score::Options),
     /// Measure how fast a model is here: prefill, decode, LM head, replies at the same time, hops of a swarm.
     Bench(commands::bench::Options),
+    /// Make an API key, and print what the configuration keeps of it.
+    Key(commands::key::Options),
     /// Print the OpenAPI description of the HTTP API.
-    Openapi,
+    Openapi(commands::openapi::Options),
     /// Serve transformer blocks of a model to a Petals swarm.
     Host(Box<commands::host::Options>),
     /// Start a swarm: a node through which others enter.
@@ -82,7 +84,8 @@ async fn main() -> ExitCode {
         Command::Generate(options) => commands::generate::run(*options).await,
         Command::Score(options) => commands::score::run(options).await,
         Command::Bench(options) => commands::bench::run(options).await,
-        Command::Openapi => commands::print(&corolla_api::openapi_yaml()),
+        Command::Key(options) => commands::key::run(&options),
+        Command::Openapi(options) => commands::openapi::run(&options),
         Command::Host(options) => commands::host::run(*options).await,
         Command::Bootstrap(options) => commands::bootstrap::run(options).await,
         Command::Swarm(options) => commands::swarm::run(options).await,

@@ -12,7 +12,7 @@ use corolla_checkpoint::{ModelSummary, inspect};
 use corolla_domain::{
     fit::{Demand, Sizes},
     model::{BlockRange, ModelSpec},
-    ports::{BlockEngine, PortError, RemoteSwarm, SessionStore, Timestamp},
+    ports::{BlockEngine, Observer, PortError, RemoteSwarm, SessionStore, Timestamp},
     routing::{InProcessSwarm, JoinedSwarm},
     session::{Ambient, Catalogue, ModelEntry, ModelState, SessionService},
 };
@@ -39,14 +39,17 @@ const SWEEP: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// A session store that cannot be reached.
-pub(crate) async fn service(settings: &Settings) -> Result<Arc<SessionService>, PortError> {
+pub(crate) async fn service(
+    settings: &Settings,
+    observer: Arc<dyn Observer>,
+) -> Result<Arc<SessionService>, PortError> {
     let ids = settings.models.iter().map(|m| m.id.clone()).collect();
     let catalogue = Catalogue::loading(ids, settings.default_model.clone())?;
     let store: Arc<dyn SessionStore> = match &settings.store {
         Store::Memory => Arc::new(MemorySessions::default()),
         Store::Redis(url) => Arc::new(RedisSessions::connect(url, REDIS_PREFIX).await?),
     };
-    Ok(Arc::new(SessionService::new(catalogue, store, settings.limits.clone(), ambient())))
+    Ok(Arc::new(SessionService::observed(catalogue, store, settings.limits.clone(), ambient(), observer)))
 }
 
 /// Looks at a model's files without reading weights: what it is, and what it needs of this machine when

@@ -1,42 +1,53 @@
-//! The outermost layer: names each request, gives every error its shape and every response its protective headers.
+//! The outermost layer: names each request in the log and in the answer, and gives every response its protective headers.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
+use futures_util::{Stream, stream};
 use poem::{
-    Endpoint, Error, IntoResponse, Request, Response,
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    Body, Endpoint, Request, Response,
+    http::{HeaderName, HeaderValue, StatusCode, header},
 };
+use tracing::{Instrument, Span, field};
 use uuid::Uuid;
 
-use crate::{error::Fault, fault, page};
+use crate::{
+    fault,
+    guard::{Cors, Held, RequestId},
+    page,
+};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Headers of every response that does not bring its own.
-const HEADERS: [(HeaderName, &str); 4] = [
+const HEADERS: [(HeaderName, &str); 8] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
     (header::REFERRER_POLICY, "no-referrer"),
     (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
     (header::CACHE_CONTROL, "no-store"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=(), payment=()"),
 ];
 
-/// The page's files, then the operations, then an error that says what there is.
+/// The page's files, then the operations.
 pub(crate) struct Front<E> {
-    pub(crate) inner: E,
-    /// Paths and the methods they answer to.
-    pub(crate) methods: BTreeMap<String, String>,
+    pub(crate) inner: Cors<E>,
 }
 
 impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
     type Output = Response;
 
-    async fn call(&self, request: Request) -> poem::Result<Response> {
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let started = Instant::now();
         let id = request_id(&request);
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        request.extensions_mut().insert(RequestId(id.clone()));
+        // Of the highest level, so that every line about the request names it, whatever is logged.
+        let (method, path) = (request.method().as_str(), request.uri().path());
+        let span = tracing::error_span!("request", id, method, path, key = field::Empty);
         let mut response = match page::find(&request) {
             Some(file) => file,
-            None => self.answer(request, &method, &path, &id).await,
+            None => self.answer(request, &id).instrument(span.clone()).await,
         };
         let headers = response.headers_mut();
         for (name, value) in HEADERS {
@@ -46,53 +57,35 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
             headers.insert(REQUEST_ID, value);
         }
         let (status, ms) = (response.status().as_u16(), started.elapsed().as_millis());
-        tracing::debug!(%method, path, status, ms, request_id = id, "answered");
-        Ok(response)
+        span.in_scope(|| tracing::debug!(status, ms, "answered"));
+        Ok(accompany(response, span))
     }
 }
 
 impl<E: Endpoint<Output = Response>> Front<E> {
-    async fn answer(&self, request: Request, method: &Method, path: &str, id: &str) -> Response {
-        let allow = self.methods.get(path);
-        if method == Method::OPTIONS
-            && let Some(allow) = allow
-        {
-            return Response::builder().status(StatusCode::NO_CONTENT).header(header::ALLOW, allow).finish();
-        }
+    async fn answer(&self, request: Request, id: &str) -> Response {
+        let path = request.uri().path().to_owned();
         match self.inner.call(request).await {
             Ok(response) => response,
-            Err(error) => {
-                let fault = to_fault(error, method, path, allow.map(String::as_str));
-                let mut response = fault::response(&fault, path, id).into_response();
-                if fault.status == StatusCode::METHOD_NOT_ALLOWED
-                    && let Some(allow) = allow.and_then(|allow| HeaderValue::from_str(allow).ok())
-                {
-                    response.headers_mut().insert(header::ALLOW, allow);
-                }
-                response
-            }
+            Err(refused) => fault::response(&refused, &path, id),
         }
     }
 }
 
-fn to_fault(error: Error, method: &Method, path: &str, allow: Option<&str>) -> Fault {
-    let error = match error.downcast::<Fault>() {
-        Ok(fault) => return fault,
-        Err(other) => other,
-    };
-    let status = error.status();
-    match status {
-        StatusCode::NOT_FOUND => Fault::new(status, "no_such_path", format!("there is nothing at {path}")),
-        StatusCode::METHOD_NOT_ALLOWED => {
-            let allow = allow.unwrap_or("other methods");
-            Fault::new(status, "method_not_allowed", format!("{path} does not answer to {method}, but to {allow}"))
-        }
-        status if status.is_client_error() => Fault::new(status, "bad_request", error.to_string()),
-        status => {
-            tracing::error!(%error, %method, path, "a request failed");
-            Fault::new(status, "internal", "something went wrong inside the server; its log has the details")
-        }
+/// A stream goes on after its handler has returned: so do its place among its key's requests and its name in the log.
+fn accompany(mut response: Response, span: Span) -> Response {
+    let held = response.extensions_mut().remove::<std::sync::Arc<Held>>();
+    if response.status() != StatusCode::OK || response.content_type() != Some("text/event-stream") {
+        return response;
     }
+    let (parts, body) = response.into_parts();
+    let mut body = Box::pin(body.into_bytes_stream());
+    let events = stream::poll_fn(move |cx| {
+        let _ = &held;
+        let _inside = span.enter();
+        body.as_mut().poll_next(cx)
+    });
+    Response::from_parts(parts, Body::from_bytes_stream(events))
 }
 
 /// The client's own name for the request where it is a sensible one, else a new one.

@@ -8,7 +8,9 @@ mod chat;
 mod error;
 mod fault;
 mod front;
+mod guard;
 mod hangup;
+mod metrics;
 mod models;
 mod openai;
 mod operation;
@@ -28,6 +30,8 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
-pub use routes::{openapi_yaml, routes};
+pub use guard::ApiKey;
+pub use metrics::Metrics;
+pub use routes::{openapi_3_1_yaml, openapi_yaml, routes};
 pub use server::serve;
-pub use settings::ApiSettings;
+pub use settings::{ApiSettings, Connections};

@@ -1,14 +1,17 @@
 //! For those who run the server: liveness, readiness and counters.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
-use corolla_domain::session::SessionService;
+use corolla_domain::{routing::InProcessSwarm, session::SessionService};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
     payload::{Json, PlainText},
 };
 
 use crate::{fault::FaultBody, settings::ApiSettings, spec::Tag};
+
+/// How long a model's swarm may take to say how much of its cache is free.
+const CACHE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The process answers.
 #[derive(Debug, Object)]
@@ -42,6 +45,8 @@ pub(crate) struct ModelReady {
     /// What it lacks, where it cannot.
     #[oai(nullable)]
     missing: Option<String>,
+    /// Its transformer blocks that nobody runs.
+    missing_blocks: Vec<u64>,
 }
 
 /// The operations for operators.
@@ -79,7 +84,7 @@ pub(crate) enum ReadyResponse {
 #[derive(ApiResponse)]
 pub(crate) enum MetricsResponse {
     /// The counters.
-    #[oai(status = 200, content_type = "text/plain; version=0.0.4; charset=utf-8")]
+    #[oai(status = 200, content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")]
     Fine(PlainText<String>),
     /// The request is no HTTP that the server can read.
     #[allow(dead_code, reason = "answered before it gets here; declared for the description")]
@@ -109,7 +114,12 @@ impl Operations {
             .readiness()
             .await
             .into_iter()
-            .map(|it| ModelReady { model: it.model.to_string(), ready: it.missing.is_none(), missing: it.missing })
+            .map(|it| ModelReady {
+                model: it.model.to_string(),
+                ready: it.missing.is_none(),
+                missing: it.missing,
+                missing_blocks: it.missing_blocks.into_iter().map(|block| block as u64).collect(),
+            })
             .collect();
         let lacking: Vec<_> =
             models.iter().filter_map(|it| Some(format!("{}: {}", it.model, it.missing.as_ref()?))).collect();
@@ -121,31 +131,23 @@ impl Operations {
         ReadyResponse::NotReady(Json(Ready { code: "not_ready".to_owned(), message, models }))
     }
 
-    /// Read the counters
+    /// Read the measurements
     ///
-    /// Counters and gauges in the text format of Prometheus.
+    /// Counters, gauges and histograms in the text format of OpenMetrics, which Prometheus reads: how long replies waited,
+    /// their first token and those after it took, steps at each server of blocks, failovers, the KV cache, what was
+    /// answered.
     #[oai(path = "/metrics", method = "get", operation_id = "read-metrics", tag = "Tag::Operations")]
-    #[allow(clippy::unused_async, reason = "operations are async")]
-    async fn metrics(&self) -> MetricsResponse {
-        let now = self.service.meter().snapshot();
-        let rows = [
-            ("turns_running", "gauge", "Replies being written.", now.turns_running),
-            ("turns_waiting", "gauge", "Requests waiting for their turn.", now.turns_waiting),
-            ("sessions_live", "gauge", "Sessions open in this process.", now.sessions_live),
-            ("turns_started_total", "counter", "Replies begun.", now.turns_started),
-            (
-                "prompt_tokens_cached_total",
-                "counter",
-                "Prompt tokens found computed already.",
-                now.prompt_tokens_cached,
-            ),
-            ("tokens_computed_total", "counter", "Positions run through the blocks.", now.tokens_computed),
-            ("tokens_generated_total", "counter", "Tokens produced.", now.tokens_generated),
-        ];
-        let mut out = String::new();
-        for (name, kind, help, value) in rows {
-            let _ = writeln!(out, "# HELP corolla_{name} {help}\n# TYPE corolla_{name} {kind}\ncorolla_{name} {value}");
+    async fn metrics(&self) -> poem::Result<MetricsResponse> {
+        let metrics = &self.settings.metrics;
+        for entry in self.service.catalogue().iter() {
+            let id = entry.local.spec().id.clone();
+            let Ok(Ok(map)) = tokio::time::timeout(CACHE_PATIENCE, entry.swarm.map(&id)).await else { continue };
+            let here = map.servers.iter().find(|server| server.peer == InProcessSwarm::peer());
+            if let Some(free) = here.and_then(|server| server.free_tokens) {
+                metrics.set_cache_free(&id, free);
+            }
         }
-        MetricsResponse::Fine(PlainText(out))
+        let text = metrics.write(&self.service.meter().snapshot()).map_err(poem::error::InternalServerError)?;
+        Ok(MetricsResponse::Fine(PlainText(text)))
     }
 }

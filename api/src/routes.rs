@@ -13,7 +13,13 @@ use poem::{
 };
 use poem_openapi::OpenApiService;
 
-use crate::{error::Fault, front::Front, settings::ApiSettings, spec};
+use crate::{
+    error::Fault,
+    front::Front,
+    guard::{Cors, Guarded, Keys},
+    settings::ApiSettings,
+    spec,
+};
 
 /// What the page with the interactive description may do. It is one file that runs its own script.
 const DOCS_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
@@ -33,13 +39,21 @@ pub fn routes(service: Arc<SessionService>, settings: ApiSettings) -> impl Endpo
         .at("/docs", get(fixed("text/html; charset=utf-8", spec::page, &settings, Some(DOCS_POLICY))))
         .nest("/", operations)
         .with(CatchPanic::new().with_handler(panicked));
-    Front { inner: inner.map_to_response(), methods }
+    let metrics = settings.metrics.clone();
+    let guarded = Guarded { inner: inner.map_to_response(), keys: Keys::new(&settings.keys), methods, metrics };
+    Front { inner: Cors::new(guarded, &settings.origins) }
 }
 
 /// The OpenAPI description of everything the server answers. Needs no running service, and is the same each time.
 #[must_use]
 pub fn openapi_yaml() -> String {
     spec::yaml(&ApiSettings::default().version)
+}
+
+/// The same as OpenAPI 3.1, for tools that know no older one.
+#[must_use]
+pub fn openapi_3_1_yaml() -> String {
+    spec::yaml_3_1(&ApiSettings::default().version)
 }
 
 /// A text that is written when it is first asked for, and then stays the same.
@@ -66,5 +80,7 @@ fn panicked(what: Box<dyn std::any::Any + Send>) -> Response {
     let what = what.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| what.downcast_ref().cloned());
     tracing::error!(what, "a handler panicked");
     let message = "something went wrong inside the server; its log has the details";
-    crate::fault::response(&Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message), "", "")
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    // What the path's errors look like is known further out.
+    Response::builder().status(status).extension(Fault::new(status, "internal", message)).finish()
 }

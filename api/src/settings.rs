@@ -1,11 +1,13 @@
 //! What the front door needs to know before it opens.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use crate::{ApiKey, Metrics};
 
 use corolla_domain::session::Pooling;
 
 /// Settings of the HTTP side.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ApiSettings {
     /// Version in the description and in `/health/live`.
     pub version: String,
@@ -19,6 +21,12 @@ pub struct ApiSettings {
     pub keep_alive: Duration,
     /// How the states of a text become its embedding.
     pub pooling: Pooling,
+    /// Keys of which a request must bring one; empty lets everybody ask.
+    pub keys: Vec<ApiKey>,
+    /// Sites whose pages may read answers, as `https://host:port`, or `*` for all.
+    pub origins: Vec<String>,
+    /// Where measurements are kept: the one that observes the service.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for ApiSettings {
@@ -30,6 +38,26 @@ impl Default for ApiSettings {
             reply_timeout: Duration::from_secs(900),
             keep_alive: Duration::from_secs(15),
             pooling: Pooling::Mean,
+            keys: Vec::new(),
+            origins: Vec::new(),
+            metrics: Arc::default(),
         }
+    }
+}
+
+/// Bounds on connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    /// At the same time; requests on further ones are answered with 503.
+    pub most: usize,
+    /// How long one may be open without a request under way, or without its client reading what it is sent.
+    pub idle: Duration,
+    /// How long replies that are being written may go on once the server was asked to stop.
+    pub drain: Duration,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { most: 512, idle: Duration::from_secs(75), drain: Duration::from_secs(30) }
     }
 }

@@ -39,5 +39,10 @@ pub(crate) async fn run(options: &Options) -> Result<(), Stop> {
         limits.idle.as_secs()
     );
     let _ = writeln!(text, "replies        {} at a time, {} waiting", limits.concurrent, limits.queue);
+    let access = match settings.guard.keys(settings.listen).map_err(Stop::usage)?.as_slice() {
+        [] => "everybody who reaches the server".to_owned(),
+        keys => format!("who brings one of {} API keys", keys.len()),
+    };
+    let _ = writeln!(text, "asked by       {access}");
     print(&(text + "the configuration is good\n"))
 }

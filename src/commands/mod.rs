@@ -6,6 +6,8 @@ pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod host;
+pub(crate) mod key;
+pub(crate) mod openapi;
 pub(crate) mod score;
 pub(crate) mod serve;
 pub(crate) mod swarm;
@@ -17,14 +19,14 @@ use std::{
 };
 
 use corolla_domain::{
-    ports::{FaultKind, PortError},
+    ports::{FaultKind, PortError, Unobserved},
     session::{ModelState, SessionService},
 };
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     Stop,
-    config::{self, Overrides, Settings, TypedBackend, TypedDtype},
+    config::{self, LogFormat, Overrides, Settings, TypedBackend, TypedDtype},
     plan::{self, ModelPlan},
     plugin, wiring,
 };
@@ -99,7 +101,7 @@ async fn load_default(settings: &Settings, plans: &[ModelPlan], progress: bool) 
     if progress {
         eprint!("loading {} ...", settings.default_model);
     }
-    let service = wiring::service(settings).await.map_err(Stop::failure)?;
+    let service = wiring::service(settings, Arc::new(Unobserved)).await.map_err(Stop::failure)?;
     Box::pin(wiring::load_models(&service, plans)).await;
     if progress {
         eprint!("\r\x1b[K");
@@ -126,9 +128,18 @@ pub(crate) fn print(text: &str) -> Result<(), Stop> {
 
 /// Sends events to the standard error stream; `default` is what is shown where COROLLA_LOG does not say.
 fn log(default: &str) {
+    log_as(default, LogFormat::Text);
+}
+
+/// The same in a format of choice.
+fn log_as(default: &str, format: LogFormat) {
     let filter = EnvFilter::try_from_env("COROLLA_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let format = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
-    tracing_subscriber::registry().with(filter).with(format).init();
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let layer = match format {
+        LogFormat::Text => layer.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => layer.json().with_current_span(true).with_span_list(false).boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(layer).init();
 }
 
 /// How a fault of a server of blocks, or of its swarm, ends the command.

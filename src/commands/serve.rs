@@ -2,14 +2,14 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use corolla_api::ApiSettings;
+use corolla_api::{ApiSettings, Metrics};
 use corolla_domain::session::SessionService;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
-use super::{Compute, ConfigFile, Stops, interrupted_again, log, planned};
+use super::{Compute, ConfigFile, Stops, interrupted_again, log_as, planned};
 use crate::{
     Stop,
-    config::Overrides,
+    config::{Blocks, Overrides},
     plan::ModelPlan,
     wiring::{self, host},
 };
@@ -37,19 +37,28 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     let overrides =
         Overrides { listen: options.listen, join: options.join, path: options.model, ..options.compute.overrides() };
     let (settings, plans) = planned(&options.file, &overrides).await?;
-    log("info");
+    let keys = settings.guard.keys(settings.listen).map_err(Stop::usage)?;
+    log_as("info", settings.log_format);
     let listener = TcpListener::bind(settings.listen).await.map_err(|fault| {
         Stop::usage(format!("cannot listen on {}: {fault}; choose another with --listen", settings.listen))
     })?;
     let address = listener.local_addr().map_err(Stop::failure)?;
-    let service = wiring::service(&settings).await.map_err(Stop::usage)?;
+    let metrics = Arc::<Metrics>::default();
+    for plan in plans.iter().filter(|plan| plan.settings.blocks == Blocks::Local) {
+        metrics.set_cache_room(&plan.settings.id, plan.settings.cache_tokens);
+    }
+    let service = wiring::service(&settings, metrics.clone()).await.map_err(Stop::usage)?;
     let (leave, leaving) = watch::channel(());
     let working = tokio::spawn(work(service.clone(), plans, leaving));
     let sweeping = tokio::spawn(wiring::sweep(service.clone()));
     let api = ApiSettings {
         max_body_bytes: settings.max_body_bytes,
+        body_timeout: settings.body_timeout,
         reply_timeout: settings.reply_timeout,
         pooling: settings.pooling,
+        keys,
+        origins: settings.origins,
+        metrics,
         ..ApiSettings::default()
     };
     tracing::info!("listening on http://{address}");
@@ -59,7 +68,8 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
         leave.send_replace(());
     };
     let serving = async {
-        let served = corolla_api::serve(listener, corolla_api::routes(service, api), stopping).await;
+        let served =
+            corolla_api::serve(listener, corolla_api::routes(service, api), settings.connections, stopping).await;
         sweeping.abort();
         working.await.map_err(|fault| Stop::failure(format!("the models' keeper ended early: {fault}")))?;
         served.map_err(|fault| Stop::failure(format!("the server ended early: {fault}")))

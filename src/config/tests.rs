@@ -27,7 +27,7 @@ fn a_fault_names_key_value_and_fix() {
         (
             "listn = 1",
             "listn is no key of the configuration in FILE; the keys here are: \
-             listen, default_model, sessions, limits, embeddings, models",
+             listen, default_model, sessions, limits, embeddings, access, api_keys, cors, log_format, models",
         ),
         (
             "listen = \"here\"",
@@ -308,5 +308,52 @@ fn a_cache_has_one_size() {
     for wrong in ["", "2", "GiB", "0GiB", "1.5GiB", "-1GiB", "2gib", "99999999999GiB"] {
         let fault = model(&format!("cache_bytes = \"{wrong}\"")).unwrap_err();
         assert!(fault.starts_with(&format!("models[0].cache_bytes = \"{wrong}\" is no size; write")), "{fault}");
+    }
+}
+
+const KEY: &str =
+    "[[api_keys]]\nname = \"ann\"\nsha256 = \"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\"\n";
+
+#[test]
+fn keys_are_wanted_where_others_reach_the_server() {
+    let keys = |text: &str| with_model(text).and_then(|settings| settings.guard.keys(settings.listen));
+    assert_eq!(keys(""), Ok(Vec::new()));
+    assert_eq!(keys("listen = \"[::1]:80\""), Ok(Vec::new()));
+    let fault = keys("listen = \"0.0.0.0:80\"").unwrap_err();
+    assert_eq!(
+        fault,
+        "listen = \"0.0.0.0:80\" lets other machines ask, and there are no api_keys; make one with `corolla key`, or write \
+         access = \"open\" where everybody may ask"
+    );
+    assert_eq!(keys("listen = \"0.0.0.0:80\"\naccess = \"open\""), Ok(Vec::new()));
+    let found = keys(&format!("listen = \"0.0.0.0:80\"\n{KEY}requests_per_minute = 60\nconcurrent = 2")).unwrap();
+    assert_eq!(
+        (found[0].name.as_str(), found[0].sha256[..2].to_vec(), found[0].concurrent),
+        ("ann", vec![0, 0x11], Some(2))
+    );
+    assert_eq!(found[0].requests_per_minute.map(std::num::NonZeroU32::get), Some(60));
+    assert_eq!(keys(KEY).unwrap().len(), 1, "also on this machine alone");
+}
+
+#[test]
+fn faults_of_keys_and_origins_are_named_and_never_tell_the_key() {
+    for (text, fault) in [
+        (format!("{KEY}{KEY}"), "api_keys[1] (ann) stands twice, its name or its sha256; keep one"),
+        (
+            format!("access = \"open\"\n{KEY}"),
+            "access = \"open\" lets everybody ask, and there are api_keys that nobody",
+        ),
+        (KEY.replace("ann", "a b"), "api_keys[0].name = \"a b\" is no name; use up to 64 of"),
+        (KEY.replace("0011", "secret"), "api_keys[0].sha256 (ann) is no SHA-256; write its 64 hexadecimal digits"),
+        (format!("{KEY}requests_per_minute = 0"), "api_keys[0].requests_per_minute = 0 is out of range"),
+        (format!("{KEY}concurrent = 0"), "api_keys[0].concurrent = 0 is out of range"),
+        ("[cors]\norigins = [\"https://a.example/\"]".to_owned(), "cors.origins: \"https://a.example/\" is no origin"),
+        ("[cors]\norigins = [\"a.example\"]".to_owned(), "cors.origins: \"a.example\" is no origin"),
+        ("[limits]\nconnections = 0".to_owned(), "limits.connections = 0 is out of range"),
+        ("log_format = \"xml\"".to_owned(), "log_format = \"xml\" is not possible in FILE; it may be: text, json"),
+    ] {
+        let found = with_model(&text).unwrap_err();
+        assert!(found.starts_with(fault), "{found}");
+        assert!(!found.contains("secret"), "{found}");
     }
 }

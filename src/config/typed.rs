@@ -42,7 +42,48 @@ pub(super) struct Typed {
     pub(super) sessions: Sessions,
     pub(super) limits: Rates,
     pub(super) embeddings: Embeddings,
+    pub(super) access: Access,
+    pub(super) api_keys: Vec<Key>,
+    pub(super) cors: CorsRules,
+    pub(super) log_format: LogFormat,
     pub(super) models: Vec<Model>,
+}
+
+/// Who may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Access {
+    /// Who has a key, where there are keys; there must be some where others reach the server.
+    #[default]
+    Auto,
+    /// Everybody.
+    Open,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Key {
+    pub(super) name: String,
+    pub(super) sha256: String,
+    pub(super) requests_per_minute: Option<u32>,
+    pub(super) concurrent: Option<usize>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CorsRules {
+    pub(super) origins: Vec<String>,
+}
+
+/// How lines of the log look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -62,6 +103,10 @@ pub(super) struct Rates {
     pub(super) queue: usize,
     pub(super) prefill_chunk: usize,
     pub(super) max_body_bytes: usize,
+    pub(super) body_seconds: usize,
+    pub(super) connections: usize,
+    pub(super) idle_seconds: usize,
+    pub(super) drain_seconds: usize,
     pub(super) reply_seconds: usize,
     pub(super) route_seconds: usize,
 }
@@ -406,10 +451,18 @@ impl Default for Typed {
                 queue,
                 prefill_chunk,
                 max_body_bytes: 2 << 20,
+                body_seconds: 30,
+                connections: 512,
+                idle_seconds: 75,
+                drain_seconds: 30,
                 reply_seconds: 900,
                 route_seconds: patience.without_route.as_secs() as usize,
             },
             embeddings: Embeddings { pooling: "mean".to_owned() },
+            access: Access::default(),
+            api_keys: Vec::new(),
+            cors: CorsRules::default(),
+            log_format: LogFormat::default(),
             models: vec![Model::new(
                 "smollm2-135m-instruct".to_owned(),
                 "models/SmolLM2-135M-Instruct.Q4_1.gguf".into(),

@@ -8,11 +8,13 @@ mod bad_input;
 mod bench;
 mod chat;
 mod golden;
+mod guards;
 #[cfg(unix)]
 mod hosting;
 mod layering;
 mod open_api;
 mod openai;
+mod operations;
 mod server;
 mod simulation;
 mod v1;

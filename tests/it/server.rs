@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Output, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ pub(crate) struct Server {
     child: Child,
     pub(crate) base: String,
     pub(crate) http: reqwest::Client,
+    log: Arc<Mutex<String>>,
     _folder: tempfile::TempDir,
 }
 
@@ -63,6 +64,13 @@ impl Server {
 
     /// The same with more flags.
     pub(crate) async fn start_with(config: &str, flags: &[&str]) -> Self {
+        let server = Self::open_door(config, flags, "info");
+        server.until("ready", async || server.get("/health/ready").await.0 == 200).await;
+        server
+    }
+
+    /// Starts it with that much in its log and waits until it listens; its models may not be there yet, or ever.
+    pub(crate) fn open_door(config: &str, flags: &[&str], log_level: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("corolla.toml");
         std::fs::write(&file, config).unwrap();
@@ -70,6 +78,7 @@ impl Server {
             .args(["serve", "--listen", "127.0.0.1:0", "--config"])
             .arg(&file)
             .args(flags)
+            .env("COROLLA_LOG", log_level)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -77,20 +86,20 @@ impl Server {
             .unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (tell, told) = mpsc::sync_channel(1);
+        let log = Arc::<Mutex<String>>::default();
+        let written = log.clone();
         std::thread::spawn(move || {
-            let mut log = String::new();
             for line in lines.map_while(Result::ok) {
-                let _ = writeln!(log, "{line}");
+                let _ = writeln!(written.lock().unwrap(), "{line}");
                 if let Some((_, base)) = line.split_once("listening on ") {
-                    let _ = tell.try_send(Ok(base.trim().to_owned()));
+                    let base = base.split(['"', ' ']).next().unwrap_or_default();
+                    let _ = tell.try_send(Ok(base.to_owned()));
                 }
             }
-            let _ = tell.try_send(Err(log));
+            let _ = tell.try_send(Err(written.lock().unwrap().clone()));
         });
         let base = told.recv_timeout(PATIENCE).unwrap().expect("the server started");
-        let server = Self { child, base, http: reqwest::Client::new(), _folder: folder };
-        server.until("ready", async || server.get("/health/ready").await.0 == 200).await;
-        server
+        Self { child, base, http: reqwest::Client::new(), log, _folder: folder }
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
@@ -158,6 +167,26 @@ impl Server {
             // One that has ended meanwhile cannot be asked.
             let _ = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
         }
+    }
+
+    /// Asks it once to end, as the system does; how it ended.
+    #[cfg(unix)]
+    pub(crate) async fn terminate(mut self) -> std::process::ExitStatus {
+        assert!(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap().success());
+        let begun = Instant::now();
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            ticks.tick().await;
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not end");
+        }
+    }
+
+    /// What it has written to its log so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     /// Whether the process runs.

@@ -7,27 +7,10 @@ use serde_json::{Value, json};
 
 /// Puts the examples in.
 pub(super) fn complete(document: &mut Value) {
-    name_json_plainly(document);
-    // Nobody is asked who they are; a server that needs it stands behind a proxy that asks.
-    document["security"] = json!([]);
     v1(document);
     v2(document);
     openai::complete(document);
     rest(document);
-}
-
-/// JSON has no charset parameter (RFC 8259); the macros write one.
-fn name_json_plainly(value: &mut Value) {
-    match value {
-        Value::Object(members) => {
-            if let Some(content) = members.remove("application/json; charset=utf-8") {
-                members.insert(JSON.to_owned(), content);
-            }
-            members.values_mut().for_each(name_json_plainly);
-        }
-        Value::Array(items) => items.iter_mut().for_each(name_json_plainly),
-        _ => {}
-    }
 }
 
 /// Where examples stand: operation, then status (or `request`), then media type.
@@ -49,12 +32,12 @@ fn put(document: &mut Value, path: &str, status: &str, media: &str, examples: &[
 const JSON: &str = "application/json";
 
 /// An error in our shape.
-fn error(code: &str, message: &str) -> Value {
+pub(super) fn error(code: &str, message: &str) -> Value {
     json!({"code": code, "message": message, "request_id": "0d5f3c8f6c1c4f0f9f0e6f4c1b1f7a21"})
 }
 
 /// An error in the shape of `/v1`.
-fn chat_error(kind: &str, code: &str, message: &str, param: Option<&str>) -> Value {
+pub(super) fn chat_error(kind: &str, code: &str, message: &str, param: Option<&str>) -> Value {
     json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
 }
 
@@ -178,15 +161,13 @@ fn rest(document: &mut Value) {
     put(document, "/api/v1/swarm", "200", JSON, &[("On this machine", json!({"models": [swarm]}))]);
     put(document, "/health/live", "200", JSON, &[("Alive", json!({"status": "ok", "version": "0.1.0"}))]);
     let ready = json!({"code": "ready", "message": "every model can answer",
-        "models": [{"model": id, "ready": true, "missing": null}]});
+        "models": [{"model": id, "ready": true, "missing": null, "missing_blocks": []}]});
     put(document, "/health/ready", "200", JSON, &[("Ready", ready)]);
-    let message = "not every model can answer: smollm2-135m-instruct: still being loaded";
-    let lacking = json!({"code": "not_ready", "message": message,
-        "models": [{"model": id, "ready": false, "missing": "still being loaded"}]});
+    let lacking = json!({"code": "not_ready", "message": "not every model can answer: smollm2-135m-instruct: no server hosts blocks 12, 13",
+        "models": [{"model": id, "ready": false, "missing": "no server hosts blocks 12, 13", "missing_blocks": [12, 13]}]});
     put(document, "/health/ready", "503", JSON, &[("Not ready", lacking)]);
-    let text = "# HELP corolla_turns_running Replies being written.\n# TYPE corolla_turns_running gauge\n\
-                corolla_turns_running 1\n";
-    put(document, "/metrics", "200", "text/plain; version=0.0.4; charset=utf-8", &[("Counters", json!(text))]);
+    let text = "# HELP corolla_turns_running Replies being written.\n# TYPE corolla_turns_running gauge\ncorolla_turns_running 1\n# EOF\n";
+    put(document, "/metrics", "200", crate::metrics::MEDIA_TYPE, &[("Measurements", json!(text))]);
     for path in ["/api/v1/models", "/api/v1/swarm", "/health/live", "/health/ready", "/metrics"] {
         put(document, path, "400", JSON, &[("Unreadable", error("bad_request", "the request cannot be read"))]);
     }

@@ -1,7 +1,10 @@
 //! The public description: what the operations say of themselves, completed with examples, as YAML.
 
 mod examples;
+mod guards;
 pub(crate) mod meta;
+mod newer;
+mod tidy;
 mod yaml;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -70,13 +73,20 @@ pub(crate) fn operations(service: Arc<SessionService>, settings: Arc<ApiSettings
 /// The document as data.
 pub(crate) fn document(version: &str) -> Value {
     let mut document: Value = serde_json::from_str(&raw(version)).unwrap_or_default();
+    tidy::complete(&mut document);
     examples::complete(&mut document);
+    guards::complete(&mut document);
     document
 }
 
 /// The document as YAML. Needs no running service, and is the same each time.
 pub(crate) fn yaml(version: &str) -> String {
     yaml::write(&document(version))
+}
+
+/// The same as OpenAPI 3.1.
+pub(crate) fn yaml_3_1(version: &str) -> String {
+    yaml::write(&newer::derive(document(version)))
 }
 
 /// The interactive page for the document; everything it needs is inside.

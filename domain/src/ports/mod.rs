@@ -8,6 +8,7 @@ mod block_engine;
 mod constraint;
 mod error;
 mod local_model;
+mod observer;
 mod remote_swarm;
 mod session_store;
 mod tokenizer;
@@ -16,6 +17,7 @@ pub use block_engine::{BackwardInput, BlockEngine, BlockSession, Gradients, Inbo
 pub use constraint::{Constraint, TokenSet};
 pub use error::{FaultKind, PortError};
 pub use local_model::LocalModel;
+pub use observer::{Event, Observer, Unobserved};
 pub use remote_swarm::RemoteSwarm;
 pub use session_store::{SessionRecord, SessionStore, Timestamp};
 pub use tokenizer::Tokenizer;

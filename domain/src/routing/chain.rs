@@ -20,7 +20,9 @@ use super::{
 };
 use crate::{
     model::{BlockRange, Failover, Hidden, Hop, HopReport, ModelId, RouteReport},
-    ports::{BlockSession, FaultKind, PortError, Relay, RemoteSwarm, SessionNeed, StepInput},
+    ports::{
+        BlockSession, Event, FaultKind, Observer, PortError, Relay, RemoteSwarm, SessionNeed, StepInput, Unobserved,
+    },
 };
 
 /// Positions that are replayed in one step.
@@ -55,6 +57,7 @@ pub struct Chain {
     losses: Vec<Loss>,
     failovers: VecDeque<Failover>,
     failed_over: usize,
+    observer: Arc<dyn Observer>,
 }
 
 impl Chain {
@@ -70,13 +73,21 @@ impl Chain {
         let router = Router { swarm, bans, model, patience: Patience::default() };
         let legs = vec![Leg { blocks, link: None, inputs: Vec::new() }];
         let (losses, failovers) = (Vec::new(), VecDeque::new());
-        Self { router, blocks, need, legs, position: 0, steps: 0, losses, failovers, failed_over: 0 }
+        let observer = Arc::new(Unobserved);
+        Self { router, blocks, need, legs, position: 0, steps: 0, losses, failovers, failed_over: 0, observer }
     }
 
     /// With other limits on how long it waits.
     #[must_use]
     pub fn with_patience(mut self, patience: Patience) -> Self {
         self.router.patience = patience;
+        self
+    }
+
+    /// With somebody who hears of its steps and failovers.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = observer;
         self
     }
 
@@ -185,7 +196,9 @@ impl Chain {
             if self.failovers.len() == REMEMBERED {
                 self.failovers.pop_front();
             }
-            self.failovers.push_back(Failover { position: self.position, lost: hop, why, pause: since.elapsed(), by });
+            let failover = Failover { position: self.position, lost: hop, why, pause: since.elapsed(), by };
+            self.observer.observe(&Event::FailedOver { model: &self.router.model, failover: &failover });
+            self.failovers.push_back(failover);
             self.failed_over += 1;
         }
     }
@@ -227,7 +240,9 @@ impl BlockSession for Chain {
             let stepping = link.step(self.position, StepInput { hidden: state.clone(), relay });
             match self.router.patiently(&hop, stalled, &attempt, stepping).await {
                 Ok(next) => {
-                    link.pace.note(costs, begun.elapsed());
+                    let took = begun.elapsed();
+                    link.pace.note(costs, took);
+                    self.observer.observe(&Event::Step { model: &self.router.model, hop: &hop, took });
                     (link.awaiting_push, link.left) = (false, false);
                     self.router.bans.clear(&link.peer);
                     fed.push(std::mem::replace(&mut state, next));

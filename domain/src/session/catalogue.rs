@@ -114,7 +114,9 @@ impl Catalogue {
         match &*slot.state.read().unwrap_or_else(PoisonError::into_inner) {
             ModelState::Loaded(entry) => Ok((entry.clone(), slot.bans.clone())),
             ModelState::Loading => Err(unavailable(format!("model {id} is still being loaded; try again shortly"))),
-            ModelState::Failed(reason) => Err(unavailable(format!("model {id} could not be loaded: {reason}"))),
+            ModelState::Failed(_) => {
+                Err(unavailable(format!("model {id} could not be loaded; the server's log says why")))
+            }
         }
     }
 
@@ -144,7 +146,7 @@ mod tests {
         let why = |id: &str| catalogue.find(&id.into()).err().unwrap().to_string();
         assert_eq!(why("c"), "model c is not served here; there is: a, b");
         assert_eq!(why("a"), "model a is still being loaded; try again shortly");
-        catalogue.set(&"a".into(), ModelState::Failed("the disk is gone".into()));
-        assert_eq!(why("a"), "model a could not be loaded: the disk is gone");
+        catalogue.set(&"a".into(), ModelState::Failed("/home/me/a.gguf is gone".into()));
+        assert_eq!(why("a"), "model a could not be loaded; the server's log says why");
     }
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     generation::Conversation,
     model::{ModelId, ModelSpec, TokenId},
-    ports::{PortError, SessionNeed, SessionRecord, SessionStore, Timestamp},
+    ports::{FaultKind, Observer, PortError, SessionNeed, SessionRecord, SessionStore, Timestamp},
     routing::{Bans, Chain},
 };
 
@@ -26,6 +26,7 @@ pub(super) struct Core {
     pub(super) meter: Arc<Meter>,
     pub(super) table: Table,
     pub(super) gate: Gate,
+    pub(super) observer: Arc<dyn Observer>,
 }
 
 /// A model, ready to be asked.
@@ -50,11 +51,17 @@ impl Speaker {
 }
 
 impl Core {
-    pub(super) fn new(catalogue: Catalogue, store: Arc<dyn SessionStore>, limits: Limits, ambient: Ambient) -> Self {
+    pub(super) fn new(
+        catalogue: Catalogue,
+        store: Arc<dyn SessionStore>,
+        limits: Limits,
+        ambient: Ambient,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
         let meter = Arc::<Meter>::default();
         let gate = Gate::new(limits.concurrent, limits.queue, meter.clone());
         let table = Table::new(meter.clone());
-        Self { catalogue, store, limits, ambient, meter, table, gate }
+        Self { catalogue, store, limits, ambient, meter, table, gate, observer }
     }
 
     pub(super) fn speaker(&self, id: &ModelId) -> Result<Speaker, ReplyError> {
@@ -73,7 +80,8 @@ impl Core {
         let need = SessionNeed { max_length, batch: 1 };
         let (spec, swarm) = (&speaker.spec, speaker.entry.swarm.clone());
         let chain = Chain::new(swarm, speaker.bans.clone(), spec.id.clone(), spec.all_blocks(), need)
-            .with_patience(self.limits.patience);
+            .with_patience(self.limits.patience)
+            .with_observer(self.observer.clone());
         Conversation { tokens: Vec::new(), unread: 0, max_length, blocks: Box::new(chain) }
     }
 
@@ -234,14 +242,25 @@ async fn adopt(live: &mut Live, record: SessionRecord) -> Result<(), ReplyError>
     Ok(())
 }
 
-/// What keeps a loaded model from answering.
-pub(super) async fn missing_blocks(entry: &ModelEntry) -> Option<String> {
+/// What keeps a loaded model from answering, in words, and the blocks that nobody runs.
+pub(super) async fn missing_blocks(entry: &ModelEntry) -> (Option<String>, Vec<usize>) {
     let spec = entry.local.spec();
     match entry.swarm.map(&spec.id).await {
-        Err(fault) => Some(fault.to_string()),
+        Err(fault) => (Some(in_public(&spec, &fault)), Vec::new()),
         Ok(map) => {
-            let missing: Vec<String> = map.missing(spec.all_blocks()).iter().map(ToString::to_string).collect();
-            (!missing.is_empty()).then(|| map.no_host(&format!("blocks {}", missing.join(", "))).to_string())
+            let missing = map.missing(spec.all_blocks());
+            let named: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            let words = (!named.is_empty()).then(|| map.no_host(&format!("blocks {}", named.join(", "))));
+            (words.map(|fault| in_public(&spec, &fault)), missing)
         }
     }
+}
+
+/// What everybody may read of `fault`: what went wrong inside may name files of this machine.
+fn in_public(spec: &ModelSpec, fault: &PortError) -> String {
+    if fault.kind() == FaultKind::Internal {
+        tracing::error!(model = %spec.id, error = %fault, "it is not known who runs the blocks");
+        return "it is not known who runs its blocks; the server's log says why".to_owned();
+    }
+    fault.to_string()
 }

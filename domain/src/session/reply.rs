@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
+use tokio::time::Instant;
+
 use super::{ReplyError, Usage, continuation::Undo, core::Core, gate::Pass, service::SessionService, table::Seat};
 use crate::{
     generation::{Chunk, Turn},
     model::{ModelId, RouteReport},
-    ports::FaultKind,
+    ports::{Event, FaultKind},
     routing::InProcessSwarm,
 };
 
@@ -20,6 +22,8 @@ pub struct Reply {
     undo: Undo,
     /// Failovers of the session before this reply.
     failed_over: usize,
+    asked: Instant,
+    finished: bool,
     _pass: Pass,
 }
 
@@ -29,14 +33,14 @@ impl Reply {
         model: ModelId,
         turn: Turn<Seat>,
         (cached, undo): (usize, Undo),
-        pass: Pass,
+        (asked, pass): (Instant, Pass),
     ) -> Self {
         let usage =
             Usage { prompt_tokens: turn.conversation().tokens.len(), cached_tokens: cached, ..Usage::default() };
         core.meter.turns_started.fetch_add(1, Relaxed);
         core.meter.prompt_tokens_cached.fetch_add(cached as u64, Relaxed);
         let failed_over = turn.conversation().blocks.report().failed_over;
-        Self { core, model, turn, usage, undo, failed_over, _pass: pass }
+        Self { core, model, turn, usage, undo, failed_over, asked, finished: false, _pass: pass }
     }
 
     /// The next token's chunk; `None` after the one that carried a finish reason.
@@ -44,15 +48,17 @@ impl Reply {
     /// # Errors
     /// What went wrong at a port. The session keeps what was produced; the call may be repeated.
     pub async fn next(&mut self) -> Result<Option<Chunk>, ReplyError> {
+        let since = if self.usage.new_tokens == 0 { self.asked } else { Instant::now() };
         let chunk = loop {
             let chunk = self.turn.next().await;
-            self.count(chunk.as_ref().is_ok_and(|c| c.as_ref().is_some_and(|c| !c.tokens.is_empty())));
+            self.count(since, chunk.as_ref().is_ok_and(|c| c.as_ref().is_some_and(|c| !c.tokens.is_empty())));
             match chunk {
                 // The cache is full: the session that was idle for longest gives up its part and is replayed later.
                 Err(fault) if fault.kind() == FaultKind::Capacity && self.core.evict_idle() => {}
                 chunk => break chunk?,
             }
         };
+        self.finished |= chunk.as_ref().is_some_and(|c| c.finish.is_some());
         if chunk.as_ref().is_some_and(|c| c.finish.is_some())
             && let Some(live) = self.turn.conversation_mut().live()
         {
@@ -94,11 +100,13 @@ impl Reply {
         &self.model
     }
 
-    fn count(&mut self, token: bool) {
+    fn count(&mut self, since: Instant, token: bool) {
         let computed = self.turn.computed() - self.usage.computed_tokens;
         self.usage.computed_tokens += computed;
         self.core.meter.tokens_computed.fetch_add(computed as u64, Relaxed);
         if token {
+            let first = self.usage.new_tokens == 0;
+            self.core.observer.observe(&Event::Token { model: &self.model, first, took: since.elapsed() });
             self.usage.new_tokens += 1;
             self.core.meter.tokens_generated.fetch_add(1, Relaxed);
         }
@@ -108,6 +116,8 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         let now = (self.core.ambient.now)();
+        let (tokens, finished) = (self.usage.new_tokens, self.finished);
+        self.core.observer.observe(&Event::Ended { model: &self.model, tokens, finished });
         if self.usage.new_tokens == 0 {
             self.undo.apply(self.turn.conversation_mut());
         }

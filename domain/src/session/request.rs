@@ -119,4 +119,6 @@ pub struct Readiness {
     pub model: ModelId,
     /// `None` where it is ready, else what is missing, in words.
     pub missing: Option<String>,
+    /// The blocks that nobody runs, where that is known.
+    pub missing_blocks: Vec<usize>,
 }

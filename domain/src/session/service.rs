@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     generation::{StopRule, Turn, TurnModel},
     model::{Grammar, ModelId, TokenId},
-    ports::{Constraint, FaultKind, PortError, SessionRecord, SessionStore, Timestamp},
+    ports::{Constraint, Event, FaultKind, Observer, PortError, SessionRecord, SessionStore, Timestamp, Unobserved},
 };
 
 /// Expired sessions looked for at a time.
@@ -28,7 +29,19 @@ impl SessionService {
     /// A service over `catalogue`, its sessions kept in `store`.
     #[must_use]
     pub fn new(catalogue: Catalogue, store: Arc<dyn SessionStore>, limits: Limits, ambient: Ambient) -> Self {
-        Self { core: Arc::new(Core::new(catalogue, store, limits, ambient)) }
+        Self::observed(catalogue, store, limits, ambient, Arc::new(Unobserved))
+    }
+
+    /// The same with somebody who hears what happens.
+    #[must_use]
+    pub fn observed(
+        catalogue: Catalogue,
+        store: Arc<dyn SessionStore>,
+        limits: Limits,
+        ambient: Ambient,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        Self { core: Arc::new(Core::new(catalogue, store, limits, ambient, observer)) }
     }
 
     /// The models offered.
@@ -99,7 +112,7 @@ impl SessionService {
     /// See [`ReplyError`].
     pub async fn reply(&self, request: ReplyRequest) -> Result<Reply, ReplyError> {
         request.sampling.check()?;
-        let core = &self.core;
+        let (core, asked) = (&self.core, Instant::now());
         let admission = core.gate.admit()?;
         let (mut seat, speaker) = match request.session {
             Some(id) => core.sit(id, request.model.as_ref()).await?,
@@ -115,6 +128,7 @@ impl SessionService {
         };
         let new_tokens = core.new_tokens(&speaker.spec, &seat, &prompt, request.length)?;
         let pass = admission.turn().await?;
+        core.observer.observe(&Event::Started { model: &speaker.spec.id, waited: asked.elapsed() });
         if let Seat::Own(conversation) = &mut seat {
             // Now that it is known, set aside exactly what this reply can need.
             **conversation = core.conversation(&speaker, prompt.total() + new_tokens);
@@ -126,7 +140,7 @@ impl SessionService {
         let turn = Turn::new(model, seat, sampling, request.stop, new_tokens, core.limits.prefill_chunk)?
             .ending_with(ending)
             .within(constraint);
-        Ok(Reply::new(core.clone(), speaker.spec.id.clone(), turn, (cached, undo), pass))
+        Ok(Reply::new(core.clone(), speaker.spec.id.clone(), turn, (cached, undo), (asked, pass)))
     }
 
     /// The text of tokens, special ones included.
@@ -143,12 +157,15 @@ impl SessionService {
     pub async fn readiness(&self) -> Vec<Readiness> {
         let mut all = Vec::new();
         for (id, state) in self.core.catalogue.states() {
-            let missing = match state {
-                ModelState::Loading => Some("it is still being loaded".to_owned()),
-                ModelState::Failed(reason) => Some(format!("it could not be loaded: {reason}")),
+            let (missing, missing_blocks) = match state {
+                ModelState::Loading => (Some("it is still being loaded".to_owned()), Vec::new()),
+                // The reason may name files of this machine, which are nobody else's business.
+                ModelState::Failed(_) => {
+                    (Some("it could not be loaded; the server's log says why".to_owned()), Vec::new())
+                }
                 ModelState::Loaded(entry) => missing_blocks(&entry).await,
             };
-            all.push(Readiness { model: id.clone(), missing });
+            all.push(Readiness { model: id.clone(), missing, missing_blocks });
         }
         all
     }

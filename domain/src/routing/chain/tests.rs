@@ -199,7 +199,8 @@ async fn a_session_that_is_fed_again_is_not_taken_for_stalled() {
 #[tokio::test(start_paused = true)]
 async fn the_report_tells_who_was_lost_and_who_took_over() {
     let faults = Arc::<Faults>::default();
-    let mut chain = chain(swarm(&[("a", 0, 4), ("b", 0, 2), ("c", 2, 4)], &faults), 4);
+    let heard = Arc::<Heard>::default();
+    let mut chain = chain(swarm(&[("a", 0, 4), ("b", 0, 2), ("c", 2, 4)], &faults), 4).with_observer(heard.clone());
     for value in [1.0, 2.0] {
         step(&mut chain, &[value]).await.unwrap();
     }
@@ -221,7 +222,20 @@ async fn the_report_tells_who_was_lost_and_who_took_over() {
         pause: 7 * CALL, // a step that fails; for each of the two a dial, the history and the step
         by: vec![hop("b", 0, 2), hop("c", 2, 4)],
     };
+    assert_eq!(*heard.0.lock().unwrap(), [failover.clone()]);
     assert_eq!((report.failovers, report.failed_over), (vec![failover], 1));
+}
+
+/// Failovers that were told of.
+#[derive(Default)]
+struct Heard(std::sync::Mutex<Vec<Failover>>);
+
+impl Observer for Heard {
+    fn observe(&self, event: &Event<'_>) {
+        if let Event::FailedOver { failover, .. } = event {
+            self.0.lock().unwrap().push((*failover).clone());
+        }
+    }
 }
 
 /// Three servers that push, two steps done; the sessions are a/1, b/2 and c/3.

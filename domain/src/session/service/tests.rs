@@ -329,7 +329,7 @@ async fn readiness_names_what_is_missing() {
     catalogue.set(&"m".into(), ModelState::Loading);
     catalogue.set(&"other".into(), ModelState::Failed("no such file".into()));
     let missing: Vec<_> = house.service.readiness().await.into_iter().map(|r| r.missing.unwrap()).collect();
-    assert_eq!(missing, ["it is still being loaded", "it could not be loaded: no such file"]);
+    assert_eq!(missing, ["it is still being loaded", "it could not be loaded; the server's log says why"]);
 }
 
 /// A service whose first block is in this process, with what is known of the other one.
@@ -370,6 +370,61 @@ async fn readiness_tells_why_the_rest_of_the_blocks_is_not_known() {
     let service = half(Err(PortError::new(FaultKind::Unavailable, "no initial peer answers")));
     let missing = service.readiness().await.remove(0).missing.unwrap();
     assert_eq!(missing, "no server is known for blocks 1: the swarm could not be reached: no initial peer answers");
+    let service = half(Err(PortError::internal("/etc/swarm.key cannot be read")));
+    let missing = service.readiness().await.remove(0).missing.unwrap();
+    assert!(!missing.contains("/etc"), "{missing}");
+    let service = half(Ok(Vec::new().into()));
+    assert_eq!(service.readiness().await.remove(0).missing_blocks, [1]);
+}
+
+/// Writes down what it hears.
+#[derive(Default)]
+struct Diary(Mutex<Vec<String>>);
+
+impl Observer for Diary {
+    fn observe(&self, event: &Event<'_>) {
+        let line = match event {
+            Event::Started { model, .. } => format!("{model} begins"),
+            Event::Token { first, .. } => format!("token{}", if *first { ", the first" } else { "" }),
+            Event::Step { hop, .. } => format!("step {hop}"),
+            Event::FailedOver { failover, .. } => format!("lost {}", failover.lost),
+            Event::Ended { tokens, finished, .. } => format!("ends after {tokens}, finished: {finished}"),
+        };
+        self.0.lock().unwrap().push(line);
+    }
+}
+
+#[tokio::test]
+async fn an_observer_hears_every_step_of_a_reply_and_how_it_ended() {
+    let ledger = Arc::<Ledger>::default();
+    let entry = ModelEntry {
+        tokenizer: Arc::new(testing::tokenizer()),
+        local: Arc::new(testing::local(testing::spec("m"), testing::letter)),
+        swarm: Arc::new(InProcessSwarm::new("m".into(), Arc::new(testing::engine(&ledger, 9)))),
+    };
+    let catalogue = Catalogue::new(vec![entry], "m".into()).unwrap();
+    let (store, clock, diary) = (Arc::new(testing::store(&Arc::default())), Arc::default(), Arc::<Diary>::default());
+    let service = SessionService::observed(catalogue, store, limits(), testing::ambient(&clock), diary.clone());
+    let mut whole = service.reply(asking(None, text("abc"), Length::NewTokens(2))).await.unwrap();
+    while whole.next().await.unwrap().is_some_and(|chunk| chunk.finish.is_none()) {}
+    drop(whole);
+    let mut left = service.reply(asking(None, text("abc"), Length::NewTokens(9))).await.unwrap();
+    left.next().await.unwrap();
+    drop(left);
+    let step = "step 0:2@in-process";
+    let expected = [
+        "m begins",
+        step,
+        "token, the first",
+        step,
+        "token",
+        "ends after 2, finished: true",
+        "m begins",
+        step,
+        "token, the first",
+        "ends after 1, finished: false",
+    ];
+    assert_eq!(*diary.0.lock().unwrap(), expected);
 }
 
 #[tokio::test]

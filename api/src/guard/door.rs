@@ -1,0 +1,121 @@
+//! The operations behind their guards: what is refused is refused before it is read, and every error gets its shape.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use poem::{
+    Endpoint, Error, Request, Response,
+    http::{HeaderValue, Method, StatusCode, header},
+};
+
+use super::{Keys, keys::Entry};
+use crate::{Metrics, error::Fault, fault, hangup::Crowded};
+
+/// Names the request in errors and in the log.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) String);
+
+/// The operations, then an error that says what there is.
+pub(crate) struct Guarded<E> {
+    pub(crate) inner: E,
+    pub(crate) keys: Keys,
+    /// Paths and the methods they answer to.
+    pub(crate) methods: BTreeMap<String, String>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// What a request holds until its answer is out.
+#[derive(Debug)]
+pub(crate) struct Held(#[allow(dead_code, reason = "held until it is dropped")] Option<Entry>);
+
+impl<E: Endpoint<Output = Response>> Endpoint for Guarded<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let id = request.data::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+        let allow = self.methods.get(&path).map(String::as_str);
+        let response = match self.answer(request, &method, &path, allow).await {
+            // A handler that panicked leaves the fault, whose shape depends on the path.
+            Ok(mut response) => match response.extensions_mut().remove::<Fault>() {
+                Some(fault) => refusal(&fault, &path, &id, allow),
+                None => response,
+            },
+            Err(fault) => refusal(&fault, &path, &id, allow),
+        };
+        self.metrics.answered(allow.and(Some(path.as_str())), &method, response.status());
+        Ok(response)
+    }
+}
+
+const CROWDED: &str = "too_many_connections";
+
+/// `fault` as a response, with the headers that belong to its status.
+fn refusal(fault: &Fault, path: &str, id: &str, allow: Option<&str>) -> Response {
+    let mut response = fault::response(fault, path, id);
+    let mut put = |name, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(name, value);
+        }
+    };
+    match (fault.status, allow) {
+        (StatusCode::METHOD_NOT_ALLOWED, Some(allow)) => put(header::ALLOW, allow),
+        (StatusCode::UNAUTHORIZED, _) => put(header::WWW_AUTHENTICATE, "Bearer"),
+        _ if fault.code == CROWDED => put(header::CONNECTION, "close"),
+        _ => {}
+    }
+    response
+}
+
+impl<E: Endpoint<Output = Response>> Guarded<E> {
+    async fn answer(
+        &self,
+        request: Request,
+        method: &Method,
+        path: &str,
+        allow: Option<&str>,
+    ) -> Result<Response, Fault> {
+        let open = is_open(path);
+        if !open && let Some(Crowded { limit }) = request.data() {
+            let message = format!("the server has as many connections as it takes: {limit}; try again shortly");
+            let retry_after = Some(std::time::Duration::from_secs(1));
+            return Err(Fault { retry_after, ..Fault::new(StatusCode::SERVICE_UNAVAILABLE, CROWDED, message) });
+        }
+        if method == Method::OPTIONS
+            && let Some(allow) = allow
+        {
+            return Ok(Response::builder().status(StatusCode::NO_CONTENT).header(header::ALLOW, allow).finish());
+        }
+        let entry = if open { None } else { self.keys.admit(request.headers())? };
+        if let Some(entry) = &entry {
+            tracing::Span::current().record("key", &*entry.name);
+        }
+        let mut response = self.inner.call(request).await.map_err(|error| to_fault(error, method, path, allow))?;
+        response.extensions_mut().insert(Arc::new(Held(entry)));
+        Ok(response)
+    }
+}
+
+/// What everybody may see: whether the server is well, and the description of the API.
+pub(crate) fn is_open(path: &str) -> bool {
+    matches!(path, "/docs" | "/openapi.yaml" | "/health/live" | "/health/ready")
+}
+
+fn to_fault(error: Error, method: &Method, path: &str, allow: Option<&str>) -> Fault {
+    let error = match error.downcast::<Fault>() {
+        Ok(fault) => return fault,
+        Err(other) => other,
+    };
+    let status = error.status();
+    match status {
+        StatusCode::NOT_FOUND => Fault::new(status, "no_such_path", format!("there is nothing at {path}")),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            let allow = allow.unwrap_or("other methods");
+            Fault::new(status, "method_not_allowed", format!("{path} does not answer to {method}, but to {allow}"))
+        }
+        status if status.is_client_error() => Fault::new(status, "bad_request", error.to_string()),
+        status => {
+            tracing::error!(%error, "a request failed");
+            Fault::new(status, "internal", "something went wrong inside the server; its log has the details")
+        }
+    }
+}

@@ -1,0 +1,23 @@
+# Sourced: a server for a test, ended with the script.
+#   serve_for BINARY CONFIG    starts it with that configuration's text, waits until its models are ready, and sets base and work (a folder)
+# shellcheck shell=sh
+
+serve_for() {
+    work=$(mktemp -d)
+    printf '%s\n' "$2" >"$work/corolla.toml"
+    : >"$work/log"
+    "$1" serve --listen 127.0.0.1:0 --config "$work/corolla.toml" 2>"$work/log" &
+    server=$!
+    trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm -rf -- "$work"' EXIT
+    trap 'exit 130' INT TERM HUP
+    tries=0
+    until base=$(sed -n 's/.*listening on \(http[^ ]*\).*/\1/p' "$work/log") && [ -n "$base" ] && curl -fs "$base/health/ready" >/dev/null; do
+        tries=$((tries + 1))
+        if [ "$tries" -gt 600 ] || ! kill -0 "$server" 2>/dev/null; then
+            cat "$work/log" >&2
+            echo "the server did not become ready; its log stands above" >&2
+            exit 1
+        fi
+        sleep 0.1
+    done
+}
