@@ -2,6 +2,7 @@
 # Installs what the tests need beyond the Rust toolchain, on Debian and its kin; elsewhere it says what to install. Quick when all is there.
 #   redis-server   the session store's contract suite
 #   chromium       the tests that use the page as a person does, with node and npm
+#   node, npm      these tests, and the check that ui/dist is what ui/src builds
 set -eu
 repo=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 missing=
@@ -42,14 +43,5 @@ if [ -n "$missing" ]; then
     apt install -y --no-install-recommends $missing
 fi
 
-major=$(node -p 'process.versions.node.split(".")[0]')
-[ "$major" -ge 20 ] || fail "node is version $major; the page's tests need 20 or newer"
-
-cd -- "$repo/tests/browser"
-if ! cmp -s package-lock.json node_modules/.installed; then
-    say "npm ci in tests/browser"
-    npm ci --ignore-scripts --no-audit --no-fund --loglevel=error ||
-        fail "npm ci failed; its last words stand above. Check the network, and run this again."
-    cp package-lock.json node_modules/.installed
-fi
-say "redis-server, chromium, node $major and tests/browser are there"
+sh "$repo/scripts/npm-install.sh" ui tests/browser
+say "redis-server, chromium, node and npm are there"

@@ -70,9 +70,10 @@ fn serve(request: &Request, name: &str, file: EmbeddedFile) -> Response {
 
 /// Whether the client takes gzip: it names it, or anything, and not with the weight 0.
 fn takes_gzip(headers: &HeaderMap) -> bool {
-    let lists = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let lists: Vec<_> =
+        headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).collect();
     let weight = |wanted: &str| {
-        lists.clone().flat_map(|list| list.split(',')).find_map(|coding| {
+        lists.iter().flat_map(|list| list.split(',')).find_map(|coding| {
             let mut parts = coding.split(';').map(str::trim);
             parts.next()?.eq_ignore_ascii_case(wanted).then(|| {
                 let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
@@ -85,7 +86,7 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 
 fn unzipped(file: &EmbeddedFile) -> std::io::Result<Vec<u8>> {
     let mut body = Vec::new();
-    GzDecoder::new(file.data.as_ref()).read_to_end(&mut body)?;
+    GzDecoder::new(&file.data[..]).read_to_end(&mut body)?;
     Ok(body)
 }
 

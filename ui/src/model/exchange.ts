@@ -67,7 +67,7 @@ function fromMarkdown(text: string): Talk {
     if (!role) continue;
     let end = at + 1;
     while (end < lines.length && !MARK.test(lines[end])) end += 1;
-    const body = lines.slice(at + 1, end).join("\n").replace(/^\n*## .*\n/, "").replace(/^\n/, "").replace(/\n{1,2}$/, "");
+    const body = lines.slice(at + 1, end).join("\n").replace(/^\n## .*\n\n/, "").replace(/\n$/, "");
     const words = body.replaceAll("<!-- corolla\\:", "<!-- corolla:");
     if (role === "system") talk.system = words;
     else {
