@@ -21,7 +21,7 @@ export default defineConfig(({ mode }) => ({
     },
   },
   server: {
-    proxy: Object.fromEntries(["/api", "/v1", "/docs", "/openapi.yaml"].map((path) => [path, "http://127.0.0.1:8000"])),
+    proxy: Object.fromEntries(["/api", "/v1", "/docs", "/openapi.yaml"].map((path) => [path, process.env.COROLLA ?? "http://127.0.0.1:8000"])),
   },
   test: { include: ["src/**/*.test.ts"], environment: "node" },
 }));
