@@ -32,6 +32,9 @@ export class App {
   /** A question that must be answered before something cannot be undone. */
   question = $state.raw<{ text: string; yes: string; answer: (sure: boolean) => void } | null>(null);
 
+  /** The first look at the models. */
+  private readonly looked: Promise<void>;
+
   constructor(keep: Keep) {
     this.history = new History(keep);
     this.chat = new Chat({
@@ -40,10 +43,13 @@ export class App {
       tab: tab(),
       now: () => performance.now(),
       pause: sleep,
+      ready: () => this.looked,
       room: (model) => this.catalogue.room(model),
-      kept: () => void this.history.look(),
+      // A search is not done anew with each word of a reply.
+      kept: () => void (this.chat.busy && this.history.words ? undefined : this.history.look()),
       tell: (what) => (this.status = words.t(`status.${what}`)),
     });
+    this.looked = this.catalogue.look().then(() => this.meet());
   }
 
   /** Shows what the address says: `#/swarm`, `#/chat/…`, or a new chat. */

@@ -25,8 +25,9 @@ export interface Live {
 export interface Trouble {
   code: string;
   message: string;
-  /** The reply it is about. */
+  /** The reply it is about, and the message that it answers. */
   reply: string;
+  parent: string | null;
 }
 
 /** What a conversation needs of the world around it. */
@@ -37,6 +38,8 @@ export interface Around {
   tab: string;
   now(): number;
   pause(ms: number, signal: AbortSignal): Promise<void>;
+  /** Once the models are known, or cannot be. */
+  ready(): Promise<void>;
   /** Tokens that a conversation with `model` can have. */
   room(model: string | null): number;
   /** The conversation was kept: the history may look again. */
@@ -100,6 +103,14 @@ export class Chat {
     // A reply that broke off is replaced, not kept beside the new one.
     if (message.state === "cut") this.talk = removed(talk, message.id);
     this.ask(parent);
+  }
+
+  /** Asks again for the reply that the trouble is about. */
+  retry(): void {
+    const { trouble } = this;
+    const reply = this.talk.messages.find((one) => one.id === trouble?.reply);
+    if (reply) this.again(reply);
+    else if (trouble && !this.busy) this.ask(trouble.parent);
   }
 
   /** Takes up a reply that broke off, with its own seed. */
@@ -192,6 +203,7 @@ export class Chat {
       },
     };
     try {
+      await this.around.ready();
       const written = await this.request(reply, abort.signal, on);
       if (this.abort === abort) this.end(reply.id, written);
     } catch (error) {
@@ -219,24 +231,25 @@ export class Chat {
   private end(id: string, written: Written): void {
     const facts = this.live?.watch.facts(this.talk.model, written.usage, written.route as ReplyRoute | null);
     const stopped = written.finish === null;
+    const parent = this.talk.messages.find((one) => one.id === id)?.parent ?? null;
     this.live = null;
     const empty = written.text.trim() === "";
     if (empty && stopped) this.update(removed(this.talk, id));
     else this.update(changed(this.talk, id, { text: written.text, state: stopped ? "stopped" : "done", facts }));
-    if (!stopped) this.remark(id, written);
+    if (!stopped) this.remark(id, parent, written);
     this.around.tell(stopped ? "stopped" : "finished");
   }
 
   /** What to say of a reply that ended otherwise than by its own last word. */
-  private remark(id: string, written: Written): void {
+  private remark(reply: string, parent: string | null, written: Written): void {
     const tokens = written.usage?.completion_tokens ?? 0;
     if (written.finish === "length" && this.talk.mode === "chat") {
       const code = tokens >= this.talk.sampling.max_tokens ? "as_long_as_may_be" : "full";
-      this.trouble = { code, message: "", reply: id };
+      this.trouble = { code, message: "", reply, parent };
     } else if (written.finish === "length") {
-      this.trouble = { code: "raw_length", message: "", reply: id };
+      this.trouble = { code: "raw_length", message: "", reply, parent };
     } else if (!written.text.trim()) {
-      this.trouble = { code: "empty", message: "", reply: id };
+      this.trouble = { code: "empty", message: "", reply, parent };
     }
   }
 
@@ -244,9 +257,10 @@ export class Chat {
     const reason = error instanceof Broken ? error.reason : error;
     const text = error instanceof Broken ? error.text : (this.live?.text ?? "");
     this.live = null;
-    this.update(changed(this.talk, id, { text, state: "cut" }));
+    const parent = this.talk.messages.find((one) => one.id === id)?.parent ?? null;
+    this.update(text ? changed(this.talk, id, { text, state: "cut" }) : removed(this.talk, id));
     const code = reason instanceof ApiError ? reason.code : "page";
-    this.trouble = { code, message: reason instanceof Error ? reason.message : "", reply: id };
+    this.trouble = { code, message: reason instanceof Error ? reason.message : "", reply: id, parent };
     if (code === "page") console.warn("a reply failed", reason);
     this.around.tell("failed");
   }
