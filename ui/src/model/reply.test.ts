@@ -1,51 +1,9 @@
 import { expect, test } from "vitest";
 
-import { ApiError, v1Error, type ChatRequest, type GenerateForm, type Piece, type Server, type Step } from "../api/client";
+import { ApiError, v1Error, type ChatRequest, type Server, type Step } from "../api/client";
 import { Broken, cutAt, PAUSES, Writer } from "./reply";
+import { END, Scripted } from "./scripted";
 import { CHATBOT } from "./values";
-
-const END: Piece = { finish: "stop", usage: null, route: null };
-
-/** A server that plays a script: for each request the pieces it sends, then perhaps what goes wrong. */
-class Scripted implements Server {
-  readonly asked: ChatRequest[] = [];
-  readonly forms: GenerateForm[] = [];
-  readonly closed: string[] = [];
-  opened = 0;
-
-  constructor(
-    private readonly chats: (Piece | string | Error)[][],
-    private readonly steps: (Step | Error)[] = [],
-    private readonly doors: Error[] = [],
-  ) {}
-
-  models = () => Promise.reject(new Error("not asked for"));
-  swarm = () => Promise.reject(new Error("not asked for"));
-
-  openSession() {
-    const shut = this.doors.shift();
-    return shut ? Promise.reject(shut) : Promise.resolve(`s${++this.opened}`);
-  }
-
-  closeSession(id: string) {
-    this.closed.push(id);
-  }
-
-  async *chat(request: ChatRequest) {
-    this.asked.push(request);
-    for (const piece of this.chats.shift() ?? []) {
-      await Promise.resolve();
-      if (piece instanceof Error) throw piece;
-      yield typeof piece === "string" ? { text: piece } : piece;
-    }
-  }
-
-  step(form: GenerateForm) {
-    this.forms.push({ ...form });
-    const step = this.steps.shift() ?? new Error("no more steps");
-    return step instanceof Error ? Promise.reject(step) : Promise.resolve(step);
-  }
-}
 
 function stage(server: Server) {
   const [seen, waits] = [[] as string[], [] as number[]];
