@@ -16,6 +16,8 @@ export interface Block {
 const LONGEST = 200_000;
 const NESTED = /^(?:[ \t]*(?:>|(?:[-*+]|\d{1,9}[.)])[ \t])){24}/m;
 const TANGLED = /[[*_~`(!]{400}/;
+/** Signs of emphasis in one paragraph above which the parser would take too long. */
+const EMPHASES = 1500;
 /** Blocks whose HTML is remembered, so that a growing text is not made anew with each word. */
 const REMEMBERED = 4000;
 
@@ -90,7 +92,7 @@ export function blocks(source: string, now: number): Block[] {
   if (now !== version) remembered = new Map();
   version = now;
   const text = source.replace(/\r\n?/g, "\n").replaceAll("\0", "\uFFFD");
-  if (text.length > LONGEST || NESTED.test(text) || TANGLED.test(text)) return [plain(text)];
+  if (text.length > LONGEST || NESTED.test(text) || TANGLED.test(text) || emphatic(text)) return [plain(text)];
   try {
     const tokens = marked.lexer(text);
     return tokens.filter((token) => token.type !== "space").map((token) => ({ html: html(token, tokens.links) }));
@@ -110,6 +112,10 @@ function html(token: Token, links: TokensList["links"]): string {
   if (remembered.size >= REMEMBERED) remembered = new Map();
   remembered.set(key, safe);
   return safe;
+}
+
+function emphatic(text: string): boolean {
+  return text.split(/\n\s*\n/).some((part) => part.length > EMPHASES && (part.match(/[*_]/g)?.length ?? 0) > EMPHASES);
 }
 
 function plain(text: string): Block {
