@@ -32,7 +32,7 @@ export class Scripted implements Server {
   async *chat(request: ChatRequest) {
     this.asked.push(request);
     for (const piece of this.chats.shift() ?? []) {
-      await Promise.resolve();
+      await new Promise((resolve) => setTimeout(resolve));
       if (piece instanceof Error) throw piece;
       yield typeof piece === "string" ? { text: piece } : piece;
     }
