@@ -149,8 +149,11 @@ export const failure = (status, code, message) => ({ status, json: { error: { ty
 
 /** Says `text` where the answer comes at once. */
 export async function exchange(page, text) {
-  const before = await sayings(page).count();
   await composer(page).fill(text);
   await composer(page).press("Enter");
-  await until("the reply", async () => (await sayings(page).count()) === before + 2 && !(await page.locator(".writing").count()));
+  const over = ([asked]) => {
+    const [question, reply] = [...document.querySelectorAll("[role=log] > li")].slice(-2);
+    return !!reply && question.innerText.includes(asked) && !document.querySelector(".writing") && reply.classList.contains("assistant");
+  };
+  await page.waitForFunction(over, [text]);
 }
