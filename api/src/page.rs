@@ -154,7 +154,7 @@ mod tests {
             assert_ne!(zipped.0.headers()[header::ETAG], plain.0.headers()[header::ETAG]);
             let body = plain.0.into_body().into_bytes().await.unwrap();
             let file = Files::get(&packed).unwrap();
-            assert_eq!(zipped.0.into_body().into_bytes().await.unwrap(), file.data.as_ref());
+            assert_eq!(zipped.0.into_body().into_bytes().await.unwrap(), &file.data[..]);
             assert_eq!(unzipped(&file).unwrap(), body);
         }
         client.get("/index.html.gz").send().await.assert_status(StatusCode::NOT_FOUND);
