@@ -64,7 +64,7 @@ test("messages and code blocks are copied", async () => {
   await page.locator(".hljs-keyword").first().waitFor();
   await page.locator(".code").getByRole("button", { name: "Copy" }).click();
   const clipboard = () => page.evaluate(() => navigator.clipboard.readText());
-  assert.equal((await clipboard()).trimEnd(), code.trimEnd());
+  await until("the code in the clipboard", async () => (await clipboard()).trimEnd() === code.trimEnd());
   await sayings(page).last().locator(".acts").getByRole("button", { name: "Copy" }).click();
   await until("the message in the clipboard", async () => (await clipboard()).startsWith("Here:\n\n```python"));
 });
@@ -91,12 +91,14 @@ test("the history lists, searches, renames and deletes, and outlives a reload", 
   await links.first().click();
   await until("the chat", async () => /About lighthouses/.test(await said(page, 1)));
   await list.getByRole("searchbox").fill("");
+  await list.getByRole("link", { name: "Tell me of the sea" }).hover();
   await button(page, "Rename: Tell me of the sea").click();
   await page.getByRole("textbox", { name: "New title" }).fill("The sea");
   await page.keyboard.press("Enter");
   await list.getByRole("link", { name: "The sea", exact: true }).waitFor();
   await page.reload();
   await until("the same chat after a reload", async () => (await sayings(page).count()) === 2 && /About lighthouses/.test(await said(page, 1)));
+  await list.getByRole("link", { name: "The sea" }).hover();
   await button(page, "Delete: The sea").click();
   await page.getByRole("dialog").getByRole("button", { name: "Delete", exact: true }).click();
   await until("one chat is left, and the page is empty", async () => (await links.count()) === 1 && (await sayings(page).count()) === 0);
