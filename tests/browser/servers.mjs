@@ -95,6 +95,9 @@ test("in a swarm a reply shows its route, and who was replaced", { skip, timeout
     await page.getByText("All 30 blocks are hosted, by 3 servers").waitFor();
     assert.equal(await page.getByRole("row").count(), 4, "a row for each server");
     await page.goto(`http://${at}/#/`);
+    await page.getByRole("button", { name: "Settings" }).click();
+    await page.getByRole("spinbutton", { name: "Longest reply" }).fill("120");
+    await page.getByRole("button", { name: "Close" }).click();
     await say(page, LONG);
     await begun(page);
     const hop = (await (await fetch(`http://${at}/api/v1/swarm`)).json()).models[0];
@@ -103,7 +106,7 @@ test("in a swarm a reply shows its route, and who was replaced", { skip, timeout
     assert.ok(pid, `the demo says how to end ${onRoute}:\n${demo.out}`);
     const length = (await reply(page)).length;
     process.kill(Number(pid), "SIGKILL");
-    await until("the reply goes on", async () => (await reply(page)).length > length + 40, LOAD);
+    await until("the reply goes on", async () => (await reply(page)).length > length + 20, LOAD);
     await stopButton(page).waitFor({ state: "hidden", timeout: LOAD });
     await page.getByText(/server replaced/).click();
     await page.getByText(/was lost at token \d+/).waitFor();
