@@ -189,7 +189,7 @@ test("by default replies are drawn as in the original chat", async () => {
 
 test("a conversation that is too long goes on without its oldest messages", async () => {
   const page = await person({ expected: /400/ });
-  const asked = await answers(page, stream("x".repeat(4000)), stream("y".repeat(4000), "stop"), failure(400, "context_length_exceeded", "too long"), stream("on"));
+  const asked = await answers(page, stream("It is the first thing that comes to mind. ".repeat(90)), stream("And there is more to say about it. ".repeat(100)), failure(400, "context_length_exceeded", "too long"), stream("on"));
   await exchange(page, "first");
   await exchange(page, "second");
   await composer(page).fill("third");
