@@ -54,7 +54,7 @@ const HOSTILE = [
   "$$\\includegraphics{https://evil.example/x.png}$$ and $$\\def\\a{\\a\\a}\\a$$",
   "\\(<img src=x onerror=pwned(1)>\\)",
   "| a | b |\n|---|---|\n| <img src=x onerror=pwned(1)> | [x](javascript:pwned(1)) |",
-  `| ${"a | ".repeat(300)}\n|${"---|".repeat(300)}\n${`| ${"<b>x</b> | ".repeat(300)}\n`.repeat(20)}`,
+  `| ${"a | ".repeat(100)}\n|${"---|".repeat(100)}\n${`| ${"<b>x</b> | ".repeat(100)}\n`.repeat(20)}`,
   "\u202Egnp.exe\u202C and \u2067right to left\u2069 \u202E never ended",
   "\u0000\u0001\uFFFE\uD800 lone surrogates and \u0000 zeros",
   deep("> ", 3000),
