@@ -3,7 +3,7 @@
 BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
-.PHONY: help run model test check tools unit browser clients libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec lint-spec typed-clients schemathesis bench \
+.PHONY: help run model ui check-ui test check tools unit browser clients libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec lint-spec typed-clients schemathesis bench \
         bench-swarm bench-hosts bench-hostile bench-hop bench-backends bench-llama bench-sessions pictures
 
 help:            ## what there is to do
@@ -16,7 +16,7 @@ run: model       ## build Corolla, fetch the small chat model, serve on http://1
 model:           ## fetch SmolLM2-135M-Instruct (93 MB, once) and check it
 	@sh scripts/fetch-model.sh
 
-test: tools model check lint-spec unit browser   ## everything CI runs: checks, all tests, the page in a real browser
+test: tools model check lint-spec check-ui unit browser   ## everything CI runs: checks, all tests, the page in a real browser
 
 tools:           ## what the tests need on a new machine: redis-server, chromium, node
 	@sh scripts/ci-install.sh
@@ -26,6 +26,13 @@ check:           ## format, lints, documentation, licences and who may use which
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked --quiet
 	sh scripts/deny.sh
+
+ui:              ## build the chat page: ui/src becomes ui/dist, which is committed and embedded (needs node and npm)
+	@sh scripts/npm-install.sh ui
+	cd ui && npm run build --silent
+
+check-ui: tools  ## the chat page: types, lints, unit tests, size, and that ui/dist is what ui/src builds
+	cd ui && npm run check --silent
 
 unit: model      ## unit tests, contract suites, golden files, end to end through the binary
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace --locked; \

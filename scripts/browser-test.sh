@@ -19,7 +19,7 @@ until url=$(sed -n 's/.*listening on \(http[^ ]*\).*/\1/p' "$work/log") && [ -n 
     fi
     sleep 0.1
 done
-node tests/browser/chat.mjs "$url" "$@" || {
+node tests/browser/all.mjs "$url" --binary "$binary" "$@" || {
     tail -n 20 "$work/log" >&2
     exit 1
 }

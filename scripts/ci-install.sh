@@ -2,7 +2,7 @@
 # Installs what the tests need beyond the Rust toolchain, on Debian and its kin; elsewhere it says what to install. Quick when all is there.
 #   redis-server   the session store's contract suite
 #   chromium       the tests that use the page as a person does, with node and npm
-#   node, npm      also lint the description of the API and use it through generated clients
+#   node, npm      these tests, the check that ui/dist is what ui/src builds, lints of the API's description and clients generated from it
 set -eu
 repo=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 missing=
@@ -43,16 +43,5 @@ if [ -n "$missing" ]; then
     apt install -y --no-install-recommends $missing
 fi
 
-major=$(node -p 'process.versions.node.split(".")[0]')
-[ "$major" -ge 20 ] || fail "node is version $major; the page's tests need 20 or newer"
-
-for folder in tests/browser tests/typed-clients; do
-    cd -- "$repo/$folder"
-    if ! cmp -s package-lock.json node_modules/.installed; then
-        say "npm ci in $folder"
-        npm ci --ignore-scripts --no-audit --no-fund --loglevel=error ||
-            fail "npm ci failed; its last words stand above. Check the network, and run this again."
-        cp package-lock.json node_modules/.installed
-    fi
-done
-say "redis-server, chromium, node $major and what the tests need of npm are there"
+sh "$repo/scripts/npm-install.sh" ui tests/browser tests/typed-clients
+say "redis-server, chromium, node and npm are there"
