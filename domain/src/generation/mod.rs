@@ -2,6 +2,7 @@
 
 mod detokenizer;
 mod request;
+mod rule;
 mod sampler;
 mod stop;
 mod turn;

@@ -1,6 +1,7 @@
 //! Plain values that cross the ports: tokens, model descriptions, hidden states, logits, block ranges.
 
 mod block_range;
+mod draw;
 mod hidden;
 mod logits;
 mod message;
@@ -9,6 +10,7 @@ mod spec;
 mod swarm_map;
 
 pub use block_range::BlockRange;
+pub use draw::{Draw, Noise, Penalties, Words};
 pub use hidden::{ElementType, Hidden};
 pub use logits::{LogitRow, Logits, Want};
 pub use message::{Message, Role};

@@ -54,7 +54,13 @@ pub(crate) fn matmul((kernels, pool): (&Kernels, &Pool), x: &[f32], weight: Oper
 }
 
 /// Few rows: one dot product for each weight row and each row of `x`.
-fn by_rows<T: Sync>(pool: &Pool, x: &[f32], weight: &[T], cols: usize, dot: fn(&[T], &[f32]) -> f32) -> Vec<f32> {
+pub(crate) fn by_rows<T: Sync>(
+    pool: &Pool,
+    x: &[f32],
+    weight: &[T],
+    cols: usize,
+    dot: fn(&[T], &[f32]) -> f32,
+) -> Vec<f32> {
     let (many, rows) = (x.len() / cols, weight.len() / cols);
     let step = (TASK / cols).min(rows).max(1);
     let mut products = parts::place((many, rows), step);

@@ -32,7 +32,7 @@ use corolla_domain::{
     ports::{FaultKind, PortError},
 };
 
-pub(crate) use dense::{Operand, Strided, matmul, product_into, some_rows};
+pub(crate) use dense::{Operand, Strided, by_rows, matmul, product_into, some_rows};
 pub(crate) use lend::Lent;
 pub(crate) use narrow::{narrow_product, narrowed};
 pub(crate) use packed::{Line, Packed, ROWS, lines};
