@@ -59,6 +59,14 @@ impl Backend {
         }
     }
 
+    /// Whether it can have a screen over the LM head.
+    pub(crate) fn screens(self) -> bool {
+        match self {
+            Self::CandleCpu => true,
+            Self::CandleCuda | Self::Tch => false,
+        }
+    }
+
     /// Whether this program has it.
     pub(crate) fn built_in(self) -> bool {
         match self {

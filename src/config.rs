@@ -405,7 +405,8 @@ fn check_compute(at: usize, model: &typed::Model) -> Result<ComputeSettings, Str
         return Err(only("activations", Backend::CandleCpu));
     }
     let head_on_processor = model.head == Some(typed::Head::Cpu);
-    if model.screen != typed::Screen::Off && !among(Backend::CandleCpu) && !head_on_processor {
+    // It belongs to the head, wherever the blocks are.
+    if model.screen != typed::Screen::Off && !head_on_processor && backend.is_some_and(|backend| !backend.screens()) {
         return Err(only("screen", Backend::CandleCpu));
     }
     let card = model.device.as_ref().map(|device| {

@@ -95,6 +95,7 @@ pub(crate) fn machine(
         place: backend.place(),
         dtypes: backend.dtypes(),
         automatic: backend.automatic(),
+        screens: backend.screens(),
         usable: usable(backend),
     };
     Machine {

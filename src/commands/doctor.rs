@@ -267,7 +267,8 @@ fn model_report(
     choice: Result<&Choice, &str>,
     program: &Program,
 ) -> ModelReport {
-    let rows = looked.zip(room).map(|(looked, room)| fit::table(&looked.demand, room)).unwrap_or_default();
+    let table = |(looked, room): (&plan::Looked, &fit::Room)| fit::table(&looked.demand, model.compute.screen, room);
+    let rows = looked.zip(room).map(table).unwrap_or_default();
     let chosen = choice.ok().map(|choice| choice.blocks.dtype);
     ModelReport {
         id: model.id.0.clone(),

@@ -173,6 +173,10 @@ fn what_computes_is_read_and_what_contradicts_it_is_named() {
             "models[0].screen is for backend = \"candle-cpu\" only; leave it out, or use that backend".into(),
         ),
         (
+            "backend = \"tch\"\nblocks_backend = \"candle-cpu\"\nscreen = \"int8\"",
+            "models[0].screen is for backend = \"candle-cpu\" only; leave it out, or use that backend".into(),
+        ),
+        (
             "backend = \"tch\"\nkernels = \"scalar\"",
             "models[0].kernels is for backend = \"candle-cpu\" only; leave it out, or use that backend".into(),
         ),

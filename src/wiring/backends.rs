@@ -50,6 +50,10 @@ pub(super) async fn load(plan: &ModelPlan) -> Result<(Arc<dyn LocalModel>, Optio
     if choice.head_on_processor {
         ends = Side { backend: Backend::CandleCpu.name(), card: None, ..ends };
     }
+    if plan.settings.compute.screen && !Backend::named(ends.backend).is_some_and(Backend::screens) {
+        let (model, backend) = (&plan.settings.id, ends.backend);
+        tracing::warn!(%model, backend, "this backend screens no head; backend = \"candle-cpu\" or head = \"cpu\" does");
+    }
     let blocks = wanted(&plan.settings);
     if blocks == BlockChoice::None || ends == choice.blocks {
         let model = on(ends, plan, true, blocks).await?;

@@ -209,15 +209,7 @@ impl<B: Arithmetic> LocalModel for Local<B> {
         if hidden.width() != width {
             return Err(PortError::invalid(format!("hidden states are {} wide, the model {width}", hidden.width())));
         }
-        if let Want::Top { k, also } = &want {
-            let vocab = self.spec.vocab;
-            if *k == 0 {
-                return Err(PortError::invalid("the best 0 tokens were asked for"));
-            }
-            if let Some(token) = also.iter().find(|token| token.0 as usize >= vocab) {
-                return Err(PortError::invalid(format!("token {token} is not below {vocab}, the vocabulary's size")));
-            }
-        }
+        check(&want, self.spec.vocab)?;
         let numbers = hidden.to_f32();
         self.worker.score(|reply| Score { numbers, width, want, done: Vec::new(), reply }).await
     }
@@ -232,6 +224,25 @@ impl<B: Arithmetic> LocalModel for Local<B> {
             Hidden::from_f32(shape, &model.ends()?.normed(&model.arithmetic, hidden.to_f32())?)
         };
         self.worker.call("the last norm", work).await
+    }
+}
+
+/// Whether a vocabulary of that size has what is wanted.
+fn check(want: &Want, vocab: usize) -> Result<(), PortError> {
+    let outside = |token: &&TokenId| token.0 as usize >= vocab;
+    let outside = match want {
+        Want::All => None,
+        Want::Top { k: 0, .. } => return Err(PortError::invalid("the best 0 tokens were asked for")),
+        Want::Top { also, .. } => also.iter().find(outside),
+        Want::Drawn(draw) if draw.temperature.is_nan() || draw.temperature <= 0.0 => {
+            let text = format!("a token is drawn at a temperature above 0, not {}", draw.temperature);
+            return Err(PortError::invalid(text));
+        }
+        Want::Drawn(draw) => draw.penalties.seen.keys().chain(draw.penalties.bias.keys()).find(outside),
+    };
+    match outside {
+        Some(token) => Err(PortError::invalid(format!("token {token} is not below {vocab}, the vocabulary's size"))),
+        None => Ok(()),
     }
 }
 

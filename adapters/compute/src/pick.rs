@@ -7,7 +7,7 @@ use corolla_domain::model::{LogitRow, TokenId, Want};
 pub fn pick(scores: &[f32], want: &Want) -> LogitRow {
     let (k, also) = match want {
         Want::Top { k, also } if *k < scores.len() => (*k, also),
-        Want::All | Want::Top { .. } => return LogitRow::Dense(scores.to_vec()),
+        Want::All | Want::Top { .. } | Want::Drawn(_) => return LogitRow::Dense(scores.to_vec()),
     };
     let mut order: Vec<u32> = (0u32..).take(scores.len()).collect();
     let descending = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));

@@ -17,14 +17,14 @@ use tokio_tungstenite::{
 };
 
 use super::{describe::PATH, socket::QUEUE};
-use crate::{serve, stage::Stage};
+use crate::{Connections, serve, stage::Stage};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 async fn listen(stage: &Stage) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, stage.routes(), std::future::pending()));
+    tokio::spawn(serve(listener, stage.routes(), Connections::default(), std::future::pending()));
     address
 }
 

@@ -189,15 +189,13 @@ impl Ask<'_> {
     /// All ways with these backends, the preferred ones first; at least one.
     fn ways(&self, ends: &Backend, blocks: &Backend) -> Result<Vec<Way>, String> {
         let (ends_card, blocks_card) = (self.card(ends)?, self.card(blocks)?);
-        let screened = self.wish.screen && (ends.place == Place::Processor || self.wish.head_on_processor);
         let mut ways = Vec::new();
         for of_ends in self.dtypes(ends) {
             for of_blocks in self.dtypes(blocks) {
                 if ends.name == blocks.name && of_ends != of_blocks {
                     continue;
                 }
-                let e = if screened { self.demand.screened_ends(of_ends) } else { self.demand.ends(of_ends) };
-                let (Some(e), Some(b)) = (e, self.demand.blocks(of_blocks)) else { continue };
+                let (Some(e), Some(b)) = (self.ends(ends, of_ends), self.demand.blocks(of_blocks)) else { continue };
                 let (mut memory, mut card) = (0u64, None);
                 for (bytes, backend, nth, stays) in
                     [(e, ends, ends_card, self.wish.head_on_processor), (b, blocks, blocks_card, false)]
@@ -228,6 +226,13 @@ impl Ask<'_> {
             ));
         }
         Ok(ways)
+    }
+
+    /// Embeddings and head on that backend, with a screen where it has one; `None` where they cannot be kept so.
+    pub(super) fn ends(&self, backend: &Backend, dtype: Dtype) -> Option<Bytes> {
+        // Ends that do not go to the card go to the processor.
+        let screens = backend.screens || (backend.place == Place::Card && self.wish.head_on_processor);
+        if self.wish.screen && screens { self.demand.screened_ends(dtype) } else { self.demand.ends(dtype) }
     }
 
     /// The card of a backend that has some: the one configured, or the one with the most room.
@@ -265,8 +270,9 @@ impl Ask<'_> {
             (Place::Processor, Stored::F32) => vec![Dtype::F32],
         };
         if backend.place == Place::Processor {
-            let narrowest = wanted.last().and_then(|dtype| self.demand.all(*dtype)).map_or(u64::MAX, |it| it.weights);
-            let narrower = |dtype: &Dtype| self.demand.all(*dtype).is_some_and(|it| it.weights < narrowest);
+            let all = |dtype| Some((self.ends(backend, dtype)? + self.demand.blocks(dtype)?).weights);
+            let narrowest = wanted.last().and_then(|dtype| all(*dtype)).unwrap_or(u64::MAX);
+            let narrower = |dtype: &Dtype| all(*dtype).is_some_and(|weights| weights < narrowest);
             wanted.extend(Dtype::QUANTISED.into_iter().filter(narrower));
         }
         wanted.retain(|dtype| backend.dtypes.contains(dtype));

@@ -45,6 +45,12 @@ impl Dtype {
         }
     }
 
+    /// Whether numbers that a file has as `stored` are kept as they are there.
+    #[must_use]
+    pub fn keeps(self, stored: &Stored) -> bool {
+        self == Self::Stored || self.name() == stored.name()
+    }
+
     /// Numbers of a block and its bytes; `None` where only the file knows.
     pub(super) fn block(self) -> Option<(u64, u64)> {
         match self {

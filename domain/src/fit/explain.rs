@@ -75,12 +75,14 @@ impl Ask<'_> {
     /// What could be changed so that it fits.
     fn help(&self, way: &Way, needed: u64, free: u64) -> String {
         let mut help = Vec::new();
+        let [ends, blocks] = [way.ends, way.blocks].map(|side| self.machine.backend(side.backend));
         let on_processor = way.card.is_none();
         if self.wish.dtype.is_some() && on_processor {
-            let backend = self.machine.backend(way.blocks.backend);
             let narrower = Dtype::ALL.into_iter().filter(|dtype| *dtype != Dtype::Stored).find_map(|dtype| {
-                let all = self.demand.all(dtype).filter(|all| all.total() <= self.room.memory)?;
-                backend.is_some_and(|it| it.dtypes.contains(&dtype)).then_some((dtype, all))
+                let known = |backend: &&Backend| backend.dtypes.contains(&dtype);
+                let blocks = blocks.filter(known).and_then(|_| self.demand.blocks(dtype))?;
+                let all = blocks + ends.filter(known).and_then(|ends| self.ends(ends, dtype))?;
+                (all.total() <= self.room.memory).then_some((dtype, all))
             });
             if let Some((dtype, all)) = narrower {
                 help.push(format!("dtype = \"{dtype}\" (needs {})", bytes(all.total())));
@@ -95,7 +97,7 @@ impl Ask<'_> {
         if positions >= FEWEST_POSITIONS {
             help.push(format!("cache_tokens = {}", positions / FEWEST_POSITIONS * FEWEST_POSITIONS));
         }
-        let alone = self.demand.ends(way.ends.dtype).map_or(u64::MAX, |ends| ends.total());
+        let alone = ends.and_then(|ends| self.ends(ends, way.ends.dtype)).map_or(u64::MAX, |ends| ends.total());
         if self.demand.has_blocks() && self.demand.has_ends() && alone <= free {
             help.push(format!("blocks = \"swarm\" (needs {} here)", bytes(alone)));
         }

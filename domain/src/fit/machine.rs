@@ -123,6 +123,8 @@ pub struct Backend {
     pub dtypes: &'static [Dtype],
     /// Whether it may be chosen where none is configured.
     pub automatic: bool,
+    /// Whether it can have a screen over the head.
+    pub screens: bool,
     /// Its cards (none for the processor), or why it cannot be used here and what would help.
     pub usable: Result<Vec<Card>, String>,
 }

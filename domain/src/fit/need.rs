@@ -175,7 +175,8 @@ impl Demand {
     }
 
     /// The same with a screen over the head: a byte a number, and three numbers of four bytes a row. The head's own
-    /// numbers stay on disk where they are kept as they are there. No screen where the head is not twice as large.
+    /// numbers stay on disk where they [are kept](Dtype::keeps) as they are there. No screen where the head is not twice as
+    /// large.
     #[must_use]
     pub fn screened_ends(&self, dtype: Dtype) -> Option<Bytes> {
         let ends = self.ends(dtype)?;
@@ -184,7 +185,9 @@ impl Demand {
             return Some(ends);
         }
         let screen = matrices.saturating_add(matrices.checked_div(row).unwrap_or(0).saturating_mul(12));
-        let on_disk = if dtype == Dtype::Stored { stored } else { 0 };
+        // The form is that of the blocks, which the head may differ from: then its size does, too.
+        let stays = dtype.keeps(&self.stored) && self.head.bytes(dtype) == self.head.bytes(Dtype::Stored);
+        let on_disk = if stays { stored } else { 0 };
         Some(Bytes { weights: ends.weights.saturating_sub(on_disk).saturating_add(screen), ..ends })
     }
 

@@ -7,7 +7,7 @@ use super::{Bytes, Demand, Dtype, Room};
 pub struct Row {
     /// How weights would be kept.
     pub dtype: Dtype,
-    /// What that takes; `None` where rows of this model cannot be cut into blocks of 32.
+    /// What that takes in the machine's memory; `None` where rows of this model cannot be cut into blocks of 32.
     pub bytes: Option<Bytes>,
     /// Whether the machine's memory has room for it.
     pub fits: bool,
@@ -15,14 +15,16 @@ pub struct Row {
     pub fits_cards: Vec<(&'static str, Vec<bool>)>,
 }
 
-/// What `demand` takes in each dtype, and where that fits.
+/// What `demand` takes in each dtype, with a screen over the head where the processor is to have one, and where that fits.
 #[must_use]
-pub fn table(demand: &Demand, room: &Room) -> Vec<Row> {
+pub fn table(demand: &Demand, screen: bool, room: &Room) -> Vec<Row> {
     let row = |dtype| {
-        let bytes = demand.all(dtype);
-        let fits = |free: u64| bytes.is_some_and(|bytes| bytes.total() <= free);
-        let cards = room.cards.iter().map(|(name, free)| (*name, free.iter().map(|free| fits(*free)).collect()));
-        Row { dtype, bytes, fits: fits(room.memory), fits_cards: cards.collect() }
+        let ends = if screen { demand.screened_ends(dtype) } else { demand.ends(dtype) };
+        let bytes = ends.and_then(|ends| Some(ends + demand.blocks(dtype)?));
+        let fits = |bytes: Option<Bytes>, free: u64| bytes.is_some_and(|bytes| bytes.total() <= free);
+        let fits_card = |free: &u64| fits(demand.all(dtype), *free);
+        let cards = room.cards.iter().map(|(name, free)| (*name, free.iter().map(fits_card).collect()));
+        Row { dtype, bytes, fits: fits(bytes, room.memory), fits_cards: cards.collect() }
     };
     Dtype::ALL.into_iter().map(row).collect()
 }

@@ -47,6 +47,7 @@ fn machine(free: u64, avx512: bool) -> Machine {
                 place: Place::Card,
                 dtypes: &EVERYTHING,
                 automatic: true,
+                screens: false,
                 usable: lacking("no driver"),
             },
             Backend {
@@ -54,6 +55,7 @@ fn machine(free: u64, avx512: bool) -> Machine {
                 place: Place::Processor,
                 dtypes: &EVERYTHING,
                 automatic: true,
+                screens: true,
                 usable: Ok(Vec::new()),
             },
             Backend {
@@ -61,6 +63,7 @@ fn machine(free: u64, avx512: bool) -> Machine {
                 place: Place::Processor,
                 dtypes: &[Dtype::F32],
                 automatic: false,
+                screens: false,
                 usable: Ok(Vec::new()),
             },
         ],
@@ -200,7 +203,7 @@ fn rows_that_are_no_multiples_of_32_are_not_quantised() {
     let demand = Demand::new(&parts, 0..2, Stored::F32, sizes, 64, 8);
     assert_eq!(demand.all(Dtype::Q8_0), None);
     assert!(demand.all(Dtype::Bf16).is_some());
-    assert!(table(&demand, &machine(GB, true).room()).iter().all(|row| row.fits == row.bytes.is_some()));
+    assert!(table(&demand, false, &machine(GB, true).room()).iter().all(|row| row.fits == row.bytes.is_some()));
     let fault = decide(&demand, &Wish::default(), &machine(1000, true)).unwrap_err();
     assert!(fault.starts_with("not enough memory: bf16 needs"), "{fault}");
     let wish = Wish { dtype: Some(Dtype::Q4_0), ..Wish::default() };
@@ -325,7 +328,11 @@ fn a_screen_is_counted_where_the_head_is_wide_and_on_the_processor() {
     };
     let screen_more = screen.cast_signed();
     assert_eq!(more(&demand, Dtype::F32), screen_more);
-    assert_eq!(more(&demand, Dtype::Stored), screen_more - 2 * numbers.cast_signed(), "the head stays on disk");
+    for dtype in [Dtype::Stored, Dtype::Bf16] {
+        assert_eq!(more(&demand, dtype), screen_more - 2 * numbers.cast_signed(), "the head stays on disk");
+    }
+    assert_eq!(more(&llama_8b("f32"), Dtype::F32), screen_more - 4 * numbers.cast_signed());
+    assert_eq!(more(&demand, Dtype::F16), screen_more, "other numbers of that size are made");
     assert_eq!(more(&demand, Dtype::Q8_0), 0);
     assert_eq!(more(&llama_8b("q4_1"), Dtype::Stored), 0);
     assert_eq!(more(&llama_8b("q4_1"), Dtype::Bf16), screen_more);
@@ -334,12 +341,22 @@ fn a_screen_is_counted_where_the_head_is_wide_and_on_the_processor() {
     let machine = with_cards(machine(100 * GB, true), &[60 * GB]);
     let weights = |wish: Wish| decide(&demand, &wish, &machine).unwrap().bytes.weights;
     for (backend, head_on_processor, screened) in
-        [("candle-cpu", false, true), ("candle-cuda", false, false), ("candle-cuda", true, true)]
+        [("candle-cpu", false, true), ("candle-cuda", false, false), ("candle-cuda", true, true), ("tch", false, false)]
     {
-        let dtype = Some(Dtype::Bf16);
+        let dtype = Some(Dtype::F32);
         let wish = Wish { backend: Some(backend), dtype, head_on_processor, ..Wish::default() };
         let without = weights(wish.clone());
         let with = weights(Wish { screen: true, ..wish });
         assert_eq!(with - without, if screened { screen } else { 0 }, "{backend}");
     }
+}
+
+#[test]
+fn what_would_help_is_told_with_the_screen() {
+    let (demand, machine) = (llama_8b("f32"), machine(5 * GB, true));
+    // Embeddings and head in bf16, 2 x 1.05 GB, and a screen of 0.53.
+    let wish = |screen| Wish { dtype: Some(Dtype::Bf16), screen, ..Wish::default() };
+    let fault = |screen| decide(&demand, &wish(screen), &machine).unwrap_err();
+    assert!(fault(false).contains("blocks = \"swarm\" (needs 2.1 GB here)"), "{}", fault(false));
+    assert!(fault(true).contains("blocks = \"swarm\" (needs 2.6 GB here)"), "{}", fault(true));
 }

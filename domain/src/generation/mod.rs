@@ -3,6 +3,7 @@
 mod detokenizer;
 mod likelihood;
 mod request;
+mod rule;
 mod sampler;
 mod stop;
 mod turn;

@@ -13,7 +13,7 @@ pub const MAX_ALTERNATIVES: usize = 20;
 pub struct Sampling {
     /// Divides the logits; 0 is greedy (argmax, the lowest id among equals).
     pub temperature: f32,
-    /// Keep the `k` highest scores (ties with the k-th kept).
+    /// Keep the `k` highest scores, of equals those of lower id.
     pub top_k: Option<usize>,
     /// Keep the smallest set whose probability reaches `p` (nucleus sampling, Holtzman et al. 2020).
     pub top_p: Option<f32>,

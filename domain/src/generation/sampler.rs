@@ -1,39 +1,35 @@
 //! Chooses the next token from the logits. Same seed, same request, same tokens.
 
-use std::{cmp::Ordering, collections::HashMap};
+use std::collections::HashMap;
 
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{Rng, SeedableRng},
-};
-
-use super::Sampling;
+use super::{Sampling, rule};
 use crate::{
-    model::{LogitRow, TokenId, Want},
+    model::{Draw, LogitRow, Noise, Penalties, TokenId, Want},
     ports::PortError,
 };
-
-/// How much of the vocabulary is put in order at first when only the most probable tokens matter.
-const HEAD: usize = 256;
 
 /// Chooses the tokens of one reply.
 #[derive(Debug)]
 pub struct Sampler {
     sampling: Sampling,
-    rng: ChaCha8Rng,
-    /// Tokens of prompt and reply, with how often the reply has them.
-    seen: HashMap<TokenId, u32>,
-    bias: HashMap<TokenId, f32>,
+    /// Noise of the next draw.
+    noise: Noise,
+    penalties: Penalties,
 }
 
 impl Sampler {
     /// Continues after `prompt`; `seed` is used where the request brings none.
     #[must_use]
     pub fn new(sampling: Sampling, prompt: &[TokenId], seed: u64) -> Self {
-        let rng = ChaCha8Rng::seed_from_u64(sampling.seed.unwrap_or(seed));
-        let seen = if penalises(&sampling) { prompt.iter().map(|t| (*t, 0)).collect() } else { HashMap::new() };
-        let bias = sampling.bias.iter().copied().collect();
-        Self { sampling, rng, seen, bias }
+        let noise = Noise { seed: sampling.seed.unwrap_or(seed), draw: 0 };
+        let penalties = Penalties {
+            seen: if penalises(&sampling) { prompt.iter().map(|token| (*token, 0)).collect() } else { HashMap::new() },
+            repetition: sampling.repetition_penalty,
+            presence: sampling.presence_penalty,
+            frequency: sampling.frequency_penalty,
+            bias: sampling.bias.iter().copied().collect(),
+        };
+        Self { sampling, noise, penalties }
     }
 
     /// How much of the vocabulary [`Sampler::pick`] must see to choose as if it saw all.
@@ -46,12 +42,10 @@ impl Sampler {
         match highest {
             // Penalties and biases move the tokens they name only, so the best k of the others are among so many more.
             Some(k) => {
-                let mut also: Vec<TokenId> = self.seen.keys().chain(self.bias.keys()).copied().collect();
-                also.sort_unstable();
-                also.dedup();
-                Want::Top { k: k + also.len(), also }
+                let also = self.penalties.named();
+                Want::Top { k: k.saturating_add(also.len()), also }
             }
-            None => Want::All,
+            None => Want::Drawn(self.next_draw(self.penalties.clone())),
         }
     }
 
@@ -64,63 +58,29 @@ impl Sampler {
         if scores.iter().any(|(_, score)| score.is_nan() || *score == f32::INFINITY) {
             return Err(PortError::internal("the model's logits are not finite numbers"));
         }
-        self.penalise(&mut scores);
-        if !self.bias.is_empty() {
-            scores.iter_mut().for_each(|(token, score)| *score += self.bias.get(token).unwrap_or(&0.0));
+        if !self.penalties.are_none() {
+            scores.iter_mut().for_each(|(token, score)| *score = self.penalties.penalised(*token, *score));
         }
-        let token = if self.sampling.temperature == 0.0 { best(&scores) } else { self.draw(scores) };
+        let token = if self.sampling.temperature == 0.0 { rule::best(&scores) } else { self.draw(scores) };
         let token = token.ok_or_else(|| PortError::invalid("no logits to choose from"))?;
+        self.noise.draw += 1;
         if penalises(&self.sampling) {
-            *self.seen.entry(token).or_insert(0) += 1;
+            *self.penalties.seen.entry(token).or_insert(0) += 1;
         }
         Ok(token)
     }
 
-    fn penalise(&self, scores: &mut [(TokenId, f32)]) {
-        if self.seen.is_empty() {
-            return;
+    /// Draws from the softmax of what the filters leave of scores that were penalised.
+    fn draw(&self, mut scores: Vec<(TokenId, f32)>) -> Option<TokenId> {
+        if let Some(k) = self.sampling.top_k {
+            rule::keep_top_k(&mut scores, k);
         }
-        let Sampling { repetition_penalty, presence_penalty, frequency_penalty, .. } = self.sampling;
-        for (token, score) in scores {
-            let Some(count) = self.seen.get(token) else { continue };
-            *score = if *score > 0.0 { *score / repetition_penalty } else { *score * repetition_penalty };
-            if *count > 0 {
-                *score -= presence_penalty + frequency_penalty * *count as f32;
-            }
-        }
+        rule::drawn(&self.next_draw(Penalties::none()), scores)
     }
 
-    /// Draws from the softmax of what the filters leave.
-    fn draw(&mut self, mut scores: Vec<(TokenId, f32)>) -> Option<TokenId> {
-        let (_, top) = scores.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1))?;
-        if top == f32::NEG_INFINITY {
-            return None;
-        }
-        let temperature = f64::from(self.sampling.temperature);
-        if let Some(k) = self.sampling.top_k {
-            keep_top_k(&mut scores, k);
-        }
-        let mut weights: Vec<(TokenId, f64)> =
-            scores.into_iter().map(|(t, s)| (t, ((f64::from(s) - f64::from(top)) / temperature).exp())).collect();
-        if let Some(p) = self.sampling.min_p {
-            weights.retain(|(_, w)| *w >= f64::from(p)); // the best one weighs 1
-        }
-        if let Some(p) = self.sampling.top_p
-            && p < 1.0
-        {
-            weights = nucleus(weights, f64::from(p));
-        } else {
-            weights.sort_unstable_by_key(|(t, _)| *t); // the draw must not depend on the order of arrival
-        }
-        let total: f64 = weights.iter().map(|(_, w)| w).sum();
-        let mut left = unit(&mut self.rng) * total;
-        for (token, weight) in &weights {
-            left -= weight;
-            if left < 0.0 {
-                return Some(*token);
-            }
-        }
-        weights.iter().rev().find(|(_, w)| *w > 0.0).map(|(t, _)| *t) // rounding left a crumb
+    fn next_draw(&self, penalties: Penalties) -> Draw {
+        let Sampling { temperature, min_p, top_p, .. } = self.sampling;
+        Draw { temperature, min_p, top_p, penalties, noise: self.noise }
     }
 }
 
@@ -128,57 +88,11 @@ fn penalises(sampling: &Sampling) -> bool {
     sampling.repetition_penalty != 1.0 || sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0
 }
 
-/// The highest score; the lowest id among equals.
-fn best(scores: &[(TokenId, f32)]) -> Option<TokenId> {
-    scores.iter().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))).map(|(t, _)| *t)
-}
-
-/// Keeps all scores that are at least the k-th highest.
-fn keep_top_k(scores: &mut Vec<(TokenId, f32)>, k: usize) {
-    if k < scores.len() {
-        let (_, kth, _) = scores.select_nth_unstable_by(k - 1, |a, b| b.1.total_cmp(&a.1));
-        let kth = kth.1;
-        scores.retain(|(_, s)| *s >= kth);
-    }
-}
-
-/// The fewest of the heaviest tokens whose weight reaches the share `p` of all, heaviest first.
-fn nucleus(mut weights: Vec<(TokenId, f64)>, p: f64) -> Vec<(TokenId, f64)> {
-    let heavier = |a: &(TokenId, f64), b: &(TokenId, f64)| -> Ordering { b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)) };
-    // Summed in the order of the ids, so that the total does not depend on the order of arrival.
-    weights.sort_unstable_by_key(|(t, _)| *t);
-    let enough = p * weights.iter().map(|(_, w)| w).sum::<f64>();
-    let mut sorted = 0;
-    let mut reached = 0.0;
-    let mut head = HEAD;
-    while sorted < weights.len() {
-        let end = head.min(weights.len());
-        if end < weights.len() {
-            weights[sorted..].select_nth_unstable_by(end - sorted - 1, heavier);
-        }
-        weights[sorted..end].sort_unstable_by(heavier);
-        for (at, (_, weight)) in weights.iter().enumerate().take(end).skip(sorted) {
-            reached += weight;
-            if reached >= enough {
-                weights.truncate(at + 1);
-                return weights;
-            }
-        }
-        sorted = end;
-        head *= 4;
-    }
-    weights
-}
-
-/// A uniform number in `[0, 1)` with 53 random bits.
-fn unit(rng: &mut ChaCha8Rng) -> f64 {
-    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn row(scores: &[f32]) -> LogitRow {
         LogitRow::Dense(scores.to_vec())
@@ -210,6 +124,30 @@ mod tests {
             let p = weight / total;
             assert!((seen - p).abs() < 5.0 * (p * (1.0 - p) / 40_000.0).sqrt(), "{drawn:?}");
         }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_tokens_and_another_one_others() {
+        let scores: Vec<f32> = (0..50).map(|i| (i % 7) as f32 / 7.0).collect();
+        let drawn = |seed: Option<u64>, given: u64| -> Vec<u32> {
+            let mut sampler = Sampler::new(Sampling { seed, ..Sampling::at_temperature(1.0) }, &[], given);
+            (0..40).map(|_| sampler.pick(row(&scores)).unwrap().0).collect()
+        };
+        assert_eq!(drawn(Some(3), 1), drawn(Some(3), 2));
+        assert_eq!(drawn(None, 3), drawn(Some(3), 2));
+        assert_ne!(drawn(Some(3), 1), drawn(Some(4), 1));
+    }
+
+    #[test]
+    fn the_one_row_that_was_drawn_is_taken() {
+        let sampling =
+            Sampling { top_p: Some(0.5), min_p: Some(0.1), presence_penalty: 9.0, ..Sampling::at_temperature(1.0) };
+        let mut sampler = Sampler::new(sampling, &[TokenId(7)], 0);
+        let Want::Drawn(draw) = sampler.want() else { panic!("a draw") };
+        assert_eq!((draw.noise.draw, draw.penalties.seen.len()), (0, 1));
+        assert_eq!(sampler.pick(LogitRow::Sparse(vec![(TokenId(9), -3.0)])).unwrap(), TokenId(9));
+        let Want::Drawn(draw) = sampler.want() else { panic!("a draw") };
+        assert_eq!((draw.noise.draw, draw.penalties.seen.len()), (1, 2));
     }
 
     #[test]
@@ -278,8 +216,7 @@ mod tests {
             bias in prop::collection::vec((0u32..40, -6i8..6), 0..4),
             seed: u64,
         ) {
-            // Distinct scores: a tie with the k-th may be left out of a sparse row.
-            let scores: Vec<f32> = scores.iter().enumerate().map(|(i, s)| f32::from(*s) + i as f32 / 64.0).collect();
+            let scores: Vec<f32> = scores.into_iter().map(f32::from).collect();
             let prompt: Vec<TokenId> = prompt.into_iter().map(|t| TokenId(t % scores.len() as u32)).collect();
             let sampling = Sampling {
                 temperature: if greedy { 0.0 } else { 0.8 },
@@ -293,9 +230,10 @@ mod tests {
             let mut sparse = Sampler::new(sampling, &prompt, seed);
             for _ in 0..8 {
                 let answer = match sparse.want() {
-                    Want::All => row(&scores),
+                    Want::All | Want::Drawn(_) => row(&scores),
                     Want::Top { k, also } => {
                         let mut order: Vec<usize> = (0..scores.len()).collect();
+                        // Of equals, those of lower number come first.
                         order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
                         let mut ids: Vec<u32> = order.into_iter().take(k).map(|i| i as u32).collect();
                         ids.extend(also.iter().map(|t| t.0));
@@ -306,20 +244,6 @@ mod tests {
                 };
                 prop_assert_eq!(dense.pick(row(&scores)).unwrap(), sparse.pick(answer).unwrap());
             }
-        }
-
-        #[test]
-        fn the_nucleus_is_the_smallest_set_that_reaches_p(
-            weights in prop::collection::vec(0.001f64..1.0, 1..1200),
-            p in 0.01f64..0.99,
-        ) {
-            let pairs: Vec<(TokenId, f64)> = (0u32..).map(TokenId).zip(weights.iter().copied()).collect();
-            let kept = nucleus(pairs, p);
-            let enough = p * weights.iter().sum::<f64>();
-            let mass: f64 = kept.iter().map(|(_, w)| w).sum();
-            let least = kept.last().unwrap().1;
-            prop_assert!(mass >= enough && mass - least < enough);
-            prop_assert!(weights.iter().filter(|w| **w > least).count() < kept.len());
         }
     }
 }

@@ -193,10 +193,12 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         }
         let hidden = self.feed(start).await?;
         let want = if self.constraint.is_some() { Want::All } else { self.sampler.want() };
+        let drawn = matches!(want, Want::Drawn(_));
         let logits = self.model.local.logits(hidden.last()?, want).await?;
         let row = logits.rows.into_iter().next_back();
         let row = row.ok_or_else(|| PortError::internal("the LM head returned no logits"))?;
-        if at_prompt {
+        // What was drawn for this reply says nothing of another one.
+        if at_prompt && !(drawn && matches!(row, LogitRow::Sparse(_))) {
             self.first = Some(row.clone());
         }
         Ok(row)

@@ -1,9 +1,9 @@
 //! Scores over the vocabulary, and how much of them a caller needs.
 
-use super::TokenId;
+use super::{Draw, TokenId};
 
 /// How much of the vocabulary a caller needs, so that a screened LM head need not touch every row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Want {
     /// Every row.
     All,
@@ -14,6 +14,8 @@ pub enum Want {
         /// Rows wanted in any case.
         also: Vec<TokenId>,
     },
+    /// The row that is drawn: of all rows, the one that the draw takes.
+    Drawn(Draw),
 }
 
 /// Scores of one position. Always f32, and exact for the rows it carries.

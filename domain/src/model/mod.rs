@@ -1,6 +1,7 @@
 //! Plain values that cross the ports: tokens, model descriptions, hidden states, logits, block ranges.
 
 mod block_range;
+mod draw;
 mod grammar;
 mod hidden;
 mod logits;
@@ -10,6 +11,7 @@ mod spec;
 mod swarm_map;
 
 pub use block_range::BlockRange;
+pub use draw::{Draw, Noise, Penalties, Words};
 pub use grammar::Grammar;
 pub use hidden::{ElementType, Hidden};
 pub use logits::{LogitRow, Logits, Want};

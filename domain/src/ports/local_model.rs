@@ -21,7 +21,8 @@ pub trait LocalModel: Send + Sync {
 
     /// Scores for every position of `hidden` (what left the last block): final norm and LM head, one row a position in
     /// row-major order. Row i of a batch equals the lone call within the dtype's tolerance. Scores are f32 and exact
-    /// for the rows carried; `Want::Top` may answer with more than was asked, up to everything.
+    /// for the rows carried; `Want::Top` may answer with more than was asked, up to everything. `Want::Drawn` is answered with
+    /// the one row that is drawn, or with everything.
     async fn logits(&self, hidden: Hidden, want: Want) -> Result<Logits, PortError>;
 
     /// `hidden`, which left the last block, after the final norm: what the LM head reads, and what embeddings are made

@@ -119,15 +119,23 @@ impl Arithmetic for CpuArithmetic {
 
     fn head(&self, view: &View<'_>, of_use: Use) -> Result<Matrix, PortError> {
         let kept = self.kept(view.stored);
-        if !self.screen || matches!(kept, Stored::Quantised(_)) {
+        if !self.screen {
+            return self.matrix(view, of_use);
+        }
+        if matches!(kept, Stored::Quantised(_)) {
+            tracing::info!(form = kept.name(), "the head is as small as a screen would be, and gets none");
             return self.matrix(view, of_use);
         }
         // Of the rows themselves few are read from then on: they stay on disk.
-        let in_place = (kept == view.stored).then(|| Matrix::in_place(view)).flatten();
+        let in_place = if self.dtype.keeps(&view.stored.into()) { Matrix::in_place(view) } else { None };
+        if in_place.is_none() && self.dtype.keeps(&view.stored.into()) {
+            let file = view.file.display();
+            tracing::warn!(%file, "the head cannot be used where it lies in the file, and takes memory beside its screen");
+        }
         let matrix = in_place.map_or_else(|| self.matrix(view, of_use), Ok)?;
         let unkept = |error| tracing::warn!(%error, "the screen of the head will not be kept");
         let file = ScreenFile::beside(view, &kept.name()).map_err(unkept).ok();
-        matrix.screened(file.as_ref(), &self.pool)
+        matrix.screened(file, &self.pool)
     }
 
     fn vector(&self, numbers: Vec<f32>) -> Result<Vec<f32>, PortError> {

@@ -77,7 +77,7 @@ async fn the_contracts_hold_with_a_screen() {
 async fn a_screen_is_kept_beside_the_weights_it_is_of() {
     let (folder, mut tiny) = (TempDir::new().unwrap(), Tiny::llama(SIZE));
     tiny.write_folder(folder.path(), Dtype::F32, 1);
-    let kept = folder.path().join("model.safetensors.screen");
+    let kept = folder.path().join("model.safetensors.f32.int8.screen");
     assert_screened_like_plain(folder.path()).await;
     let first = std::fs::read(&kept).unwrap();
     assert_screened_like_plain(folder.path()).await;

@@ -33,6 +33,7 @@ use corolla_domain::{
 };
 
 pub(crate) use dense::{Operand, Strided, matmul, product_into, some_rows};
+pub(crate) use several::product;
 pub(crate) use lend::Lent;
 pub(crate) use narrow::{narrow_product, narrowed};
 pub(crate) use packed::{Line, Packed, ROWS, lines};

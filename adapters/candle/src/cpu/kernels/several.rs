@@ -17,10 +17,10 @@ const ROWS: usize = 16;
 
 /// Sets the products of weights with rows of activations, both of as many columns as the number says. The results of each
 /// row of activations have a place of the same length, and stand at its beginning.
-pub(super) type Kernel<W, X> = fn(&[W], &[X], usize, &mut [f32]);
+pub(crate) type Kernel<W, X> = fn(&[W], &[X], usize, &mut [f32]);
 
 /// `x` of shape `[m, cols]` times the transpose of `weight` of shape `[rows, cols]`: `[m, rows]`.
-pub(super) fn product<W: Sync, X: Sync>(
+pub(crate) fn product<W: Sync, X: Sync>(
     pool: &Pool,
     x: &[X],
     weight: &[W],

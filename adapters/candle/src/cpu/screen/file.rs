@@ -2,10 +2,11 @@
 //!
 //! A page of header, the lines as they stand in memory, three numbers a row. The header says which weights it is of and
 //! has checksums of itself and of all that follows. A file that is not whole, or of anything else, is never used: the
-//! screen is made again and takes its place, by renaming, so that there is never half a one.
+//! screen is made again and takes its place, by renaming, so that there is never half a one. What an interrupted process
+//! has left of one is removed by the next: whoever writes holds a lock.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io::{self, BufWriter, Seek, Write},
     path::{Path, PathBuf},
@@ -21,6 +22,10 @@ use crate::cpu::kernels::{self, Line, ROWS};
 
 /// What a file begins with; the number is that of the layout.
 const MAGIC: [u8; 16] = *b"corolla screen 1";
+/// How rows are kept in a screen, which is part of its file's name.
+const FORM: &str = "int8";
+/// What the names of files end with that are being written.
+const PART: &str = "part";
 /// Bytes of the header: what follows is mapped at the beginning of a page.
 const HEADER: usize = 4096;
 /// Bytes of the numbers that belong to sixteen rows.
@@ -36,10 +41,10 @@ pub(in crate::cpu) struct ScreenFile {
 }
 
 impl ScreenFile {
-    /// Beside the file that `view` lies in. `kept` is the form that its rows were given.
+    /// Beside the file that `view` lies in. `kept` is the form that its rows were given; each has a file of its own.
     pub(in crate::cpu) fn beside(view: &View<'_>, kept: &str) -> io::Result<Self> {
         let mut name = OsString::from(view.file.file_name().unwrap_or_default());
-        name.push(".screen");
+        name.push(format!(".{kept}.{FORM}.screen"));
         let about = fs::metadata(view.file)?;
         let changed = about.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
         let row = view.bytes.len() / view.shape[0].max(1);
@@ -71,7 +76,9 @@ impl ScreenFile {
         let found = self.open(shape);
         match &found {
             Ok(_) => tracing::info!(file = %self.path.display(), "screen of the head read"),
-            Err(why) => tracing::warn!(file = %self.path.display(), why, "the screen is not used and made again"),
+            Err(why) => {
+                tracing::warn!(file = %self.path.display(), why, "the screen is not used, and replaced by a new one")
+            }
         }
         found.ok()
     }
@@ -93,10 +100,23 @@ impl ScreenFile {
         Ok((piece, facts))
     }
 
+    /// Removes the screen: it turned out to be of other weights. Whoever has it mapped keeps it.
+    pub(super) fn remove(&self) {
+        match fs::remove_file(&self.path) {
+            Ok(()) => {
+                tracing::warn!(file = %self.path.display(), "the screen was removed, the next start makes a new one")
+            }
+            Err(error) => {
+                tracing::error!(file = %self.path.display(), %error, "the screen cannot be removed; remove it")
+            }
+        }
+    }
+
     /// Writes a screen.
     pub(super) fn write(&self, shape: Shape, lines: &[Line], facts: &[Facts]) -> io::Result<()> {
+        self.sweep();
         let mut part = self.path.clone().into_os_string();
-        part.push(format!(".{}", process::id()));
+        part.push(format!(".{}.{PART}", process::id()));
         let written = self.write_to(Path::new(&part), shape, lines, facts).and_then(|()| fs::rename(&part, &self.path));
         if written.is_err() {
             // There may be nothing to remove.
@@ -105,8 +125,25 @@ impl ScreenFile {
         written
     }
 
+    /// Removes parts of this screen that nobody is writing any more.
+    fn sweep(&self) {
+        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else { return };
+        let of_this = |path: &Path| path.file_stem().is_some_and(|stem| Path::new(stem).file_stem() == Some(name));
+        let is_part = |path: &PathBuf| path.extension() == Some(OsStr::new(PART)) && of_this(path);
+        for part in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).filter(is_part) {
+            // The lock of a process ends with it.
+            if File::open(&part).is_ok_and(|file| file.try_lock().is_ok()) && fs::remove_file(&part).is_ok() {
+                tracing::info!(file = %part.display(), "a screen that was never finished was removed");
+            }
+        }
+    }
+
     fn write_to(&self, part: &Path, shape: Shape, lines: &[Line], facts: &[Facts]) -> io::Result<()> {
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(part)?);
+        let file = File::create(part)?;
+        if let Err(error) = file.try_lock() {
+            tracing::debug!(%error, "files cannot be locked here");
+        }
+        let mut file = BufWriter::with_capacity(1 << 20, file);
         file.write_all(&[0; HEADER])?;
         let mut sum = Hasher::new();
         let mut both = |bytes: &[u8]| {
@@ -206,6 +243,28 @@ mod tests {
             other.identity[nth] += 1;
             assert!(other.read(SHAPE).is_none());
         }
+    }
+
+    #[test]
+    fn what_an_interrupted_process_left_is_removed() {
+        let (folder, (lines, facts)) = (TempDir::new().unwrap(), content());
+        let file = screen(&folder);
+        let [left, locked, other, foreign] = ["m.screen.1.part", "m.screen.2.part", "n.screen.1.part", "m.screen.md"]
+            .map(|name| folder.path().join(name));
+        for path in [&left, &locked, &other, &foreign] {
+            fs::write(path, "half a screen").unwrap();
+        }
+        let held = File::open(&locked).unwrap();
+        held.try_lock().unwrap();
+        file.write(SHAPE, &lines, &facts).unwrap();
+        assert!(!left.exists(), "nobody writes it");
+        assert!(locked.exists(), "somebody writes it");
+        assert!(other.exists() && foreign.exists(), "these are no parts of this screen");
+        drop(held);
+        file.write(SHAPE, &lines, &facts).unwrap();
+        assert!(!locked.exists());
+        file.remove();
+        assert!(file.read(SHAPE).is_none() && !file.path().exists());
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //!
 //! A copy of the head in 8 bits is scored in whole, which bounds the exact score of every row from both sides
 //! ([`bounds`]). Rows are then computed exactly in order of their upper bounds, until no other can be among the highest
-//! ([`search`]). Ties included, the result is what computing all rows gives, since a row's score is always that of the same
+//! ([`search`]), or be the one that noise draws ([`drawn`](mod@drawn)). Ties included, the result is what computing all rows gives, since a row's score is always that of the same
 //! kernel. Where many rows are so near to each other that this would not pay, all of them are computed.
 
 mod bounds;
 mod compact;
+mod drawn;
 mod file;
 mod search;
 #[cfg(test)]
@@ -18,11 +19,15 @@ use std::sync::{
 };
 
 use corolla_checkpoint::Piece;
-use corolla_domain::ports::{FaultKind, PortError};
+use corolla_domain::{
+    model::Want,
+    ports::{FaultKind, PortError},
+};
 
 use self::{
     bounds::{Activations, Bounds, Facts, MOST_COLS},
-    search::{Doubt, Found, View, highest},
+    drawn::drawn,
+    search::{Doubt, Found, RowBounds, highest},
 };
 pub(super) use self::{compact::Shape, file::ScreenFile, search::Scored};
 use super::{
@@ -44,6 +49,8 @@ pub(super) struct Screen {
     /// For sixteen rows, a line for each four columns; then the next sixteen.
     lines: Lines,
     facts: Vec<Facts>,
+    /// Where it is kept, where it is.
+    file: Option<ScreenFile>,
     /// Whether every exact score was within its bounds.
     trusted: AtomicBool,
     counts: Counts,
@@ -79,7 +86,7 @@ impl Screen {
     /// `InvalidInput` where a number is not finite, `Unsupported` for rows that are too wide.
     pub(super) fn new(
         shape: Shape,
-        file: Option<&ScreenFile>,
+        file: Option<ScreenFile>,
         pool: &Pool,
         widen: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self, PortError> {
@@ -88,27 +95,23 @@ impl Screen {
             let text = format!("a head with rows of {cols} numbers cannot be screened; set screen = \"off\"");
             return Err(PortError::new(FaultKind::Unsupported, text));
         }
-        let screen =
-            |lines, facts| Self { shape, lines, facts, trusted: AtomicBool::new(true), counts: Counts::default() };
-        if let Some((piece, facts)) = file.and_then(|file| file.read(shape)) {
-            return Ok(screen(Lines::File(piece), facts));
+        let screen = |lines, facts, file| {
+            let (trusted, counts) = (AtomicBool::new(true), Counts::default());
+            Self { shape, lines, facts, file, trusted, counts }
+        };
+        if let Some((piece, facts)) = file.as_ref().and_then(|file| file.read(shape)) {
+            return Ok(screen(Lines::File(piece), facts, file));
         }
         let (lines, facts) = round(shape, pool, widen)?;
-        if let Some(file) = file {
-            match file.write(shape, &lines, &facts) {
-                // What is mapped can leave memory when others need it.
-                Ok(()) => {
-                    if let Some((piece, facts)) = file.read(shape) {
-                        return Ok(screen(Lines::File(piece), facts));
-                    }
-                }
-                Err(error) => {
-                    let file = file.path().display();
-                    tracing::warn!(%file, %error, "the screen cannot be kept, and is made again at every start");
-                }
-            }
+        let Some(file) = file else { return Ok(screen(Lines::Own(lines), facts, None)) };
+        if let Err(error) = file.write(shape, &lines, &facts) {
+            let file = file.path().display();
+            tracing::warn!(%file, %error, "the screen cannot be kept, and is made again at every start");
+        } else if let Some((piece, facts)) = file.read(shape) {
+            // What is mapped can leave memory when others need it.
+            return Ok(screen(Lines::File(piece), facts, Some(file)));
         }
-        Ok(screen(Lines::Own(lines), facts))
+        Ok(screen(Lines::Own(lines), facts, None))
     }
 
     /// How many rows may be wanted so that the screen can pay.
@@ -116,27 +119,39 @@ impl Screen {
         if self.trusted.load(Relaxed) { self.shape.rows / SPARSE } else { 0 }
     }
 
-    /// For each row of `x`, the so many rows of the head with the highest scores, of equals those of lower number; `None`
-    /// where all rows have to be computed. `exact(nth, rows)` gives the scores of rows with row `nth` of `x`.
+    /// For each row of `x` and its want, the rows of the head with the highest scores, of equals those of lower number, or the
+    /// one that is drawn; `None` where all rows have to be computed. `exact(nth, rows)` gives the scores of rows with row
+    /// `nth` of `x`.
     ///
     /// # Errors
     /// `Internal` where an activation is not finite.
-    pub(super) fn highest(
+    pub(super) fn best(
         &self,
         (kernels, pool): (&Kernels, &Pool),
         x: &[f32],
-        counts: &[usize],
+        wants: &[&Want],
         exact: impl Fn(usize, &[u32]) -> Vec<f32>,
     ) -> Result<Vec<Option<Scored>>, PortError> {
         let activations: Option<Vec<Activations>> = x.chunks_exact(self.shape.cols).map(Activations::new).collect();
         let activations =
             activations.ok_or_else(|| PortError::internal("the model's hidden states are not finite numbers"))?;
         let bounds = self.bounds((kernels, pool), &activations);
-        let of_row = |(nth, k): (usize, &usize)| {
-            let view = View::new(&bounds, (nth, activations.len()), self.shape.rows);
-            self.settle(highest(view, *k, self.most(), |rows| exact(nth, rows)))
+        let of_row = |(nth, want): (usize, &&Want)| {
+            let bounds = RowBounds::new(&bounds, (nth, activations.len()), self.shape.rows);
+            let exact = |rows: &[u32]| exact(nth, rows);
+            match want {
+                Want::Top { k, .. } => self.settle(highest(bounds, *k, self.most(), exact)),
+                Want::Drawn(draw) => self.settle(drawn(bounds, draw, self.most(), exact)),
+                Want::All => None,
+            }
         };
-        Ok(counts.iter().enumerate().map(of_row).collect())
+        Ok(wants.iter().enumerate().map(of_row).collect())
+    }
+
+    /// Positions that were asked for, rows that were computed exactly, and positions with all of them.
+    pub(super) fn counted(&self) -> [u64; 3] {
+        let Counts { positions, visited, given_up } = &self.counts;
+        [positions, visited, given_up].map(|count| count.load(Relaxed))
     }
 
     /// Bounds of all rows: those of sixteen rows for each of `activations`, then those of the next sixteen.
@@ -174,7 +189,11 @@ impl Screen {
             }
             Err(Doubt::Foreign(row)) => {
                 tracing::error!(row, "the screen is not one of this head, which is computed in whole from now on");
-                self.trusted.store(false, Relaxed);
+                if self.trusted.swap(false, Relaxed)
+                    && let Some(file) = &self.file
+                {
+                    file.remove();
+                }
             }
         }
         self.counts.given_up.fetch_add(1, Relaxed);
@@ -184,8 +203,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let Counts { positions, visited, given_up } = &mut self.counts;
-        let (positions, visited, given_up) = (*positions.get_mut(), *visited.get_mut(), *given_up.get_mut());
+        let [positions, visited, given_up] = self.counted();
         tracing::debug!(
             positions,
             visited,

@@ -6,11 +6,11 @@ use super::bounds::Bounds;
 use crate::cpu::kernels::ROWS;
 
 /// Rows whose exact scores are asked for at once, at most.
-const STEP: usize = 512;
+pub(super) const STEP: usize = 512;
 
 /// Bounds of all rows for one row of activations.
 #[derive(Clone, Copy)]
-pub(super) struct View<'a> {
+pub(super) struct RowBounds<'a> {
     /// Those for all rows of activations, side by side.
     all: &'a [Bounds],
     /// Rows of activations.
@@ -20,7 +20,7 @@ pub(super) struct View<'a> {
     rows: usize,
 }
 
-impl<'a> View<'a> {
+impl<'a> RowBounds<'a> {
     /// Bounds for row `nth` of `many`: those of sixteen rows of the head for each of them, then those of the next sixteen.
     pub(super) fn new(all: &'a [Bounds], (nth, many): (usize, usize), rows: usize) -> Self {
         Self { all, many, nth, rows }
@@ -34,9 +34,10 @@ impl<'a> View<'a> {
     }
 
     /// Lower or upper bounds of all rows, in order.
-    fn sides(&self, side: fn(&Bounds) -> &[f32; ROWS]) -> impl Iterator<Item = f32> {
-        let blocks = self.all.iter().skip(self.nth).step_by(self.many);
-        blocks.flat_map(move |bounds| side(bounds).iter().copied()).take(self.rows)
+    pub(super) fn sides(&self, side: fn(&Bounds) -> &[f32; ROWS]) -> impl Iterator<Item = f32> {
+        let nth = self.nth;
+        let blocks = self.all.chunks_exact(self.many).map(move |block| side(&block[nth]));
+        blocks.flatten().copied().take(self.rows)
     }
 }
 
@@ -66,7 +67,7 @@ pub(super) enum Doubt {
 ///
 /// `scores` gives exact ones. A score that is no number is above or below all others, as `total_cmp` has it.
 pub(super) fn highest(
-    bounds: View<'_>,
+    bounds: RowBounds<'_>,
     k: usize,
     limit: usize,
     scores: impl Fn(&[u32]) -> Vec<f32>,
@@ -101,7 +102,7 @@ pub(super) fn highest(
 }
 
 /// The `k`-th highest lower bound: at least `k` rows score as high.
-fn kth_lower(bounds: View<'_>, k: usize) -> f32 {
+fn kth_lower(bounds: RowBounds<'_>, k: usize) -> f32 {
     let mut highest: BinaryHeap<Reverse<Ordered>> = BinaryHeap::with_capacity(k + 1);
     let mut least = f32::NEG_INFINITY;
     for lower in bounds.sides(|bounds| &bounds.lower) {
@@ -168,7 +169,7 @@ mod tests {
     }
 
     fn find(scores: &[f32], bounds: &[Bounds], k: usize, limit: usize) -> Result<Found, Doubt> {
-        let view = View::new(bounds, (0, 1), scores.len());
+        let view = RowBounds::new(bounds, (0, 1), scores.len());
         let mut found = highest(view, k, limit, |rows| rows.iter().map(|row| scores[*row as usize]).collect())?;
         found.best.sort_unstable_by_key(|(row, _)| *row);
         Ok(found)
@@ -202,7 +203,7 @@ mod tests {
     fn too_many_candidates_are_not_visited() {
         let (scores, visits) = ([1.0; 40], Cell::new(0));
         let bounds = around(&scores, 0.5);
-        let view = View::new(&bounds, (0, 1), scores.len());
+        let view = RowBounds::new(&bounds, (0, 1), scores.len());
         let found = highest(view, 1, 39, |rows| {
             visits.set(visits.get() + rows.len());
             vec![1.0; rows.len()]

@@ -1,10 +1,16 @@
 //! What the screen finds is what computing all rows gives, to the bit.
 
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::cpu::kernels::{self, kernel_sets};
-use corolla_domain::fit;
+use corolla_domain::{
+    fit,
+    generation::{Sampler, Sampling},
+    model::{LogitRow, TokenId},
+};
 
 /// A head in bf16 and one row of activations.
 #[derive(Debug, Clone)]
@@ -114,10 +120,14 @@ impl Case {
 
     fn screened(&self, (set, pool): (&Kernels, &Pool), screen: &Screen, k: usize) -> Option<Vec<(u32, f32)>> {
         let exact = |_: usize, rows: &[u32]| rows.iter().map(|row| self.score(set, *row)).collect();
-        let mut found = screen.highest((set, pool), &self.x, &[k], exact).unwrap().remove(0)?;
+        let mut found = screen.best((set, pool), &self.x, &[&top(k)], exact).unwrap().remove(0)?;
         found.sort_by_key(|(row, _)| *row);
         Some(found)
     }
+}
+
+fn top(k: usize) -> Want {
+    Want::Top { k, also: Vec::new() }
 }
 
 fn sets() -> Vec<Kernels> {
@@ -142,7 +152,7 @@ proptest! {
             let pool = Pool::new(Some(threads)).unwrap();
             let all = case.screen(&pool).bounds((set, &pool), &[Activations::new(&case.x).unwrap()]);
             let exact = |rows: &[u32]| rows.iter().map(|row| case.score(set, *row)).collect();
-            let found = highest(View::new(&all, (0, 1), rows), k, rows, exact);
+            let found = highest(RowBounds::new(&all, (0, 1), rows), k, rows, exact);
             let mut best = found.map_err(|doubt| TestCaseError::fail(format!("{} {kind:?}: {doubt:?}", set.name)))?.best;
             best.sort_by_key(|(row, _)| *row);
             prop_assert_eq!(bits(&best), bits(&case.by_hand(set, k)), "{} {:?}", set.name, kind);
@@ -158,10 +168,65 @@ proptest! {
         let screen = case.screen(&pool);
         for set in sets() {
             let all = screen.bounds((&set, &pool), &[Activations::new(&case.x).unwrap()]);
-            let view = View::new(&all, (0, 1), rows);
+            let view = RowBounds::new(&all, (0, 1), rows);
             for row in 0..rows as u32 {
                 let (score, (lower, upper)) = (case.score(&set, row), view.of(row));
                 prop_assert!(!(score < lower || score > upper), "{}: {} < {} < {}", set.name, lower, score, upper);
+            }
+        }
+    }
+}
+
+/// How a token is drawn in a case.
+fn sampling() -> impl Strategy<Value = Sampling> {
+    let some = |values: [f32; 4]| prop::sample::select(values.to_vec());
+    let filter = |values: [f32; 4]| prop::option::of(prop::sample::select(values.to_vec()));
+    let numbers = (some([1.0, 0.7, 0.01, 40.0]), filter([0.9, 0.3, 0.999, 1e-6]), filter([0.05, 0.5, 1.0, 0.0]));
+    (numbers, some([1.0, 1.3, 1.0, 0.8]), some([0.0, 0.0, 0.7, -0.5]), any::<u64>()).prop_map(
+        |((temperature, top_p, min_p), repetition_penalty, presence_penalty, seed)| Sampling {
+            top_p,
+            min_p,
+            repetition_penalty,
+            presence_penalty,
+            seed: Some(seed),
+            ..Sampling::at_temperature(temperature)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_token_drawn_is_the_one_that_all_rows_give(
+        kind in prop::sample::select(&KINDS[..]), rows in 1usize..300, cols in 1usize..90, seed: u64, size in -6i32..6,
+        sampling in sampling(), prompt in prop::collection::vec(0u32..300, 0..5)
+    ) {
+        let mut case = Case::new(kind, [rows, cols], seed);
+        case.x.iter_mut().for_each(|x| *x = (*x * (size as f32).exp2()).clamp(f32::MIN, f32::MAX));
+        let (set, pool) = (sets()[0], Pool::new(Some(1)).unwrap());
+        let screen = case.screen(&pool);
+        let prompt: Vec<TokenId> = prompt.into_iter().map(|token| TokenId(token % rows as u32)).collect();
+        let [mut of_all, mut of_few] = [(); 2].map(|()| Sampler::new(sampling.clone(), &prompt, 0));
+        let scores: Vec<f32> = (0..rows as u32).map(|row| case.score(&set, row)).collect();
+        for _ in 0..6 {
+            let Want::Drawn(draw) = of_few.want() else { return Err(TestCaseError::fail("no draw")) };
+            let all = screen.bounds((&set, &pool), &[Activations::new(&case.x).unwrap()]);
+            let exact = |rows: &[u32]| rows.iter().map(|row| scores[*row as usize]).collect();
+            let row = match drawn(RowBounds::new(&all, (0, 1), rows), &draw, rows, exact) {
+                Ok(found) => {
+                    prop_assert!(found.visited <= rows);
+                    LogitRow::Sparse(found.best.iter().map(|(row, score)| (TokenId(*row), *score)).collect())
+                }
+                // As near to the share as rounding is.
+                Err(Doubt::TooMany(count)) if draw.share().is_some() && count == rows => LogitRow::Dense(scores.clone()),
+                Err(doubt) => return Err(TestCaseError::fail(format!("{kind:?}: {doubt:?}"))),
+            };
+            let wanted = of_all.pick(LogitRow::Dense(scores.clone()));
+            let found = of_few.pick(row);
+            match (wanted, found) {
+                (Ok(wanted), Ok(found)) => prop_assert_eq!(wanted, found, "{:?} {:?}", kind, draw),
+                (wanted, found) => prop_assert!(wanted.is_err() && found.is_err(), "{:?}", kind),
             }
         }
     }
@@ -183,8 +248,7 @@ fn few_rows_are_computed_where_one_stands_out() {
         let found = case.screened((&set, &pool), &screen, 1).unwrap();
         assert_eq!(bits(&found), bits(&case.by_hand(&set, 1)));
         assert_eq!(found[0].0, 1234);
-        let [positions, visited] = [&screen.counts.positions, &screen.counts.visited].map(|count| count.load(Relaxed));
-        assert_eq!((positions, visited, screen.counts.given_up.load(Relaxed)), (1, 1, 0), "{}", set.name);
+        assert_eq!(screen.counted(), [1, 1, 0], "{}", set.name);
     }
 }
 
@@ -194,11 +258,40 @@ fn rows_of_activations_are_answered_each_by_itself() {
     let cases = [clear(3), clear(3999), clear(17)];
     let x: Vec<f32> = cases.iter().flat_map(|case| case.x.clone()).collect();
     let exact = |nth: usize, rows: &[u32]| rows.iter().map(|row| cases[nth].score(&set, *row)).collect();
-    let found = cases[0].screen(&pool).highest((&set, &pool), &x, &[1, 4, 2], exact).unwrap();
+    let wants = [1, 4, 2].map(top);
+    let found = cases[0].screen(&pool).best((&set, &pool), &x, &wants.each_ref(), exact).unwrap();
     for ((case, found), k) in cases.iter().zip(found).zip([1, 4, 2]) {
         let mut found = found.unwrap();
         found.sort_by_key(|(row, _)| *row);
         assert_eq!(bits(&found), bits(&case.by_hand(&set, k)));
+    }
+}
+
+#[test]
+fn few_rows_are_computed_for_a_draw() {
+    let (set, pool) = (sets()[0], Pool::new(Some(2)).unwrap());
+    let mut case = clear(1234);
+    // Scores of about 0 but one of 12: at temperature 1 both it and others are drawn.
+    case.x.iter_mut().for_each(|x| *x *= 12.0 / 21.0);
+    let screen = case.screen(&pool);
+    let scores: Vec<f32> = (0..case.rows() as u32).map(|row| case.score(&set, row)).collect();
+    let exact = |_: usize, rows: &[u32]| rows.iter().map(|row| scores[*row as usize]).collect();
+    for (filter, at_most) in
+        [(Sampling::at_temperature(1.0), 60), (Sampling { top_p: Some(0.6), ..Sampling::at_temperature(1.0) }, 60)]
+    {
+        let [mut of_all, mut of_few] = [(); 2].map(|()| Sampler::new(filter.clone(), &[], 9));
+        let (before, mut drawn) = (screen.counted(), HashSet::new());
+        for _ in 0..50 {
+            let found = screen.best((&set, &pool), &case.x, &[&of_few.want()], exact).unwrap().remove(0).unwrap();
+            let row = LogitRow::Sparse(found.into_iter().map(|(row, score)| (TokenId(row), score)).collect());
+            let token = of_few.pick(row).unwrap();
+            assert_eq!(token, of_all.pick(LogitRow::Dense(scores.clone())).unwrap());
+            drawn.insert(token);
+        }
+        let [positions, visited, given_up] = std::array::from_fn(|nth| screen.counted()[nth] - before[nth]);
+        assert_eq!((positions, given_up), (50, 0));
+        assert!(visited / 50 < at_most, "{visited}");
+        assert!(drawn.contains(&TokenId(1234)) && (drawn.len() > 1) == filter.top_p.is_none(), "{drawn:?}");
     }
 }
 
@@ -209,7 +302,7 @@ fn where_all_rows_are_alike_none_is_tried() {
     case.x.fill(0.0);
     let screen = case.screen(&pool);
     assert_eq!(case.screened((&set, &pool), &screen, 1), None);
-    assert_eq!((screen.counts.visited.load(Relaxed), screen.counts.given_up.load(Relaxed)), (0, 1));
+    assert_eq!(screen.counted(), [1, 0, 1]);
     assert_eq!(screen.most(), 500, "the next position is screened again");
 }
 
@@ -219,7 +312,7 @@ fn a_screen_of_other_weights_is_found_out_and_not_used_again() {
     let case = clear(1234);
     let screen = case.screen(&pool);
     let exact = |_: usize, rows: &[u32]| rows.iter().map(|row| case.score(&set, *row) / 2.0).collect();
-    assert_eq!(screen.highest((&set, &pool), &case.x, &[1], exact).unwrap(), [None]);
+    assert_eq!(screen.best((&set, &pool), &case.x, &[&top(1)], exact).unwrap(), [None]);
     assert_eq!(screen.most(), 0);
 }
 
@@ -230,7 +323,7 @@ fn numbers_that_are_not_finite_are_refused() {
     let screen = case.screen(&pool);
     for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         case.x[9] = odd;
-        let error = screen.highest((&set, &pool), &case.x, &[1], |_, _| Vec::new()).unwrap_err();
+        let error = screen.best((&set, &pool), &case.x, &[&top(1)], |_, _| Vec::new()).unwrap_err();
         assert!(error.context().contains("hidden states are not finite"), "{error}");
         let widen = |row: usize, numbers: &mut [f32]| numbers.fill(if row == 77 { odd } else { 1.0 });
         let error = Screen::new(Shape { rows: 100, cols: 8 }, None, &pool, widen).err().unwrap();

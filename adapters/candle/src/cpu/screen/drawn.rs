@@ -1,0 +1,251 @@
+//! The row that a draw takes, found by computing few rows exactly.
+//!
+//! A row's key rises with its score, so bounds of scores are bounds of keys, and the highest key is found as the highest
+//! score is. `min_p` asks for the highest score besides, which is found first.
+//!
+//! `top_p` keeps the rows before which there is less than a share of the probability. Whether it keeps the row of the highest
+//! key is often certain though the sums are known from bounds alone; where it is not, rows are computed that the bounds say
+//! least of. A row that is not kept takes along all that come after it, and the highest key of the others is next.
+
+use std::collections::HashMap;
+
+use corolla_domain::model::{Draw, Noise, TokenId};
+
+use super::search::{Doubt, Found, RowBounds, STEP};
+
+/// More than the relative error of a sum of weights over a vocabulary.
+const CRUMB: f64 = 1e-9;
+/// Rows that are computed at first where sums are not known well enough.
+const FIRST: usize = 64;
+
+/// The row that `draw` takes. Gives up where more than `limit` rows might be, or have to be computed.
+///
+/// `scores` gives exact ones, without penalties; so is that of the row found.
+pub(super) fn drawn(
+    bounds: RowBounds<'_>,
+    draw: &Draw,
+    limit: usize,
+    scores: impl Fn(&[u32]) -> Vec<f32>,
+) -> Result<Found, Doubt> {
+    let mut search = Search {
+        lower: bounds.sides(|bounds| &bounds.lower).collect(),
+        upper: bounds.sides(|bounds| &bounds.upper).collect(),
+        words: Vec::new(),
+        weights: Vec::new(),
+        computed: HashMap::new(),
+        bounds,
+        draw,
+        limit,
+        scores,
+    };
+    let row = match search.run() {
+        Ok(row) | Err(End::Odd(row)) => row,
+        Err(End::Doubt(doubt)) => return Err(doubt),
+    };
+    let score = search.computed.get(&row).copied().ok_or(Doubt::TooMany(0))?;
+    Ok(Found { best: vec![(row, score)], visited: search.computed.len() })
+}
+
+/// Why a search ends early.
+enum End {
+    /// Nothing can be found.
+    Doubt(Doubt),
+    /// The score of this row is no number, or infinite: whoever gets it says so.
+    Odd(u32),
+}
+
+/// What is highest for the row that is looked for.
+#[derive(Clone, Copy)]
+enum By {
+    Score,
+    Key,
+}
+
+struct Search<'a, F> {
+    bounds: RowBounds<'a>,
+    draw: &'a Draw,
+    limit: usize,
+    scores: F,
+    /// Penalised scores lie between these; where a row was computed, both are its score.
+    lower: Vec<f32>,
+    upper: Vec<f32>,
+    /// What noise is made of.
+    words: Vec<u64>,
+    /// Between which weights those of rows lie; 0 where `min_p` does not keep them. Empty without `top_p`.
+    weights: Vec<[f64; 2]>,
+    /// Rows that were computed, with their scores.
+    computed: HashMap<u32, f32>,
+}
+
+impl<F: Fn(&[u32]) -> Vec<f32>> Search<'_, F> {
+    fn run(&mut self) -> Result<u32, End> {
+        let (draw, rows) = (self.draw, self.lower.len() as u32);
+        let seen: Vec<u32> = draw.penalties.named().into_iter().map(|token| token.0).collect();
+        self.compute(&seen)?;
+        let mut words = draw.noise.words();
+        self.words = (0..rows).map(|row| words.of(row)).collect();
+        if draw.min_p.is_none() && draw.share().is_none() {
+            return self.highest(By::Key, |_, _| true);
+        }
+        let highest = self.highest(By::Score, |_, _| true)?;
+        let top = self.lower[highest as usize];
+        if top == f32::NEG_INFINITY {
+            return Ok(highest);
+        }
+        let Some(share) = draw.share() else { return self.highest(By::Key, |_, score| draw.keeps(score, top)) };
+        self.weights = (0..rows).map(|row| self.weight(row, top)).collect();
+        let mut end = None;
+        loop {
+            let kept = |row, score| draw.keeps(score, top) && end.is_none_or(|end| comes_before((row, score), end));
+            let row = self.highest(By::Key, kept)?;
+            if self.is_within(row, share, top)? {
+                return Ok(row);
+            }
+            end = Some((row, self.lower[row as usize]));
+        }
+    }
+
+    /// Of the rows that `kept` keeps, the one that is highest, and of equals the first. Where `kept` keeps a score of a row,
+    /// it keeps higher ones, and it keeps some row.
+    fn highest(&mut self, by: By, kept: impl Fn(u32, f32) -> bool) -> Result<u32, End> {
+        let (mut least, mut candidates) = (f64::NEG_INFINITY, Vec::new());
+        for (row, (lower, upper)) in (0u32..).zip(self.lower.iter().zip(&self.upper)) {
+            if self.ceiling(by, row, *upper) < least || !kept(row, *upper) {
+                continue;
+            }
+            let most = self.height(by, row, *upper);
+            if most >= least {
+                candidates.push((row, most));
+                if kept(row, *lower) {
+                    least = least.max(self.height(by, row, *lower));
+                }
+            }
+        }
+        candidates.retain(|(_, most)| *most >= least);
+        let unknown = candidates.iter().filter(|(row, _)| !self.is_computed(*row)).count();
+        if self.computed.len() + unknown > self.limit {
+            return Err(End::Doubt(Doubt::TooMany(self.computed.len() + unknown)));
+        }
+        candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
+        let (mut best, mut at, mut step) = (None::<(f64, u32)>, 0, 1);
+        while let Some((_, most)) = candidates.get(at) {
+            // A row that can be as high as the best one still counts: its number may be lower.
+            if best.is_some_and(|(highest, _)| *most < highest) {
+                break;
+            }
+            let end = candidates.len().min(at + step);
+            let some: Vec<u32> = candidates[at..end].iter().map(|(row, _)| *row).collect();
+            self.compute(&some)?;
+            for row in some {
+                let score = self.lower[row as usize];
+                let height = self.height(by, row, score);
+                let higher = |(highest, first): (f64, u32)| height > highest || height == highest && row < first;
+                if kept(row, score) && best.is_none_or(higher) {
+                    best = Some((height, row));
+                }
+            }
+            (at, step) = (end, (2 * step).min(STEP));
+        }
+        best.map(|(_, row)| row).ok_or(End::Doubt(Doubt::TooMany(candidates.len())))
+    }
+
+    fn height(&self, by: By, row: u32, score: f32) -> f64 {
+        match by {
+            By::Score => f64::from(score),
+            By::Key => self.draw.key(score, Noise::gumbel(self.words[row as usize])),
+        }
+    }
+
+    /// At least [`Search::height`], for less.
+    fn ceiling(&self, by: By, row: u32, score: f32) -> f64 {
+        match by {
+            By::Score => f64::from(score),
+            By::Key => self.draw.key(score, Noise::at_most(self.words[row as usize])),
+        }
+    }
+
+    /// Whether the rows before this one, which was computed, have less than the share of all weights.
+    fn is_within(&mut self, row: u32, share: f64, top: f32) -> Result<bool, End> {
+        let mut step = FIRST;
+        loop {
+            let (before, behind) = self.sums(row, top);
+            // The difference of the sides rises with the weights before the row, and falls with the others.
+            if before[1] * (1.0 + CRUMB) < share * (before[1] + behind[0]) * (1.0 - CRUMB) {
+                return Ok(true);
+            }
+            if before[0] * (1.0 - CRUMB) > share * (before[0] + behind[1]) * (1.0 + CRUMB) {
+                return Ok(false);
+            }
+            let gap = |row: &u32| self.weights[*row as usize][1] - self.weights[*row as usize][0];
+            let mut unsure: Vec<u32> = (0..self.lower.len() as u32).filter(|row| gap(row) > 0.0).collect();
+            if unsure.is_empty() {
+                // So near to the share that rounding decides: that of all rows.
+                return Err(End::Doubt(Doubt::TooMany(self.lower.len())));
+            }
+            if step < unsure.len() {
+                unsure.select_nth_unstable_by(step, |a, b| gap(b).total_cmp(&gap(a)).then(a.cmp(b)));
+                unsure.truncate(step);
+            }
+            self.compute(&unsure)?;
+            unsure.iter().for_each(|row| self.weights[*row as usize] = self.weight(*row, top));
+            step *= 2;
+        }
+    }
+
+    /// Least and most weight of the rows before that one, and so of it and those after it.
+    fn sums(&self, row: u32, top: f32) -> ([f64; 2], [f64; 2]) {
+        let score = self.lower[row as usize];
+        let own = self.draw.weight(score, top);
+        let (mut before, mut behind) = ([0.0; 2], [0.0; 2]);
+        let all = self.lower.iter().zip(&self.upper).zip(&self.weights);
+        for (other, ((lower, upper), weight)) in (0u32..).zip(all) {
+            let [at_least, at_most] = [lower, upper].map(|bound| comes_before((other, *bound), (row, score)));
+            if at_least || !at_most {
+                let sums = if at_least { &mut before } else { &mut behind };
+                sums[0] += weight[0];
+                sums[1] += weight[1];
+            } else {
+                before[1] += weight[1];
+                behind[1] += weight[1].min(own);
+            }
+        }
+        (before, behind)
+    }
+
+    /// Between which weights that of a row lies, `top` being the highest score.
+    fn weight(&self, row: u32, top: f32) -> [f64; 2] {
+        let of = |bound: f32| if self.draw.keeps(bound, top) { self.draw.weight(bound.min(top), top) } else { 0.0 };
+        [of(self.lower[row as usize]), of(self.upper[row as usize])]
+    }
+
+    fn is_computed(&self, row: u32) -> bool {
+        // Bounds are never so near to each other.
+        self.lower[row as usize] == self.upper[row as usize]
+    }
+
+    /// Computes those of `rows` that were not.
+    fn compute(&mut self, rows: &[u32]) -> Result<(), End> {
+        let rows: Vec<u32> = rows.iter().copied().filter(|row| !self.is_computed(*row)).collect();
+        if self.computed.len() + rows.len() > self.limit {
+            return Err(End::Doubt(Doubt::TooMany(self.computed.len() + rows.len())));
+        }
+        for (row, score) in rows.iter().zip((self.scores)(&rows)) {
+            let (lower, upper) = self.bounds.of(*row);
+            if score < lower || score > upper {
+                return Err(End::Doubt(Doubt::Foreign(*row)));
+            }
+            self.computed.insert(*row, score);
+            if score.is_nan() || score == f32::INFINITY {
+                return Err(End::Odd(*row));
+            }
+            let score = self.draw.penalties.penalised(TokenId(*row), score);
+            (self.lower[*row as usize], self.upper[*row as usize]) = (score, score);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a row with that score comes before another one, as probable rows come first.
+fn comes_before((row, score): (u32, f32), (other, than): (u32, f32)) -> bool {
+    than.total_cmp(&score).then(row.cmp(&other)).is_lt()
+}
