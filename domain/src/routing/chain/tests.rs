@@ -222,7 +222,7 @@ async fn the_report_tells_who_was_lost_and_who_took_over() {
         pause: 7 * CALL, // a step that fails; for each of the two a dial, the history and the step
         by: vec![hop("b", 0, 2), hop("c", 2, 4)],
     };
-    assert_eq!(*heard.0.lock().unwrap(), [failover.clone()]);
+    assert_eq!(*heard.0.lock().unwrap(), std::slice::from_ref(&failover));
     assert_eq!((report.failovers, report.failed_over), (vec![failover], 1));
 }
 

@@ -33,12 +33,12 @@ use corolla_domain::{
 };
 
 pub(crate) use dense::{Operand, Strided, matmul, product_into, some_rows};
-pub(crate) use several::product;
 pub(crate) use lend::Lent;
 pub(crate) use narrow::{narrow_product, narrowed};
 pub(crate) use packed::{Line, Packed, ROWS, lines};
 pub(crate) use planes::{MOST, Planes, ZERO};
 pub(crate) use product::{RoundedRows, exact_product, rounded_product};
+pub(crate) use several::product;
 
 use self::{
     narrow::{Group, PackedRows, Sums},

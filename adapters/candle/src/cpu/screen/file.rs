@@ -77,7 +77,7 @@ impl ScreenFile {
         match &found {
             Ok(_) => tracing::info!(file = %self.path.display(), "screen of the head read"),
             Err(why) => {
-                tracing::warn!(file = %self.path.display(), why, "the screen is not used, and replaced by a new one")
+                tracing::warn!(file = %self.path.display(), why, "the screen is not used, and replaced by a new one");
             }
         }
         found.ok()
@@ -104,10 +104,10 @@ impl ScreenFile {
     pub(super) fn remove(&self) {
         match fs::remove_file(&self.path) {
             Ok(()) => {
-                tracing::warn!(file = %self.path.display(), "the screen was removed, the next start makes a new one")
+                tracing::warn!(file = %self.path.display(), "the screen was removed, the next start makes a new one");
             }
             Err(error) => {
-                tracing::error!(file = %self.path.display(), %error, "the screen cannot be removed; remove it")
+                tracing::error!(file = %self.path.display(), %error, "the screen cannot be removed; remove it");
             }
         }
     }
