@@ -4,7 +4,7 @@ BIN      := target/release/corolla
 LISTEN   ?= 127.0.0.1:8000
 
 .PHONY: help run model ui check-ui test check tools unit browser clients libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec lint-spec typed-clients schemathesis bench \
-        bench-swarm bench-hosts bench-hostile bench-hop bench-backends bench-llama bench-sessions pictures
+        bench-swarm bench-hosts bench-hostile bench-hop bench-backends bench-llama bench-head bench-sessions check-head pictures
 
 help:            ## what there is to do
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -123,6 +123,16 @@ bench-llama: model ## decoding and prefill beside llama.cpp, same files, one run
 	"$$venv/bin/python" scripts/bench/llama_shapes.py "$$models" models/SmolLM2-135M-Instruct.Q4_1.gguf && \
 	"$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" && \
 	"$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --contended --models smollm2.Q4_1
+
+bench-head:      ## the LM head of BLOOM-176B's shape, exact and screened, beside Python torch in bf16, one run (11 GB of disk, 19 of memory)
+	cargo build --release --locked -p corolla-candle --example wide_head --example screen
+	venv=$$(sh scripts/bench/install.sh) && folder=$$(dirname "$$venv")/bloom-head && \
+	{ [ -f "$$folder/made" ] || { target/release/examples/wide_head "$$folder" 250880 14336 && touch "$$folder/made"; }; } && \
+	"$$venv/bin/python" scripts/bench/head.py target/release/examples/screen "$$folder"
+
+check-head: model ## the screened LM head on 100,000 states of SmolLM2 and hard ones: scores and tokens of the whole head, to the bit
+	cargo build --release --locked -p corolla-candle --example screen
+	target/release/examples/screen models/SmolLM2-135M-Instruct.Q4_1.gguf 100000
 
 bench-sessions: model ## eight sessions that decode together against one alone, weights in five types
 	cargo build --release --locked -p corolla-candle --example sessions

@@ -3,7 +3,8 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use corolla_domain::{
-    model::{Hidden, LogitRow, Logits, TokenId, Want},
+    generation::{Sampler, Sampling},
+    model::{Draw, Hidden, LogitRow, Logits, Noise, Penalties, TokenId, Want},
     ports::{FaultKind, LocalModel},
 };
 use futures_util::future::join_all;
@@ -25,6 +26,7 @@ pub async fn all<F: Future<Output = Subject>>(make: impl Fn() -> F) {
     a_row_of_scores_equals_the_lone_call(&make().await).await;
     scores_asked_for_at_once_equal_lone_calls(&make().await).await;
     top_carries_the_best_and_the_named(&make().await).await;
+    a_draw_is_that_of_all_scores(&make().await).await;
     bad_wishes_are_refused(&make().await).await;
     the_last_norm_takes_the_size_away(&make().await).await;
     dropped_calls_leave_it_working(&make().await).await;
@@ -177,15 +179,50 @@ pub async fn top_carries_the_best_and_the_named(subject: &Subject) {
     }
 }
 
+/// What `Want::Drawn` leads a sampler to is what all scores lead it to.
+pub async fn a_draw_is_that_of_all_scores(subject: &Subject) {
+    let hidden = states(subject, 1, 4);
+    let prompt: Vec<TokenId> = tokens([1, 2]);
+    let plain = Sampling::at_temperature(0.8);
+    for (at, sampling) in [
+        plain.clone(),
+        Sampling { top_p: Some(0.7), ..plain.clone() },
+        Sampling { min_p: Some(0.2), ..plain.clone() },
+        Sampling { top_p: Some(0.9), repetition_penalty: 1.3, ..plain.clone() },
+        Sampling { top_k: Some(4), ..plain },
+    ]
+    .into_iter()
+    .cycle()
+    .take(20)
+    .enumerate()
+    {
+        let position = hidden.positions(at % 4, at % 4 + 1).expect("a position");
+        let sampling = Sampling { seed: Some(at as u64), ..sampling };
+        let [mut asked, mut told] = [(); 2].map(|()| Sampler::new(sampling.clone(), &prompt, 0));
+        let scores = |want| subject.model.logits(position.clone(), want);
+        let mut few = scores(asked.want()).await.expect("a draw").rows;
+        let mut all = scores(Want::All).await.expect("all scores").rows;
+        let found = asked.pick(few.pop().expect("a row")).expect("a token");
+        assert_eq!(found, told.pick(all.pop().expect("a row")).expect("a token"), "{sampling:?}");
+    }
+}
+
 /// States of the wrong width, the best 0 tokens and named tokens outside the vocabulary are `InvalidInput`.
 pub async fn bad_wishes_are_refused(subject: &Subject) {
     let spec = subject.model.spec();
     let wide = Hidden::from_f32((1, 1, spec.hidden + 1), &noise(spec.hidden + 1, 1)).expect("a shape that fits");
     let outside = TokenId(u32::try_from(spec.vocab).expect("a vocabulary of less than 2^32 tokens"));
+    let drawn = |temperature, seen: &[TokenId]| {
+        let seen = seen.iter().map(|token| (*token, 0)).collect();
+        let (penalties, noise) = (Penalties { seen, ..Penalties::none() }, Noise { seed: 1, draw: 0 });
+        Want::Drawn(Draw { temperature, min_p: None, top_p: None, penalties, noise })
+    };
     let bad = [
         (wide, Want::All),
         (states(subject, 1, 1), Want::Top { k: 0, also: Vec::new() }),
         (states(subject, 1, 1), Want::Top { k: 1, also: vec![outside] }),
+        (states(subject, 1, 1), drawn(1.0, &[outside])),
+        (states(subject, 1, 1), drawn(0.0, &[])),
     ];
     for (hidden, want) in bad {
         let error = subject.model.logits(hidden, want.clone()).await.expect_err("a bad wish is refused");

@@ -120,6 +120,7 @@ async fn the_small_chat_model() {
     block_engine::a_dropped_step_was_never_called(&subject).await;
     let subject = local_model::Subject { model: model.local, tolerance: 1e-4 };
     local_model::top_carries_the_best_and_the_named(&subject).await;
+    local_model::a_draw_is_that_of_all_scores(&subject).await;
 }
 
 /// The swarm of one, over a real engine, keeps the promises of a swarm of many.

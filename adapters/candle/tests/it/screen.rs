@@ -6,6 +6,7 @@ use corolla_candle::{Activations, Target};
 use corolla_compute::pick;
 use corolla_domain::{
     fit,
+    generation::{Sampler, Sampling},
     model::{Hidden, LogitRow, TokenId, Want},
     ports::LocalModel,
 };
@@ -64,6 +65,35 @@ async fn scores_are_those_of_the_whole_head() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn tokens_that_are_drawn_are_those_of_the_whole_head() {
+    let (folder, tiny) = (TempDir::new().unwrap(), Tiny::bloom(WIDTH, 6, 3));
+    tiny.write_folder(folder.path(), Dtype::F32, 1);
+    let plain = load_as(config(folder.path()), target(fit::Dtype::Bf16, Activations::Auto, false)).await.local;
+    let screened = load_as(config(folder.path()), target(fit::Dtype::Bf16, Activations::Auto, true)).await.local;
+    let (cold, warm) = (Sampling::at_temperature(0.05), Sampling::at_temperature(1.0));
+    let ways = [
+        cold.clone(),
+        Sampling { top_p: Some(0.8), ..cold.clone() },
+        Sampling { min_p: Some(0.3), presence_penalty: 0.5, ..cold },
+        Sampling { top_p: Some(0.5), ..warm.clone() },
+        Sampling { top_k: Some(5), ..warm },
+    ];
+    let mut answered = 0;
+    for (seed, state) in (0u64..).zip(noise(50 * WIDTH, 12).chunks_exact(WIDTH)) {
+        let scores = all(&*plain, state).await;
+        for sampling in &ways {
+            let [mut of_all, mut of_few] = [(); 2].map(|()| Sampler::new(sampling.clone(), &[TokenId(4)], seed));
+            let hidden = Hidden::from_f32((1, 1, WIDTH), state).unwrap();
+            let row = screened.logits(hidden, of_few.want()).await.unwrap().rows.remove(0);
+            answered += usize::from(matches!(row, LogitRow::Sparse(_)));
+            let wanted = of_all.pick(LogitRow::Dense(scores.clone())).unwrap();
+            assert_eq!(of_few.pick(row).unwrap(), wanted, "state {seed}: {sampling:?}");
+        }
+    }
+    assert!(answered >= 100, "the screen answered {answered} of 250 draws");
 }
 
 #[tokio::test]

@@ -31,6 +31,7 @@ pub(super) fn drawn(
         lower: bounds.sides(|bounds| &bounds.lower).collect(),
         upper: bounds.sides(|bounds| &bounds.upper).collect(),
         words: Vec::new(),
+        top: f32::NEG_INFINITY,
         weights: Vec::new(),
         computed: HashMap::new(),
         bounds,
@@ -71,6 +72,8 @@ struct Search<'a, F> {
     upper: Vec<f32>,
     /// What noise is made of.
     words: Vec<u64>,
+    /// The highest score, where it was looked for.
+    top: f32,
     /// Between which weights those of rows lie; 0 where `min_p` does not keep them. Empty without `top_p`.
     weights: Vec<[f64; 2]>,
     /// Rows that were computed, with their scores.
@@ -89,16 +92,17 @@ impl<F: Fn(&[u32]) -> Vec<f32>> Search<'_, F> {
         }
         let highest = self.highest(By::Score, |_, _| true)?;
         let top = self.lower[highest as usize];
+        self.top = top;
         if top == f32::NEG_INFINITY {
             return Ok(highest);
         }
         let Some(share) = draw.share() else { return self.highest(By::Key, |_, score| draw.keeps(score, top)) };
-        self.weights = (0..rows).map(|row| self.weight(row, top)).collect();
+        self.weights = (0..rows).map(|row| self.weight(row)).collect();
         let mut end = None;
         loop {
             let kept = |row, score| draw.keeps(score, top) && end.is_none_or(|end| comes_before((row, score), end));
             let row = self.highest(By::Key, kept)?;
-            if self.is_within(row, share, top)? {
+            if self.is_within(row, share)? {
                 return Ok(row);
             }
             end = Some((row, self.lower[row as usize]));
@@ -165,10 +169,10 @@ impl<F: Fn(&[u32]) -> Vec<f32>> Search<'_, F> {
     }
 
     /// Whether the rows before this one, which was computed, have less than the share of all weights.
-    fn is_within(&mut self, row: u32, share: f64, top: f32) -> Result<bool, End> {
+    fn is_within(&mut self, row: u32, share: f64) -> Result<bool, End> {
         let mut step = FIRST;
         loop {
-            let (before, behind) = self.sums(row, top);
+            let (before, behind) = self.sums(row);
             // The difference of the sides rises with the weights before the row, and falls with the others.
             if before[1] * (1.0 + CRUMB) < share * (before[1] + behind[0]) * (1.0 - CRUMB) {
                 return Ok(true);
@@ -176,44 +180,59 @@ impl<F: Fn(&[u32]) -> Vec<f32>> Search<'_, F> {
             if before[0] * (1.0 - CRUMB) > share * (before[0] + behind[1]) * (1.0 + CRUMB) {
                 return Ok(false);
             }
-            let gap = |row: &u32| self.weights[*row as usize][1] - self.weights[*row as usize][0];
-            let mut unsure: Vec<u32> = (0..self.lower.len() as u32).filter(|row| gap(row) > 0.0).collect();
-            if unsure.is_empty() {
+            let open = (0..self.lower.len() as u32).map(|other| (self.open(other, row), other));
+            let mut open: Vec<(f64, u32)> = open.filter(|(weight, _)| *weight > 0.0).collect();
+            if open.is_empty() {
                 // So near to the share that rounding decides: that of all rows.
                 return Err(End::Doubt(Doubt::TooMany(self.lower.len())));
             }
-            if step < unsure.len() {
-                unsure.select_nth_unstable_by(step, |a, b| gap(b).total_cmp(&gap(a)).then(a.cmp(b)));
-                unsure.truncate(step);
+            if step < open.len() {
+                open.select_nth_unstable_by(step, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+                open.truncate(step);
             }
-            self.compute(&unsure)?;
-            unsure.iter().for_each(|row| self.weights[*row as usize] = self.weight(*row, top));
+            let open: Vec<u32> = open.into_iter().map(|(_, row)| row).collect();
+            self.compute(&open)?;
             step *= 2;
         }
     }
 
     /// Least and most weight of the rows before that one, and so of it and those after it.
-    fn sums(&self, row: u32, top: f32) -> ([f64; 2], [f64; 2]) {
-        let score = self.lower[row as usize];
-        let own = self.draw.weight(score, top);
+    fn sums(&self, row: u32) -> ([f64; 2], [f64; 2]) {
+        let own = self.weights[row as usize][1];
         let (mut before, mut behind) = ([0.0; 2], [0.0; 2]);
-        let all = self.lower.iter().zip(&self.upper).zip(&self.weights);
-        for (other, ((lower, upper), weight)) in (0u32..).zip(all) {
-            let [at_least, at_most] = [lower, upper].map(|bound| comes_before((other, *bound), (row, score)));
-            if at_least || !at_most {
-                let sums = if at_least { &mut before } else { &mut behind };
-                sums[0] += weight[0];
-                sums[1] += weight[1];
-            } else {
-                before[1] += weight[1];
-                behind[1] += weight[1].min(own);
-            }
+        for (other, weight) in (0u32..).zip(&self.weights) {
+            let sums = match self.precedes(other, row) {
+                Some(true) => &mut before,
+                Some(false) => &mut behind,
+                None => {
+                    before[1] += weight[1];
+                    behind[1] += weight[1].min(own);
+                    continue;
+                }
+            };
+            sums[0] += weight[0];
+            sums[1] += weight[1];
         }
         (before, behind)
     }
 
-    /// Between which weights that of a row lies, `top` being the highest score.
-    fn weight(&self, row: u32, top: f32) -> [f64; 2] {
+    /// Whether a row comes before that one, which was computed; `None` where its bounds do not say.
+    fn precedes(&self, other: u32, row: u32) -> Option<bool> {
+        let than = (row, self.lower[row as usize]);
+        let [least, most] =
+            [&self.lower, &self.upper].map(|bounds| comes_before((other, bounds[other as usize]), than));
+        (least == most).then_some(least)
+    }
+
+    /// How much of a row's weight, or of its place beside that row, is not known.
+    fn open(&self, other: u32, row: u32) -> f64 {
+        let [least, most] = self.weights[other as usize];
+        if self.precedes(other, row).is_none() { most } else { most - least }
+    }
+
+    /// Between which weights that of a row lies.
+    fn weight(&self, row: u32) -> [f64; 2] {
+        let top = self.top;
         let of = |bound: f32| if self.draw.keeps(bound, top) { self.draw.weight(bound.min(top), top) } else { 0.0 };
         [of(self.lower[row as usize]), of(self.upper[row as usize])]
     }
@@ -240,6 +259,9 @@ impl<F: Fn(&[u32]) -> Vec<f32>> Search<'_, F> {
             }
             let score = self.draw.penalties.penalised(TokenId(*row), score);
             (self.lower[*row as usize], self.upper[*row as usize]) = (score, score);
+            if !self.weights.is_empty() {
+                self.weights[*row as usize] = self.weight(*row);
+            }
         }
         Ok(())
     }
