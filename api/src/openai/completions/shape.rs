@@ -39,7 +39,7 @@ pub(crate) struct Choice {
     /// The text.
     pub(super) text: String,
     /// How probable its tokens were, where `logprobs` asked for it.
-    #[oai(nullable)]
+    #[oai(skip_serializing_if_is_none)]
     pub(super) logprobs: Option<CompletionLogprobs>,
     /// `stop`: the model ended or a stop text appeared. `length`: no more tokens were allowed or had room. null in a
     /// stream before the last piece.

@@ -69,7 +69,7 @@ fn completions(document: &mut Value) {
         "prompt_tokens_details": {"cached_tokens": 0}});
     let piece = |text: &str, finish: Value| {
         json!({"id": "cmpl-1f0c", "object": "text_completion", "created": 1_750_000_000, "model": "smollm2-135m-instruct",
-               "choices": [{"index": 0, "text": text, "logprobs": null, "finish_reason": finish}]})
+               "choices": [{"index": 0, "text": text, "finish_reason": finish}]})
     };
     let mut whole = piece(" Paris.", json!("length"));
     whole["usage"] = usage;
