@@ -43,20 +43,10 @@ fi
 exec 9>&-
 
 cd -- "$repo"
-work=$(mktemp -d)
-"$binary" serve --listen 127.0.0.1:0 2>"$work/log" &
-server=$!
-trap 'kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; rm -rf -- "$work"' EXIT
-trap 'exit 130' INT TERM HUP
-tries=0
-until url=$(sed -n 's/.*listening on \(http[^ ]*\).*/\1/p' "$work/log") && [ -n "$url" ] && curl -fs "$url/health/ready" >/dev/null; do
-    tries=$((tries + 1))
-    if [ "$tries" -gt 600 ] || ! kill -0 "$server" 2>/dev/null; then
-        cat "$work/log" >&2
-        fail "the server did not become ready; its log stands above"
-    fi
-    sleep 0.1
-done
+# shellcheck source=scripts/serve-for.sh
+. "$repo/scripts/serve-for.sh"
+# Rounded activations would make the small model's words depend on the processor.
+serve_for "$binary" "$(printf '[[models]]\nid = "smollm2-135m-instruct"\npath = "%s"\nactivations = "f32"' "$repo/models/SmolLM2-135M-Instruct.Q4_1.gguf")"
 
 failed=
 step() { # name, command...
@@ -67,11 +57,11 @@ step() { # name, command...
 # What runs is in the repository, what it imports in the cache folder; none of it may look for another server.
 unset OPENAI_API_KEY OPENAI_BASE_URL OPENAI_ORG_ID LANGCHAIN_TRACING_V2 LANGSMITH_TRACING 2>/dev/null || :
 export PYTHONDONTWRITEBYTECODE=1 LITELLM_LOCAL_MODEL_COST_MAP=True
-step openai-python "$venv/bin/python" "$here/openai_client.py" "$url"
+step openai-python "$venv/bin/python" "$here/openai_client.py" "$base"
 cp -- "$here/openai.mjs" "$modules/openai.mjs"
-step openai-node node "$modules/openai.mjs" "$url"
-step litellm "$venv/bin/python" "$here/litellm_petals.py" "$url"
-step langchain env COROLLA_URL="$url" "$venv/bin/python" -m pytest -q -p no:cacheprovider -rs -o addopts= -o asyncio_mode=auto \
+step openai-node node "$modules/openai.mjs" "$base"
+step litellm "$venv/bin/python" "$here/litellm_petals.py" "$base"
+step langchain env COROLLA_URL="$base" "$venv/bin/python" -m pytest -q -p no:cacheprovider -rs -o addopts= -o asyncio_mode=auto \
     -o asyncio_default_test_loop_scope=session "$here/test_langchain.py"
 if [ -n "$failed" ]; then
     tail -n 20 "$work/log" >&2

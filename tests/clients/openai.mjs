@@ -4,7 +4,7 @@ import OpenAI from "openai";
 
 const url = process.argv[2];
 const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: "none", maxRetries: 0 });
-const messages = [{ role: "user", content: "Who wrote Hamlet?" }];
+const messages = [{ role: "user", content: "What is the capital of France?" }];
 const model = "smollm2-135m-instruct";
 
 const metric = async (name) => {
@@ -15,7 +15,7 @@ const metric = async (name) => {
 const tests = {
     async "a chat in one piece"() {
         const reply = await client.chat.completions.create({ model, messages, temperature: 0, max_tokens: 200 });
-        assert.match(reply.choices[0].message.content, /Shakespeare/);
+        assert.match(reply.choices[0].message.content, /Paris/);
         assert.equal(reply.choices[0].finish_reason, "stop");
         assert.equal(reply.usage.total_tokens, reply.usage.prompt_tokens + reply.usage.completion_tokens);
     },
@@ -39,7 +39,7 @@ const tests = {
 
     async "the client's own collector of streams"() {
         const stream = client.chat.completions.stream({ model, messages, temperature: 0, max_tokens: 30 });
-        assert.match(await stream.finalContent(), /Shakespeare/);
+        assert.match(await stream.finalContent(), /Paris/);
     },
 
     async "several replies and log-probabilities"() {

@@ -11,7 +11,7 @@ import pydantic
 URL = sys.argv[1]
 MODEL = "smollm2-135m-instruct"
 CLIENT = openai.OpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0)
-QUESTION = [{"role": "user", "content": "Who wrote Hamlet?"}]
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 def metric(name):
@@ -25,7 +25,7 @@ def chat(**more):
 
 def a_chat_in_one_piece():
     reply = chat(max_tokens=200)
-    assert "Shakespeare" in reply.choices[0].message.content, reply
+    assert "Paris" in reply.choices[0].message.content, reply
     assert reply.choices[0].finish_reason == "stop", reply
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
 
@@ -41,8 +41,8 @@ def a_chat_in_pieces_with_counts():
 
 def stop_texts_and_lengths():
     whole = chat().choices[0].message.content
-    cut = chat(stop=["speare", "nothing"]).choices[0]
-    assert cut.message.content == whole[: whole.index("speare")], cut
+    cut = chat(stop=["France", "nothing"]).choices[0]
+    assert cut.message.content == whole[: whole.index("France")], cut
     assert cut.finish_reason == "stop"
     short = CLIENT.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, max_completion_tokens=2)
     assert short.usage.completion_tokens == 2 and short.choices[0].finish_reason == "length", short
