@@ -16,9 +16,9 @@ run: model       ## build Corolla, fetch the small chat model, serve on http://1
 model:           ## fetch SmolLM2-135M-Instruct (93 MB, once) and check it
 	@sh scripts/fetch-model.sh
 
-test: tools model check lint-spec check-ui unit browser   ## everything CI runs: checks, all tests, the page in a real browser
+test: tools model check lint-spec check-ui unit browser   ## checks, all tests, the page in a real browser (.ci/run adds other backends and others' programs)
 
-tools:           ## what the tests need on a new machine: redis-server, chromium, node
+tools:           ## what the tests need on a new machine: redis-server, chromium, curl, node and their npm packages
 	@sh scripts/ci-install.sh
 
 check:           ## format, lints, documentation, licences and who may use which crate

@@ -2,6 +2,7 @@
 # Installs what the tests need beyond the Rust toolchain, on Debian and its kin; elsewhere it says what to install. Quick when all is there.
 #   redis-server   the session store's contract suite
 #   chromium       the tests that use the page as a person does, with node and npm
+#   curl           asks a server that a test starts whether it is ready
 #   node, npm      these tests, the check that ui/dist is what ui/src builds, lints of the API's description and clients generated from it
 set -eu
 repo=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
@@ -31,6 +32,7 @@ want redis-server redis-server
 want chromium chromium
 want node nodejs
 want npm npm
+want curl curl
 
 if [ -n "$missing" ]; then
     has apt-get || fail "missing:$missing. Install them with this system's package manager, and run this again."
@@ -44,4 +46,4 @@ if [ -n "$missing" ]; then
 fi
 
 sh "$repo/scripts/npm-install.sh" ui tests/browser tests/typed-clients
-say "redis-server, chromium, node and npm are there"
+say "redis-server, chromium, curl, node and npm are there"

@@ -1,10 +1,12 @@
 #!/bin/sh
 # Lints openapi.yaml and openapi-3.1.yaml with Redocly's recommended rules; a warning is a fault.
 set -eu
-cd -- "$(dirname -- "$0")/../tests/typed-clients"
+cd -- "$(dirname -- "$0")/.."
+sh scripts/npm-install.sh tests/typed-clients
+cd -- tests/typed-clients
 export REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true
 for file in openapi.yaml openapi-3.1.yaml; do
-    report=$(npx redocly lint --format=json --config redocly.yaml "../../$file" 2>/dev/null) || true
+    report=$(node_modules/.bin/redocly lint --format=json --config redocly.yaml "../../$file" 2>/dev/null) || true
     printf '%s' "$report" | node -e '
         const { totals, problems } = JSON.parse(require("fs").readFileSync(0, "utf8"));
         for (const { severity, ruleId, message, location } of problems)

@@ -1,8 +1,10 @@
 # Sourced: a server for a test, ended with the script.
-#   serve_for BINARY CONFIG    starts it with that configuration's text, waits until its models are ready, and sets base and work (a folder)
+#   serve_for BINARY CONFIG    starts it with that configuration's text ('' for the defaults, with the small chat model), waits until its models
+#                              are ready, and sets base (its address), server (its process) and work (a folder; its log is in $work/log)
 # shellcheck shell=sh
 
 serve_for() {
+    command -v curl >/dev/null 2>&1 || { echo "curl is missing; \`make tools\` installs it on Debian and its kin" >&2 && exit 1; }
     work=$(mktemp -d)
     printf '%s\n' "$2" >"$work/corolla.toml"
     : >"$work/log"

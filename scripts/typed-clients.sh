@@ -23,10 +23,11 @@ serve_for "$binary" "$(printf '%s\n' "$made" | sed -n '/^\[\[api_keys/,$p')"
 for language; do
     case $language in
         typescript)
+            sh "$repo/scripts/npm-install.sh" tests/typed-clients
             cd -- "$here"
-            npx openapi-typescript "$repo/openapi.yaml" --default-non-nullable false \
+            node_modules/.bin/openapi-typescript "$repo/openapi.yaml" --default-non-nullable false \
                 -o typescript/generated/corolla.d.ts >/dev/null
-            npx tsc -p typescript
+            node_modules/.bin/tsc -p typescript
             node typescript/generated/js/client.js "$base" "$key"
             ;;
         python)

@@ -5,7 +5,7 @@ import { createRequire } from "node:module";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 
-import { answers, composer, exchange, failure, person, PHONE, picture, sideways, stream, until } from "./kit.mjs";
+import { answers, composer, exchange, failure, person, PHONE, sideways, stream, until } from "./kit.mjs";
 
 const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const RICH = "# Title\n\nSome **bold** text, a [link](https://example.org) and `code`.\n\n```python\n# comment\ndef f(x):\n    return \"a\" + str(1)\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n> quoted\n\n1. one\n2. two\n\n$$a^2 + b^2 = c^2$$\n";

@@ -9,7 +9,6 @@ test("a message is sent with Enter and the reply is seen growing", async () => {
   const page = await person({ viewport: { width: 1000, height: 720 } });
   assert.equal(await page.title(), "Corolla");
   assert.ok(await composer(page).evaluate((it) => it === document.activeElement), "the composer has the focus");
-  await picture(page, "welcome");
   await say(page, "Why is the sky blue?");
   assert.match(await sayings(page).first().innerText(), /Why is the sky blue\?/);
   const lengths = new Set();

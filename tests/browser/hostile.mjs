@@ -78,9 +78,7 @@ test(`${HOSTILE.length} hostile outputs are shown, and nothing of them runs`, { 
   await page.evaluate(() => { window.pwned = () => window.reported(); });
   await answers(page, ...HOSTILE.map((text) => stream(text)));
   for (const [at, text] of HOSTILE.entries()) {
-    const begun = Date.now();
-    await exchange(page, `Say number ${at}`);
-    assert.ok(Date.now() - begun < 30_000, `${text.slice(0, 60)} took ${Date.now() - begun} ms`);
+    await exchange(page, `Say number ${at}`).catch((error) => assert.fail(`${text.slice(0, 60)}: ${error.message}`));
   }
   const found = await page.getByRole("log").evaluate((log) => {
     const all = [...log.querySelectorAll("*")];

@@ -117,7 +117,6 @@ export async function picture(page, name) {
 
 export const sideways = (page) => page.evaluate(() => Math.max(document.documentElement.scrollWidth, document.body.scrollWidth) - innerWidth);
 
-
 /** Stops a reply, unless it has ended by itself. */
 export async function enough(page) {
   await stopButton(page).click({ timeout: 2000 }).catch(() => {});

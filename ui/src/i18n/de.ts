@@ -58,7 +58,6 @@ export const de: Dictionary = {
   "act.retry": "Noch einmal",
   "act.rename": "Umbenennen",
   "act.delete": "Löschen",
-  "act.save": "Speichern",
   "act.editing": "Die Nachricht, zum Ändern",
 
   "composer.label": "Deine Nachricht",
@@ -216,7 +215,6 @@ export const de: Dictionary = {
   "swarm.direct": "direkt",
   "swarm.relayed": "über Relay",
   "swarm.unknown": "unbekannt",
-  "swarm.inProcess": "dieser Server",
   "swarm.onRoute": "auf dem Weg der nächsten Antwort",
   "swarm.route": "Den Weg nähme die nächste Antwort",
   "swarm.last": "Den Weg nahm die letzte Antwort",

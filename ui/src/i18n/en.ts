@@ -56,7 +56,6 @@ export const en = {
   "act.retry": "Try again",
   "act.rename": "Rename",
   "act.delete": "Delete",
-  "act.save": "Save",
   "act.editing": "The message, to be changed",
 
   "composer.label": "Your message",
@@ -214,7 +213,6 @@ export const en = {
   "swarm.direct": "direct",
   "swarm.relayed": "relayed",
   "swarm.unknown": "unknown",
-  "swarm.inProcess": "this server",
   "swarm.onRoute": "on the route of the next reply",
   "swarm.route": "The next reply would take",
   "swarm.last": "The latest reply took",

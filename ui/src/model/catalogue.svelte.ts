@@ -40,24 +40,20 @@ export class Catalogue {
   }
 
   async look(): Promise<void> {
-    try {
-      this.list = await this.server.models();
-      this.fault = null;
-    } catch (error) {
-      this.fault = asApiError(error);
-    }
+    this.fault = await faultOf(this.server.models(), (list) => (this.list = list));
   }
 
   async lookAtSwarms(): Promise<void> {
-    try {
-      this.swarms = await this.server.swarm();
-      this.swarmFault = null;
-    } catch (error) {
-      this.swarmFault = asApiError(error);
-    }
+    this.swarmFault = await faultOf(this.server.swarm(), (swarms) => (this.swarms = swarms));
   }
 }
 
-function asApiError(error: unknown): ApiError {
-  return error instanceof ApiError ? error : new ApiError("page", String(error));
+/** Gives `take` what was `asked` for; why it did not come, or `null`. */
+async function faultOf<T>(asked: Promise<T>, take: (answer: T) => void): Promise<ApiError | null> {
+  try {
+    take(await asked);
+    return null;
+  } catch (error) {
+    return error instanceof ApiError ? error : new ApiError("page", String(error));
+  }
 }

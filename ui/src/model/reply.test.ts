@@ -62,11 +62,11 @@ test("what cannot be healed is told, with the words that came", async () => {
 });
 
 test("a full server is asked again when it says so, and not for ever", async () => {
-  const busy = () => [new ApiError("busy", "full", 2)];
-  const server = new Scripted([busy(), ["fine", END]]);
+  const busy = (code = "busy") => [new ApiError(code, "full", 2)];
+  const server = new Scripted([busy(), busy("too_many_requests"), ["fine", END]]);
   const { writer, on, waits } = stage(server);
   await writer.chat(request, 100, "", live(), on);
-  expect(waits).toEqual([2000]);
+  expect(waits).toEqual([2000, 2000]);
   const full = stage(new Scripted([busy(), busy(), busy(), busy()]));
   await expect(full.writer.chat(request, 100, "", live(), on)).rejects.toBeInstanceOf(Broken);
 });

@@ -40,7 +40,9 @@ export interface RawRequest {
 
 /** Milliseconds between attempts to take up a lost connection: half a minute in all. */
 export const PAUSES = [250, 500, 1000, 2000, 4000, 5000, 8000, 10_000];
-/** Attempts where the server is full, and the longest wait it may ask for, in seconds. */
+/** What a server says that is full for a moment. */
+const FULL = ["busy", "rate_limited", "too_many_requests", "too_many_connections"];
+/** Attempts then, and the longest wait it may ask for, in seconds. */
 const FULL_TRIES = 3;
 const FULL_WAIT = 10;
 /** Milliseconds that one step of a raw text should take, and the most tokens in it. */
@@ -189,7 +191,7 @@ class Healing {
     // After a restart a server loads its models first.
     const lost = ["unreachable", "cut", "http_502", "http_503", "http_504"].includes(error.code);
     if (lost || (this.lost > 0 && error.code === "unavailable")) return PAUSES[this.lost++] ?? null;
-    if (["busy", "rate_limited"].includes(error.code) && error.retryAfter <= FULL_WAIT && this.full++ < FULL_TRIES) {
+    if (FULL.includes(error.code) && error.retryAfter <= FULL_WAIT && this.full++ < FULL_TRIES) {
       return Math.max(error.retryAfter, 1) * 1000;
     }
     return null;
