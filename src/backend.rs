@@ -67,6 +67,14 @@ impl Backend {
         }
     }
 
+    /// Whether it computes in f32 with 16 bits of a file as they are.
+    pub(crate) fn widens(self) -> bool {
+        match self {
+            Self::CandleCpu => true,
+            Self::CandleCuda | Self::Tch => false,
+        }
+    }
+
     /// Whether this program has it.
     pub(crate) fn built_in(self) -> bool {
         match self {

@@ -96,6 +96,7 @@ pub(crate) fn machine(
         dtypes: backend.dtypes(),
         automatic: backend.automatic(),
         screens: backend.screens(),
+        widens: backend.widens(),
         usable: usable(backend),
     };
     Machine {

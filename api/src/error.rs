@@ -8,6 +8,9 @@ use corolla_domain::{
 };
 use poem::{error::ResponseError, http::StatusCode};
 
+/// What the public is told of a failure that only helps the operator.
+const INSIDE: &str = "something went wrong inside the server; its log has the details";
+
 /// A failure as the public sees it, before it takes the shape of one dialect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -34,6 +37,11 @@ impl Fault {
     /// A parameter that cannot be used.
     pub(crate) fn invalid(param: &str, message: impl Into<String>) -> Self {
         Self { legacy: "ValueError", ..Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", message) }.about(param)
+    }
+
+    /// A failure that only helps the operator; the log has it.
+    pub(crate) fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", INSIDE)
     }
 
     /// The reply took longer than the server waits.
@@ -126,7 +134,7 @@ fn port_sentence(error: &PortError) -> String {
         cause = inner.source();
     }
     tracing::error!(context = error.context(), causes, "a port failed");
-    "something went wrong inside the server; its log has the details".to_owned()
+    INSIDE.to_owned()
 }
 
 #[cfg(test)]

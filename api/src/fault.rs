@@ -82,9 +82,14 @@ impl From<&Fault> for ChatFaultBody {
     }
 }
 
+/// Whether errors at `path` have the shape that OpenAI's clients read.
+pub(crate) fn is_openai(path: &str) -> bool {
+    path.starts_with("/v1/")
+}
+
 /// `fault` as a response to a request for `path`.
 pub(crate) fn response(fault: &Fault, path: &str, request_id: &str) -> Response {
-    let body = if path.starts_with("/v1/") {
+    let body = if is_openai(path) {
         ChatFaultBody::from(fault).to_json_string()
     } else {
         FaultBody {

@@ -4,9 +4,9 @@
 //! first clients, `/v1` is the one that OpenAI's clients speak, and the page talks to both like any stranger.
 
 mod body;
-mod chat;
 mod error;
 mod fault;
+mod fields;
 mod front;
 mod guard;
 mod hangup;
@@ -22,6 +22,7 @@ mod server;
 mod settings;
 mod spec;
 mod swarm;
+mod table;
 mod v1;
 mod v2;
 

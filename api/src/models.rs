@@ -8,7 +8,7 @@ use corolla_domain::{
 };
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::Json};
 
-use crate::{fault::FaultBody, spec::Tag};
+use crate::spec::Tag;
 
 /// What is served here.
 #[derive(Debug, Object)]
@@ -90,10 +90,6 @@ pub(crate) enum ListResponse {
     /// The models.
     #[oai(status = 200)]
     Fine(Json<ModelList>),
-    /// The request is no HTTP that the server can read.
-    #[allow(dead_code, reason = "answered before it gets here; declared for the description")]
-    #[oai(status = 400)]
-    Unreadable(Json<FaultBody>),
 }
 
 #[OpenApi]

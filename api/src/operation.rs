@@ -8,7 +8,7 @@ use poem_openapi::{
     payload::{Json, PlainText},
 };
 
-use crate::{fault::FaultBody, settings::ApiSettings, spec::Tag};
+use crate::{settings::ApiSettings, spec::Tag};
 
 /// How long a model's swarm may take to say how much of its cache is free.
 const CACHE_PATIENCE: Duration = Duration::from_secs(1);
@@ -61,10 +61,6 @@ pub(crate) enum LiveResponse {
     /// The process answers.
     #[oai(status = 200)]
     Alive(Json<Alive>),
-    /// The request is no HTTP that the server can read.
-    #[allow(dead_code, reason = "answered before it gets here; declared for the description")]
-    #[oai(status = 400)]
-    Unreadable(Json<FaultBody>),
 }
 
 #[derive(ApiResponse)]
@@ -72,10 +68,6 @@ pub(crate) enum ReadyResponse {
     /// Every model can answer.
     #[oai(status = 200)]
     Ready(Json<Ready>),
-    /// The request is no HTTP that the server can read.
-    #[allow(dead_code, reason = "answered before it gets here; declared for the description")]
-    #[oai(status = 400)]
-    Unreadable(Json<FaultBody>),
     /// Some model cannot.
     #[oai(status = 503)]
     NotReady(Json<Ready>),
@@ -86,10 +78,6 @@ pub(crate) enum MetricsResponse {
     /// The counters.
     #[oai(status = 200, content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8")]
     Fine(PlainText<String>),
-    /// The request is no HTTP that the server can read.
-    #[allow(dead_code, reason = "answered before it gets here; declared for the description")]
-    #[oai(status = 400)]
-    Unreadable(Json<FaultBody>),
 }
 
 #[OpenApi]

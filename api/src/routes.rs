@@ -8,7 +8,7 @@ use poem::{
     Endpoint, EndpointExt, Response, Route,
     endpoint::{BoxEndpoint, make_sync},
     get,
-    http::{StatusCode, header},
+    http::header,
     middleware::CatchPanic,
 };
 use poem_openapi::OpenApiService;
@@ -79,8 +79,7 @@ fn fixed(
 fn panicked(what: Box<dyn std::any::Any + Send>) -> Response {
     let what = what.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| what.downcast_ref().cloned());
     tracing::error!(what, "a handler panicked");
-    let message = "something went wrong inside the server; its log has the details";
-    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    let fault = Fault::internal();
     // What the path's errors look like is known further out.
-    Response::builder().status(status).extension(Fault::new(status, "internal", message)).finish()
+    Response::builder().status(fault.status).extension(fault).finish()
 }

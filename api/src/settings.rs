@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{ApiKey, Metrics};
-
 use corolla_domain::session::Pooling;
+
+use crate::{ApiKey, Metrics};
 
 /// Settings of the HTTP side.
 #[derive(Debug, Clone)]

@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
@@ -26,9 +27,10 @@ use corolla_domain::{
     session::{Ambient, Catalogue, Limits, ModelEntry, ModelState, SessionService},
 };
 use poem::{Endpoint, Response, test::TestClient};
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
-use crate::{ApiSettings, routes};
+use crate::{ApiSettings, Connections, routes, serve};
 
 pub(crate) const MODEL: &str = "alphabet";
 
@@ -48,22 +50,27 @@ impl Stage {
 
     /// With those limits, each step taking that long.
     pub(crate) fn with(limits: Limits, pace: Duration) -> Self {
-        Self::on(vec![InProcessSwarm::peer()], limits, pace)
+        Self::on(&[MODEL], &[InProcessSwarm::peer()], limits, pace)
+    }
+
+    /// With a second model, which is not the default one.
+    pub(crate) fn with_another(name: &'static str) -> Self {
+        Self::on(&[MODEL, name], &[InProcessSwarm::peer()], Limits::default(), Duration::ZERO)
     }
 
     /// Blocks at two other machines, of which the first dies at the third step.
     pub(crate) fn mortal() -> Self {
-        Self::on(vec!["mortal".into(), "heir".into()], Limits::default(), Duration::ZERO)
+        Self::on(&[MODEL], &["mortal".into(), "heir".into()], Limits::default(), Duration::ZERO)
     }
 
-    fn on(peers: Vec<PeerId>, limits: Limits, pace: Duration) -> Self {
+    fn on(models: &[&'static str], peers: &[PeerId], limits: Limits, pace: Duration) -> Self {
         let steps = Arc::new(AtomicUsize::new(0));
-        let entry = ModelEntry {
+        let entry = |name: &&'static str| ModelEntry {
             tokenizer: Arc::new(Bytes),
-            local: Arc::new(Alphabet),
-            swarm: Arc::new(Echo { peers, steps: steps.clone(), pace }),
+            local: Arc::new(Alphabet(name)),
+            swarm: Arc::new(Echo { peers: peers.to_vec(), steps: steps.clone(), pace }),
         };
-        let catalogue = Catalogue::new(vec![entry], MODEL.into()).unwrap();
+        let catalogue = Catalogue::new(models.iter().map(entry).collect(), MODEL.into()).unwrap();
         let (service, clock) = Self::service(catalogue, limits);
         Self { service, clock, steps }
     }
@@ -93,6 +100,24 @@ impl Stage {
     pub(crate) fn client(&self) -> TestClient<impl Endpoint<Output = Response> + use<>> {
         TestClient::new(self.routes())
     }
+}
+
+/// Serves `routes` on a real socket until the test ends.
+pub(crate) async fn listen(routes: impl Endpoint<Output = Response> + 'static, limits: Connections) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve(listener, routes, limits, std::future::pending()));
+    address
+}
+
+/// Waits until `done`; fails after a minute.
+pub(crate) async fn until(done: impl Fn() -> bool) {
+    let wait = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("it never happened");
 }
 
 struct Bytes;
@@ -127,13 +152,13 @@ impl Tokenizer for Bytes {
     }
 }
 
-struct Alphabet;
+struct Alphabet(&'static str);
 
 #[async_trait]
 impl LocalModel for Alphabet {
     fn spec(&self) -> Arc<ModelSpec> {
         Arc::new(ModelSpec {
-            id: MODEL.into(),
+            id: self.0.into(),
             family: "toy".to_owned(),
             hidden: 1,
             vocab: 259,

@@ -9,7 +9,7 @@ use corolla_domain::{
 };
 use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
 
-use crate::{fault::FaultBody, route::RouteHop, spec::Tag};
+use crate::{route::RouteHop, spec::Tag};
 
 /// The swarms behind the models of this server.
 #[derive(Debug, Object)]
@@ -79,10 +79,6 @@ pub(crate) enum SwarmResponse {
     /// The swarms.
     #[oai(status = 200)]
     Fine(Json<Swarms>),
-    /// The request is no HTTP that the server can read.
-    #[allow(dead_code, reason = "answered before it gets here; declared for the description")]
-    #[oai(status = 400)]
-    Unreadable(Json<FaultBody>),
 }
 
 #[OpenApi]

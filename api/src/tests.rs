@@ -13,7 +13,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::{Connections, serve, stage::Stage};
+use crate::{
+    Connections, serve,
+    stage::{Stage, listen, until},
+};
 
 #[tokio::test]
 async fn the_page_comes_with_a_policy_and_a_tag() {
@@ -107,9 +110,7 @@ async fn counters_and_descriptions_are_served() {
 /// A server on a real socket, with a step that takes 20 ms.
 async fn real() -> (Arc<Stage>, std::net::SocketAddr) {
     let stage = Arc::new(Stage::with(Limits::default(), Duration::from_millis(20)));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, stage.routes(), Connections::default(), std::future::pending()));
+    let address = listen(stage.routes(), Connections::default()).await;
     (stage, address)
 }
 
@@ -119,16 +120,6 @@ async fn post(address: std::net::SocketAddr, path: &str, media: &str, body: &str
         format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {media}\r\nContent-Length: {}\r\n\r\n", body.len());
     socket.write_all((head + body).as_bytes()).await.unwrap();
     socket
-}
-
-/// Waits until `done`; fails after five seconds.
-async fn until(done: impl Fn() -> bool) {
-    let wait = async {
-        while !done() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), wait).await.expect("it never happened");
 }
 
 async fn stops_within_a_token(path: &str, media: &str, body: &str) {

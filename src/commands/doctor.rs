@@ -267,7 +267,9 @@ fn model_report(
     choice: Result<&Choice, &str>,
     program: &Program,
 ) -> ModelReport {
-    let table = |(looked, room): (&plan::Looked, &fit::Room)| fit::table(&looked.demand, model.compute.screen, room);
+    let processor = model.compute.backend.filter(|backend| backend.place() == fit::Place::Processor);
+    let kept = (processor.unwrap_or(Backend::CandleCpu).widens(), model.compute.screen);
+    let table = |(looked, room): (&plan::Looked, &fit::Room)| fit::table(&looked.demand, kept, room);
     let rows = looked.zip(room).map(table).unwrap_or_default();
     let chosen = choice.ok().map(|choice| choice.blocks.dtype);
     ModelReport {

@@ -1,6 +1,9 @@
 //! Flags that are about one model: they change what the other layers say of it.
 
-use super::typed::{Blocks, Host, HostFlags, Model, Overrides, Swarm, Typed};
+use super::{
+    choice::Blocks,
+    typed::{Host, HostFlags, Model, Overrides, Swarm, Typed},
+};
 use crate::join::JoinToken;
 
 /// What is typed, with the flags on top.

@@ -5,7 +5,10 @@ use std::{net::SocketAddr, num::NonZeroU32};
 use corolla_api::ApiKey;
 use data_encoding::HEXLOWER_PERMISSIVE;
 
-use super::typed::{Access, CorsRules, Key};
+use super::{
+    choice::Access,
+    typed::{CorsRules, Key},
+};
 
 /// More keys than anybody writes into a file.
 const MAX_KEYS: usize = 10_000;

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::typed::{self, Blocks};
+use super::{
+    choice::{self, Blocks},
+    typed,
+};
 use crate::{
     join::JoinToken,
     secret,
@@ -147,9 +150,9 @@ pub(super) fn check_host(
         listen,
         identity: host.identity,
         reach: match host.reach {
-            typed::Reach::Ask => Reach::Ask,
-            typed::Reach::Direct => Reach::Direct,
-            typed::Reach::Relayed => Reach::Relayed,
+            choice::Reach::Ask => Reach::Ask,
+            choice::Reach::Direct => Reach::Direct,
+            choice::Reach::Relayed => Reach::Relayed,
         },
         public_name: host.public_name,
         num_blocks: host.num_blocks,

@@ -1,6 +1,12 @@
 //! Faults in a configuration file, and the order of the layers.
 
+use corolla_domain::{
+    fit::{Dtype, Kernels},
+    model::BlockRange,
+};
+
 use super::*;
+use crate::backend::Backend;
 
 fn settings(text: &str) -> Result<Settings, String> {
     let dir = tempfile::tempdir().unwrap();
@@ -39,7 +45,10 @@ fn a_fault_names_key_value_and_fix() {
             "[sessions]\nstore = \"disk\"",
             "sessions.store = \"disk\" is no store; write \"memory\" or \"redis://host:port\"",
         ),
-        ("[embeddings]\npooling = \"max\"", "embeddings.pooling = \"max\" is unknown; write \"mean\" or \"last\""),
+        (
+            "[embeddings]\npooling = \"max\"",
+            "embeddings.pooling = \"max\" is not possible in FILE; it may be: mean, last",
+        ),
         (
             "[limits]\nqueue = \"long\"",
             "limits.queue = string \"long\" does not fit in FILE; it must be a whole number",
@@ -300,7 +309,7 @@ fn the_flags_of_a_host_change_the_model_that_is_configured_for_it() {
 fn a_cache_has_one_size() {
     let model = |keys: &str| settings(&format!("[[models]]\nid = \"m\"\npath = \"Cargo.toml\"\n{keys}"));
     let sizes = |keys: &str| model(keys).map(|it| (it.models[0].cache_tokens, it.models[0].cache_bytes)).unwrap();
-    assert_eq!(sizes(""), (CACHE_TOKENS, None));
+    assert_eq!(sizes(""), (model::CACHE_TOKENS, None));
     assert_eq!(sizes("cache_tokens = 7"), (7, None));
     for (text, bytes) in [("2GiB", 2 << 30), ("3 MiB", 3 << 20), ("4MB", 4_000_000), ("5 GB", 5_000_000_000)] {
         assert_eq!(sizes(&format!("cache_bytes = \"{text}\"")).1, Some(bytes));

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use self::files::{Files, InUse};
 use super::{cache_tokens, dht_prefix, sizes};
-use crate::{config::HostSettings, machine, plan::ModelPlan};
+use crate::{backend::Backend, config::HostSettings, machine, plan::ModelPlan};
 
 /// How long after a swarm could not be entered it is tried again.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -66,9 +66,11 @@ pub(crate) fn plan(mut model: ModelPlan, measure: bool) -> Result<HostPlan, Port
     let dht_prefix = dht_prefix(&model.settings, &summary.family)?;
     check_prefix(&dht_prefix)?;
     let limits = ServerLimits::stock(shares_heads(&summary));
-    let kept = (&summary.stored.into(), model.choice.blocks.dtype);
+    let (stored, side) = (summary.stored.into(), model.choice.blocks);
+    let kept = side.dtype.kept(&stored, Backend::named(side.backend).is_some_and(Backend::widens));
     let with_cache = |tokens: usize| {
-        let share = Share::new(&summary.parts, sizes(&summary), kept, tokens as u64, limits.max_batch as u64);
+        let share =
+            Share::new(&summary.parts, sizes(&summary), (&stored, kept), tokens as u64, limits.max_batch as u64);
         share.ok_or_else(|| PortError::invalid("the blocks cannot be kept in that dtype"))
     };
     let all = BlockRange::first(summary.blocks);

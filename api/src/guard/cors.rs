@@ -19,7 +19,7 @@ const MAX_AGE_SECONDS: i32 = 600;
 /// An endpoint that answers pages of the configured origins, and all who are no page of another site.
 pub(crate) struct Cors<E> {
     inner: Arc<E>,
-    /// Absent where no other site is configured: a browser then keeps our answers from all of them.
+    /// Absent where no other site is configured.
     cors: Option<CorsEndpoint<Arc<E>>>,
 }
 
@@ -43,8 +43,13 @@ impl<E: Endpoint<Output = Response>> Cors<E> {
     }
 
     pub(crate) async fn call(&self, request: Request) -> Result<Response, Fault> {
+        let foreign = request.headers().contains_key(header::ORIGIN) && !own_page(request.headers());
         let outcome = match &self.cors {
-            Some(cors) if !own_page(request.headers()) => cors.call(request).await,
+            Some(cors) if foreign => cors.call(request).await,
+            // Answers are kept from such a page by its browser. What comes over a socket is not.
+            None if foreign && request.headers().contains_key(header::UPGRADE) => {
+                Err(CorsError::OriginNotAllowed.into())
+            }
             _ => self.inner.call(request).await,
         };
         let mut response = outcome.map_err(|error| forbidden(&error))?;

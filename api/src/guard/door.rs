@@ -23,7 +23,7 @@ pub(crate) struct Guarded<E> {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// What a request holds until its answer is out.
+/// What a request holds until its answer is out. Stands on the request and on its response, for what goes on after both.
 #[derive(Debug)]
 pub(crate) struct Held(#[allow(dead_code, reason = "held until it is dropped")] Option<Entry>);
 
@@ -33,7 +33,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Guarded<E> {
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let id = request.data::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-        let allow = self.methods.get(&path).map(String::as_str);
+        let (known, allow) = self.described(&path).unzip();
         let response = match self.answer(request, &method, &path, allow).await {
             // A handler that panicked leaves the fault, whose shape depends on the path.
             Ok(mut response) => match response.extensions_mut().remove::<Fault>() {
@@ -42,7 +42,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Guarded<E> {
             },
             Err(fault) => refusal(&fault, &path, &id, allow),
         };
-        self.metrics.answered(allow.and(Some(path.as_str())), &method, response.status());
+        self.metrics.answered(known, &method, response.status());
         Ok(response)
     }
 }
@@ -67,9 +67,16 @@ fn refusal(fault: &Fault, path: &str, id: &str, allow: Option<&str>) -> Response
 }
 
 impl<E: Endpoint<Output = Response>> Guarded<E> {
+    /// A path as it is described, and the methods it answers to.
+    fn described(&self, path: &str) -> Option<(&str, &str)> {
+        let exact = self.methods.get_key_value(path);
+        let (known, allow) = exact.or_else(|| self.methods.iter().find(|(known, _)| describes(known, path)))?;
+        Some((known, allow))
+    }
+
     async fn answer(
         &self,
-        request: Request,
+        mut request: Request,
         method: &Method,
         path: &str,
         allow: Option<&str>,
@@ -89,10 +96,18 @@ impl<E: Endpoint<Output = Response>> Guarded<E> {
         if let Some(entry) = &entry {
             tracing::Span::current().record("key", &*entry.name);
         }
+        let held = Arc::new(Held(entry));
+        request.extensions_mut().insert(held.clone());
         let mut response = self.inner.call(request).await.map_err(|error| to_fault(error, method, path, allow))?;
-        response.extensions_mut().insert(Arc::new(Held(entry)));
+        response.extensions_mut().insert(held);
         Ok(response)
     }
+}
+
+/// Whether `path` is one of those that `known` describes: a name in braces stands for any one part.
+fn describes(known: &str, path: &str) -> bool {
+    let fits = |(known, part): (&str, &str)| known == part || known.starts_with('{') && !part.is_empty();
+    known.matches('/').count() == path.matches('/').count() && known.split('/').zip(path.split('/')).all(fits)
 }
 
 /// What everybody may see: whether the server is well, and the description of the API.
@@ -115,7 +130,7 @@ fn to_fault(error: Error, method: &Method, path: &str, allow: Option<&str>) -> F
         status if status.is_client_error() => Fault::new(status, "bad_request", error.to_string()),
         status => {
             tracing::error!(%error, "a request failed");
-            Fault::new(status, "internal", "something went wrong inside the server; its log has the details")
+            Fault { status, ..Fault::internal() }
         }
     }
 }

@@ -11,18 +11,29 @@ use poem::{
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
+};
+use tokio_tungstenite::{
+    connect_async,
+    tungstenite::{Error, client::IntoClientRequest as _},
 };
 
-use crate::{ApiKey, ApiSettings, Connections, routes, serve, stage::Stage};
+use crate::{
+    ApiKey, ApiSettings, Connections, routes,
+    stage::{Stage, listen, until},
+};
 
 fn key(name: &str) -> ApiKey {
     let sha256 = ApiKey::digest(&format!("corolla-{name}"));
     ApiKey { name: name.to_owned(), sha256, requests_per_minute: None, concurrent: None }
 }
 
+fn behind(stage: &Stage, keys: Vec<ApiKey>) -> impl Endpoint<Output = Response> + use<> {
+    routes(stage.service.clone(), ApiSettings { keys, ..ApiSettings::default() })
+}
+
 fn guarded(stage: &Stage, keys: Vec<ApiKey>) -> TestClient<impl Endpoint<Output = Response> + use<>> {
-    TestClient::new(routes(stage.service.clone(), ApiSettings { keys, ..ApiSettings::default() }))
+    TestClient::new(behind(stage, keys))
 }
 
 fn open_to(stage: &Stage, origins: &[&str]) -> TestClient<impl Endpoint<Output = Response> + use<>> {
@@ -111,6 +122,36 @@ async fn a_stream_keeps_its_place_until_it_ends() {
 }
 
 #[tokio::test]
+async fn a_socket_keeps_its_place_until_it_is_closed() {
+    let stage = Stage::new();
+    let keys = vec![ApiKey { concurrent: Some(1), ..key("ann") }];
+    let address = listen(behind(&stage, keys), Connections::default()).await;
+    let connect = || {
+        let mut request = format!("ws://{address}/api/v2/generate").into_client_request().unwrap();
+        request.headers_mut().insert("authorization", "Bearer corolla-ann".parse().unwrap());
+        connect_async(request)
+    };
+    let (first, _) = connect().await.unwrap();
+    let Err(Error::Http(refused)) = connect().await else { panic!("it was let in") };
+    assert_eq!(refused.status().as_u16(), 429);
+    drop(first);
+    let again = async { while connect().await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(60), again).await.expect("the place is free again");
+}
+
+#[tokio::test]
+async fn a_path_with_a_name_in_it_is_known_by_its_description() {
+    let stage = Stage::new();
+    let client = stage.client();
+    let refused = client.post("/v1/models/alphabet").send().await;
+    refused.assert_status(StatusCode::METHOD_NOT_ALLOWED);
+    refused.assert_header("allow", "GET, HEAD");
+    let metrics = client.get("/metrics").send().await.0.into_body().into_string().await.unwrap();
+    assert!(metrics.contains("path=\"/v1/models/{model}\",method=\"POST\",status=\"405\""), "{metrics}");
+    client.get("/v1/models/").send().await.assert_status(StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
 async fn pages_of_allowed_origins_may_read_and_no_others() {
     let stage = Stage::new();
     let client = open_to(&stage, &["https://a.example"]);
@@ -144,6 +185,14 @@ async fn without_configured_origins_no_other_page_may_read() {
     let stage = Stage::new();
     let response = stage.client().get("/api/v1/models").header("origin", "https://a.example").send().await;
     assert!(!response.0.headers().contains_key("access-control-allow-origin"));
+    // A browser lets any page open a socket and read it: the server must not.
+    let client = stage.client();
+    let open = |origin: &str| {
+        let request = client.get("/api/v2/generate").header("upgrade", "websocket").header("host", "localhost:8000");
+        request.header("origin", origin).send()
+    };
+    assert_eq!(said(open("https://a.example").await).await["code"], "origin_not_allowed");
+    assert_eq!(said(open("http://localhost:8000").await).await["code"], "websocket_expected", "it came as far as that");
     let any = open_to(&stage, &["*"]);
     let response = any.get("/api/v1/models").header("origin", "https://a.example").send().await;
     response.assert_header("access-control-allow-origin", "https://a.example");
@@ -152,9 +201,7 @@ async fn without_configured_origins_no_other_page_may_read() {
 /// A server on a real socket, with a step that takes 20 ms.
 async fn real(limits: Connections) -> (Arc<Stage>, std::net::SocketAddr) {
     let stage = Arc::new(Stage::with(Limits::default(), Duration::from_millis(20)));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, stage.routes(), limits, std::future::pending()));
+    let address = listen(stage.routes(), limits).await;
     (stage, address)
 }
 
@@ -218,15 +265,8 @@ async fn a_connection_that_asks_nothing_is_closed() {
 #[tokio::test]
 async fn a_client_that_reads_nothing_loses_its_reply() {
     let stage = Stage::with(Limits::default(), Duration::ZERO);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let idle = Duration::from_millis(300);
-    tokio::spawn(serve(
-        listener,
-        stage.routes(),
-        Connections { idle, ..Connections::default() },
-        std::future::pending(),
-    ));
+    let address = listen(stage.routes(), Connections { idle, ..Connections::default() }).await;
     let body = r#"{"messages":[{"role":"user","content":"Hi"}],"temperature":0,"stream":true}"#;
     let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ";
     let request = format!("{head}{}\r\n\r\n{body}", body.len());
@@ -234,11 +274,6 @@ async fn a_client_that_reads_nothing_loses_its_reply() {
     // Replies fill the buffers between the two, then requests do, until the server has waited long enough.
     let until_closed = async { while socket.write_all(request.as_bytes()).await.is_ok() {} };
     tokio::time::timeout(Duration::from_secs(30), until_closed).await.expect("the connection is closed");
-    let until_still = async {
-        while stage.service.meter().snapshot().turns_running > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), until_still).await.expect("its reply was stopped");
+    until(|| stage.service.meter().snapshot().turns_running == 0).await;
     assert!(stage.service.meter().snapshot().turns_started > 0);
 }

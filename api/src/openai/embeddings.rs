@@ -1,20 +1,16 @@
 //! `/v1/embeddings`: texts as vectors, in the shape that OpenAI's clients speak.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use corolla_domain::{
     model::ModelId,
     session::{Prompt, SessionService},
 };
 use data_encoding::BASE64;
-use poem::{
-    EndpointExt, Request, Response,
-    endpoint::{BoxEndpoint, make},
-    http::Method,
-};
+use poem::{Request, Response, http::Method};
 use poem_openapi::{
     OpenApi, Tags as _,
-    registry::{MetaApi, MetaOperation, MetaPath, MetaSchema, Registry},
+    registry::{MetaApi, MetaSchema, Registry},
     types::Type as _,
 };
 use serde::Serialize;
@@ -27,8 +23,9 @@ use crate::{
     settings::ApiSettings,
     spec::{
         Tag,
-        meta::{Member, body, inline, integer, json, list, named, object, one_of, or, text},
+        meta::{Member, Operation, body, inline, integer, json, list, named, object, one_of, operation, or, text},
     },
+    table::{self, Table},
 };
 
 const PATH: &str = "/v1/embeddings";
@@ -99,7 +96,7 @@ impl Ask {
             let message = "dimensions is not supported: a vector is as wide as the model's hidden state";
             return Err(super::unsupported("dimensions", message.to_owned()));
         }
-        let model = fields.text("model")?.filter(|model| !model.is_empty()).map(ModelId::from);
+        let model = super::model(&fields)?;
         Ok(Self { model, inputs, base64 })
     }
 }
@@ -112,7 +109,7 @@ impl Embeddings {
         let answer = tokio::time::timeout(limit, self.all(ask)).await.map_err(|_| Fault::too_slow(limit))??;
         let json = serde_json::to_string(&answer).map_err(|error| {
             tracing::error!(%error, "embeddings could not be written");
-            Fault::from(corolla_domain::session::ReplyError::from(corolla_domain::ports::PortError::internal("json")))
+            Fault::internal()
         })?;
         Ok(Response::builder().content_type("application/json").body(json))
     }
@@ -156,26 +153,21 @@ fn members() -> Vec<Member> {
 
 impl OpenApi for Embeddings {
     fn meta() -> Vec<MetaApi> {
-        let operation = MetaOperation {
+        let operation = operation(Operation {
+            path: PATH,
             method: Method::POST,
-            tags: vec![Tag::Embeddings.name()],
-            summary: Some("Make vectors of texts"),
-            description: Some(
-                "One vector of length 1 for each text, as wide as the model's hidden state: the states after the last norm, \
-                 their mean or the last of them, as the server's `embeddings.pooling` says. The texts are read as they are, \
-                 with the token that the model puts before a text. Closing the connection stops the compute. dimensions is \
-                 refused by name.",
-            ),
-            external_docs: None,
+            tag: Tag::Embeddings,
+            id: "create-embedding",
+            summary: "Make vectors of texts",
+            description: "One vector of length 1 for each text, as wide as the model's hidden state: the states after \
+                          the last norm, their mean or the last of them, as the server's `embeddings.pooling` says. \
+                          The texts are read as they are, with the token that the model puts before a text. Closing \
+                          the connection stops the compute. dimensions is refused by name.",
             params: Vec::new(),
             request: Some(body("The texts.", true, &[("application/json", REQUEST)])),
             responses: errors(json(200, "The vectors, in the order of the texts.", LIST)),
-            deprecated: false,
-            security: Vec::new(),
-            operation_id: Some("create-embedding"),
-            code_samples: Vec::new(),
-        };
-        vec![MetaApi { paths: vec![MetaPath { path: PATH.to_owned(), operations: vec![operation] }] }]
+        });
+        vec![MetaApi { paths: vec![operation] }]
     }
 
     fn register(registry: &mut Registry) {
@@ -211,12 +203,9 @@ impl OpenApi for Embeddings {
         registry.schemas.insert(LIST.to_owned(), all);
     }
 
-    fn add_routes(self, table: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {
-        let endpoint = make(move |request| {
-            let embeddings = self.clone();
-            async move { embeddings.embed(request).await.map_err(poem::Error::from) }
-        });
-        table.entry(PATH.to_owned()).or_default().insert(Method::POST, endpoint.map_to_response().boxed());
+    fn add_routes(self, table: &mut Table) {
+        let handle = |embeddings: Self, request| async move { embeddings.embed(request).await };
+        table::add(table, (Method::POST, PATH), self, handle);
     }
 }
 

@@ -1,41 +1,45 @@
-//! What the operations under `/v1` share: reading requests of OpenAI's clients, and counts.
+//! `/v1`: the API that OpenAI's clients speak. Here is what reading their requests has in common.
 
+pub(crate) mod chat;
 pub(crate) mod completions;
-pub(crate) mod describe;
+mod describe;
 pub(crate) mod embeddings;
-pub(crate) mod likelihood;
+mod likelihood;
 pub(crate) mod models;
+mod shape;
+mod stream;
 
 use corolla_domain::{
-    generation::{FinishReason, MAX_ALTERNATIVES, Sampling},
-    model::TokenId,
-    session::{Prompt, Usage},
+    generation::{MAX_ALTERNATIVES, Sampling, StopRule},
+    model::{ModelId, TokenId},
+    session::Prompt,
 };
 use poem::{Body, Request, http::StatusCode};
-use poem_openapi::Object;
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::{
     body,
-    chat::fields::{Fields, kind},
     error::Fault,
+    fields::{Fields, kind},
     settings::ApiSettings,
+    v1,
 };
 
 /// Stop texts that one request may bring.
-pub(crate) const MAX_STOPS: usize = 16;
+const MAX_STOPS: usize = 16;
 /// Replies to one prompt.
-pub(crate) const MAX_CHOICES: usize = 16;
+const MAX_CHOICES: usize = 16;
 
 /// How to stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StreamOptions {
+struct StreamOptions {
     /// Whether a last chunk carries the counts.
-    pub(crate) include_usage: bool,
+    include_usage: bool,
 }
 
 /// The JSON of a request's body.
-pub(crate) async fn json(request: &Request, body: Body, settings: &ApiSettings) -> Result<Value, Fault> {
+async fn json(request: &Request, body: Body, settings: &ApiSettings) -> Result<Value, Fault> {
     let media = body::media_type(request.headers());
     if media.as_deref() != Some("application/json") {
         let media = media.map_or("no Content-Type was given".to_owned(), |media| format!("this is {media:.60}"));
@@ -49,7 +53,7 @@ pub(crate) async fn json(request: &Request, body: Body, settings: &ApiSettings) 
 }
 
 /// The members of a request's body.
-pub(crate) fn members(body: &Value) -> Result<Fields<'_>, Fault> {
+fn members(body: &Value) -> Result<Fields<'_>, Fault> {
     match body {
         Value::Object(members) => Ok(Fields(members)),
         other => Err(Fault::invalid("body", format!("the body must be a JSON object, not {}", kind(other)))),
@@ -57,13 +61,13 @@ pub(crate) fn members(body: &Value) -> Result<Fields<'_>, Fault> {
 }
 
 /// Something that the API has and this server does not.
-pub(crate) fn unsupported(param: &str, message: String) -> Fault {
+fn unsupported(param: &str, message: String) -> Fault {
     Fault::new(StatusCode::BAD_REQUEST, "unsupported_parameter", message).about(param)
 }
 
 /// Refuses members that change what a reply is, and that this server does not honour, unless their value asks for
 /// nothing.
-pub(crate) fn refuse(fields: &Fields<'_>, names: &[&str]) -> Result<(), Fault> {
+fn refuse(fields: &Fields<'_>, names: &[&str]) -> Result<(), Fault> {
     let harmless = |name: &str, value: &Value| match name {
         "tool_choice" | "function_call" => matches!(value.as_str(), Some("none" | "auto")),
         "modalities" => value.as_array().is_some_and(|all| all.iter().all(|one| one == "text")),
@@ -84,8 +88,18 @@ pub(crate) fn refuse(fields: &Fields<'_>, names: &[&str]) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Which model, where it is said; an empty name says nothing.
+fn model(fields: &Fields<'_>) -> Result<Option<ModelId>, Fault> {
+    Ok(fields.text("model")?.filter(|model| !model.is_empty()).map(ModelId::from))
+}
+
+/// Which session, where it is in one.
+fn session(fields: &Fields<'_>) -> Result<Option<Uuid>, Fault> {
+    fields.text("session_id")?.map(v1::session_id).transpose()
+}
+
 /// How tokens are chosen; `logprobs` has a shape of its own in each operation.
-pub(crate) fn sampling(fields: &Fields<'_>) -> Result<Sampling, Fault> {
+fn sampling(fields: &Fields<'_>) -> Result<Sampling, Fault> {
     Ok(Sampling {
         temperature: fields.number("temperature")?.unwrap_or(1.0),
         top_k: fields.count("top_k")?,
@@ -101,7 +115,7 @@ pub(crate) fn sampling(fields: &Fields<'_>) -> Result<Sampling, Fault> {
 }
 
 /// A number of alternatives.
-pub(crate) fn alternatives(fields: &Fields<'_>, name: &str) -> Result<Option<usize>, Fault> {
+fn alternatives(fields: &Fields<'_>, name: &str) -> Result<Option<usize>, Fault> {
     let count = fields.count(name)?;
     match count {
         Some(count) if count > MAX_ALTERNATIVES => {
@@ -112,7 +126,7 @@ pub(crate) fn alternatives(fields: &Fields<'_>, name: &str) -> Result<Option<usi
 }
 
 /// How many replies to one prompt.
-pub(crate) fn choices(fields: &Fields<'_>) -> Result<usize, Fault> {
+fn choices(fields: &Fields<'_>) -> Result<usize, Fault> {
     let n = fields.count("n")?.unwrap_or(1);
     if !(1..=MAX_CHOICES).contains(&n) {
         return Err(Fault::invalid("n", format!("n must be at least 1 and at most {MAX_CHOICES}, got {n}")));
@@ -124,7 +138,7 @@ pub(crate) fn choices(fields: &Fields<'_>) -> Result<usize, Fault> {
 }
 
 /// Whether and how to stream.
-pub(crate) fn stream(fields: &Fields<'_>) -> Result<Option<StreamOptions>, Fault> {
+fn stream(fields: &Fields<'_>) -> Result<Option<StreamOptions>, Fault> {
     let stream = fields.flag("stream")?.unwrap_or(false);
     let include_usage = match fields.get("stream_options") {
         None => false,
@@ -155,8 +169,13 @@ fn bias(value: Option<&Value>) -> Result<Vec<(TokenId, f32)>, Fault> {
     members.iter().map(pair).collect()
 }
 
+/// What ends a reply beside its length. Special tokens are no part of a text here, nor are the stop texts.
+fn stop(fields: &Fields<'_>) -> Result<StopRule, Fault> {
+    Ok(StopRule { sequences: stops(fields.get("stop"))?, skip_special: true, ..StopRule::default() })
+}
+
 /// Texts that end a reply.
-pub(crate) fn stops(value: Option<&Value>) -> Result<Vec<String>, Fault> {
+fn stops(value: Option<&Value>) -> Result<Vec<String>, Fault> {
     let wrong = |message: String| Fault::invalid("stop", message);
     let all = match value {
         None => return Ok(Vec::new()),
@@ -178,7 +197,7 @@ pub(crate) fn stops(value: Option<&Value>) -> Result<Vec<String>, Fault> {
 }
 
 /// One text, several, the tokens of one, or those of several; `most` at most.
-pub(crate) fn prompts(name: &str, value: &Value, most: usize) -> Result<Vec<Prompt>, Fault> {
+fn prompts(name: &str, value: &Value, most: usize) -> Result<Vec<Prompt>, Fault> {
     let shapes = "a string, a list of strings, a list of tokens, or a list of lists of tokens";
     let wrong = |value: &Value| Fault::invalid(name, format!("{name} must be {shapes}; found {}", kind(value)));
     let list = match value {
@@ -206,55 +225,4 @@ pub(crate) fn prompts(name: &str, value: &Value, most: usize) -> Result<Vec<Prom
         other => Err(wrong(other)),
     };
     list.iter().map(prompt).collect()
-}
-
-/// Why a reply ended, in OpenAI's words.
-pub(crate) fn finish_reason(finish: &FinishReason) -> &'static str {
-    match finish {
-        FinishReason::EndOfText(_) | FinishReason::StopSequence(_) => "stop",
-        FinishReason::Length | FinishReason::SessionFull { .. } => "length",
-    }
-}
-
-/// Counts of one reply.
-#[derive(Debug, Clone, Copy, Default, Object)]
-#[oai(rename = "ChatUsage")]
-pub(crate) struct TokenUsage {
-    /// Tokens before the reply.
-    pub(crate) prompt_tokens: u64,
-    /// Tokens of the reply, or of all replies to the prompt.
-    pub(crate) completion_tokens: u64,
-    /// Both.
-    pub(crate) total_tokens: u64,
-    /// More on the prompt.
-    pub(crate) prompt_tokens_details: PromptDetails,
-}
-
-/// More on the prompt.
-#[derive(Debug, Clone, Copy, Default, Object)]
-#[oai(rename = "ChatPromptDetails")]
-pub(crate) struct PromptDetails {
-    /// Tokens that were in a cache and not computed again.
-    pub(crate) cached_tokens: u64,
-}
-
-impl TokenUsage {
-    /// Adds the counts of another prompt.
-    pub(crate) fn add(&mut self, other: Self) {
-        self.prompt_tokens += other.prompt_tokens;
-        self.completion_tokens += other.completion_tokens;
-        self.total_tokens += other.total_tokens;
-        self.prompt_tokens_details.cached_tokens += other.prompt_tokens_details.cached_tokens;
-    }
-}
-
-impl From<Usage> for TokenUsage {
-    fn from(usage: Usage) -> Self {
-        Self {
-            prompt_tokens: usage.prompt_tokens as u64,
-            completion_tokens: usage.new_tokens as u64,
-            total_tokens: (usage.prompt_tokens + usage.new_tokens) as u64,
-            prompt_tokens_details: PromptDetails { cached_tokens: usage.cached_tokens as u64 },
-        }
-    }
 }

@@ -47,10 +47,6 @@ pub(crate) enum CardsResponse {
     /// The models.
     #[oai(status = 200)]
     Fine(Json<Cards>),
-    /// The request is no HTTP that the server can read.
-    #[allow(dead_code, reason = "answered before it gets here; declared for the description")]
-    #[oai(status = 400)]
-    Unreadable(Json<ChatFaultBody>),
 }
 
 #[derive(ApiResponse)]
@@ -58,10 +54,6 @@ pub(crate) enum CardResponse {
     /// The model.
     #[oai(status = 200)]
     Fine(Json<Card>),
-    /// The request is no HTTP that the server can read.
-    #[allow(dead_code, reason = "answered before it gets here; declared for the description")]
-    #[oai(status = 400)]
-    Unreadable(Json<ChatFaultBody>),
     /// There is no such model.
     #[oai(status = 404)]
     Unknown(Json<ChatFaultBody>),

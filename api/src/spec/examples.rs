@@ -29,7 +29,7 @@ fn put(document: &mut Value, path: &str, status: &str, media: &str, examples: &[
     }
 }
 
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 
 /// An error in our shape.
 pub(super) fn error(code: &str, message: &str) -> Value {
@@ -106,9 +106,6 @@ fn v1(document: &mut Value) {
             ("None was named", json!({"ok": true, "session_id": null})),
         ],
     );
-    for path in [open, "/api/v1/close_inference_session"] {
-        put(document, path, "400", JSON, &[("Unreadable", error("bad_request", "the request cannot be read"))]);
-    }
 }
 
 fn v2(document: &mut Value) {
@@ -150,10 +147,6 @@ fn rest(document: &mut Value) {
     put(document, "/v1/models/{model}", "200", JSON, &[("The model", card)]);
     let unknown = chat_error("invalid_request_error", "model_not_found", "there is no model x", Some("model"));
     put(document, "/v1/models/{model}", "404", JSON, &[("Unknown", unknown)]);
-    for path in ["/v1/models", "/v1/models/{model}"] {
-        let unreadable = chat_error("invalid_request_error", "bad_request", "the request cannot be read", None);
-        put(document, path, "400", JSON, &[("Unreadable", unreadable)]);
-    }
     let servers = json!([{"peer": "in-process", "start": 0, "end": 30, "rps": 1000.0, "rtt_ms": 0.0, "free_tokens": 32768,
         "relayed": null, "version": null, "dtype": null, "name": null}]);
     let swarm = json!({"model": "smollm2-135m-instruct", "blocks": 30, "missing": [], "fault": null, "servers": servers,
@@ -168,7 +161,4 @@ fn rest(document: &mut Value) {
     put(document, "/health/ready", "503", JSON, &[("Not ready", lacking)]);
     let text = "# HELP corolla_turns_running Replies being written.\n# TYPE corolla_turns_running gauge\ncorolla_turns_running 1\n# EOF\n";
     put(document, "/metrics", "200", crate::metrics::MEDIA_TYPE, &[("Measurements", json!(text))]);
-    for path in ["/api/v1/models", "/api/v1/swarm", "/health/live", "/health/ready", "/metrics"] {
-        put(document, path, "400", JSON, &[("Unreadable", error("bad_request", "the request cannot be read"))]);
-    }
 }

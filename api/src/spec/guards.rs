@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::examples::{chat_error, error};
+use super::examples::{JSON, chat_error, error};
 use crate::{
-    fault::{ChatFaultBody, FaultBody},
+    fault::{ChatFaultBody, FaultBody, is_openai},
     guard::is_open,
 };
 
@@ -56,6 +56,12 @@ pub(super) fn complete(document: &mut Value) {
     let Some(paths) = document["paths"].as_object_mut() else { return };
     for (path, item) in paths {
         for operation in item.as_object_mut().into_iter().flat_map(Map::values_mut) {
+            let unreadable = &mut operation["responses"]["400"];
+            if unreadable.is_null() {
+                let told = told(path, "invalid_request_error", "bad_request", "the request cannot be read");
+                *unreadable = refusal(path, "The request is no HTTP that the server can read.");
+                unreadable["content"][JSON]["examples"]["unreadable"] = json!({"summary": "Unreadable", "value": told});
+            }
             let open = is_open(path);
             if open {
                 operation["security"] = json!([]);
@@ -71,15 +77,9 @@ pub(super) fn complete(document: &mut Value) {
 }
 
 fn add(operation: &mut Value, path: &str, (status, description, examples): &Refusal) {
-    let dialect = path.starts_with("/v1/");
     let response = &mut operation["responses"][*status];
     if response.is_null() {
-        let schema = if dialect { ChatFaultBody::NAME } else { FaultBody::NAME };
-        let schema = format!("#/components/schemas/{schema}");
-        *response = json!({
-            "description": description,
-            "content": {"application/json": {"schema": {"$ref": schema}}},
-        });
+        *response = refusal(path, description);
     }
     if matches!(*status, "429" | "503") {
         response["headers"]["Retry-After"] =
@@ -88,9 +88,21 @@ fn add(operation: &mut Value, path: &str, (status, description, examples): &Refu
     for (code, message) in *examples {
         let kind = if *status == "429" { "rate_limit_error" } else { "invalid_request_error" };
         let kind = if *status == "503" { "server_error" } else { kind };
-        let value = if dialect { chat_error(kind, code, message, None) } else { error(code, message) };
+        let value = told(path, kind, code, message);
         let summary = code.replace('_', " ");
         let name = code.replace('_', "-");
-        response["content"]["application/json"]["examples"][name] = json!({"summary": summary, "value": value});
+        response["content"][JSON]["examples"][name] = json!({"summary": summary, "value": value});
     }
+}
+
+/// A response whose body is an error, in the shape of its path.
+fn refusal(path: &str, description: &str) -> Value {
+    let schema = if is_openai(path) { ChatFaultBody::NAME } else { FaultBody::NAME };
+    let schema = format!("#/components/schemas/{schema}");
+    json!({"description": description, "content": {JSON: {"schema": {"$ref": schema}}}})
+}
+
+/// Such a body.
+fn told(path: &str, kind: &str, code: &str, message: &str) -> Value {
+    if is_openai(path) { chat_error(kind, code, message, None) } else { error(code, message) }
 }

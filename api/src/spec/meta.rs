@@ -1,13 +1,17 @@
 //! Short words for the parts of the description that are written by hand.
 
+use poem::http::Method;
 use poem_openapi::{
+    Tags as _,
     registry::{
-        MetaHeader, MetaMediaType, MetaOperationParam, MetaParamIn, MetaRequest, MetaResponse, MetaSchema,
-        MetaSchemaRef,
+        MetaHeader, MetaMediaType, MetaOperation, MetaOperationParam, MetaParamIn, MetaPath, MetaRequest, MetaResponse,
+        MetaResponses, MetaSchema, MetaSchemaRef,
     },
     types::Type,
 };
 use serde_json::Value;
+
+use super::Tag;
 
 /// A member of an object: its name, and what it holds.
 pub(crate) type Member = (&'static str, MetaSchema);
@@ -126,4 +130,36 @@ pub(crate) fn header(name: &str, description: &str) -> MetaHeader {
         deprecated: false,
         schema: String::schema_ref(),
     }
+}
+
+/// What is said of an operation.
+pub(crate) struct Operation {
+    pub(crate) path: &'static str,
+    pub(crate) method: Method,
+    pub(crate) tag: Tag,
+    pub(crate) id: &'static str,
+    pub(crate) summary: &'static str,
+    pub(crate) description: &'static str,
+    pub(crate) params: Vec<MetaOperationParam>,
+    pub(crate) request: Option<MetaRequest>,
+    pub(crate) responses: Vec<MetaResponse>,
+}
+
+/// A path with one operation.
+pub(crate) fn operation(it: Operation) -> MetaPath {
+    let operation = MetaOperation {
+        method: it.method,
+        tags: vec![it.tag.name()],
+        summary: Some(it.summary),
+        description: Some(it.description),
+        external_docs: None,
+        params: it.params,
+        request: it.request,
+        responses: MetaResponses { responses: it.responses },
+        deprecated: false,
+        security: Vec::new(),
+        operation_id: Some(it.id),
+        code_samples: Vec::new(),
+    };
+    MetaPath { path: it.path.to_owned(), operations: vec![operation] }
 }

@@ -14,9 +14,8 @@ use poem_openapi::{LicenseObject, OpenApi, OpenApiService, Tags};
 use serde_json::Value;
 
 use crate::{
-    chat::Chat,
     models::Models,
-    openai::{completions::Completions, embeddings::Embeddings, models::ModelCards},
+    openai::{chat::Chat, completions::Completions, embeddings::Embeddings, models::ModelCards},
     operation::Operations,
     settings::ApiSettings,
     swarm::SwarmView,

@@ -3,10 +3,7 @@
 use poem::http::Method;
 use poem_openapi::{
     Tags as _,
-    registry::{
-        MetaApi, MetaOperation, MetaOperationParam, MetaPath, MetaRequest, MetaResponse, MetaResponses, MetaSchema,
-        Registry,
-    },
+    registry::{MetaApi, MetaPath, MetaSchema, Registry},
     types::Type as _,
 };
 
@@ -15,7 +12,10 @@ use crate::{
     route::ReplyRoute,
     spec::{
         Tag,
-        meta::{Member, body, boolean, header, inline, integer, json, number, object, one_of, or, query, text},
+        meta::{
+            Member, Operation, body, boolean, header, inline, integer, json, number, object, one_of, operation, or,
+            query, text,
+        },
     },
 };
 
@@ -125,6 +125,7 @@ fn generate() -> MetaPath {
     operation(Operation {
         path: GENERATE,
         method: Method::POST,
+        tag: Tag::V1,
         id: "generate-text",
         summary: "Continue a text",
         description: "Generates tokens after `inputs`, or after what a session already holds. Parameters stand in the \
@@ -146,6 +147,7 @@ fn open() -> MetaPath {
     operation(Operation {
         path: OPEN,
         method: Method::GET,
+        tag: Tag::V1,
         id: "open-inference-session",
         summary: "Open a session",
         description: "A session keeps what was computed, so that a conversation is not read anew with each reply. It \
@@ -158,10 +160,7 @@ fn open() -> MetaPath {
             query(("model", text("Which model; the default one where it is left out."))),
         ],
         request: None,
-        responses: vec![
-            json(200, "Every handled outcome; `ok` tells a session from a failure.", SESSION),
-            client_error(),
-        ],
+        responses: vec![json(200, "Every handled outcome; `ok` tells a session from a failure.", SESSION)],
     })
 }
 
@@ -169,45 +168,13 @@ fn close() -> MetaPath {
     operation(Operation {
         path: CLOSE,
         method: Method::GET,
+        tag: Tag::V1,
         id: "close-inference-session",
         summary: "Close a session",
         description: "Frees what a session holds. Closing one that is unknown or expired is fine. HEAD does the same \
                       without an answer's body.",
         params: vec![query(("session_id", text("The session, as open_inference_session named it.")))],
         request: None,
-        responses: vec![json(200, "The session is closed, or never was.", SESSION), client_error()],
+        responses: vec![json(200, "The session is closed, or never was.", SESSION)],
     })
-}
-
-fn client_error() -> MetaResponse {
-    json(400, "The request is no HTTP that the server can read.", FaultBody::NAME)
-}
-
-struct Operation {
-    path: &'static str,
-    method: Method,
-    id: &'static str,
-    summary: &'static str,
-    description: &'static str,
-    params: Vec<MetaOperationParam>,
-    request: Option<MetaRequest>,
-    responses: Vec<MetaResponse>,
-}
-
-fn operation(it: Operation) -> MetaPath {
-    let operation = MetaOperation {
-        method: it.method,
-        tags: vec![Tag::V1.name()],
-        summary: Some(it.summary),
-        description: Some(it.description),
-        external_docs: None,
-        params: it.params,
-        request: it.request,
-        responses: MetaResponses { responses: it.responses },
-        deprecated: false,
-        security: Vec::new(),
-        operation_id: Some(it.id),
-        code_samples: Vec::new(),
-    };
-    MetaPath { path: it.path.to_owned(), operations: vec![operation] }
 }

@@ -10,7 +10,7 @@ pub(crate) mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use corolla_domain::{
     generation::FinishReason,
@@ -18,8 +18,7 @@ use corolla_domain::{
     session::{ReplyError, SessionService},
 };
 use poem::{
-    Endpoint, EndpointExt, Request, Response,
-    endpoint::{BoxEndpoint, make},
+    Request, Response,
     http::{HeaderValue, Method},
 };
 use poem_openapi::{
@@ -31,7 +30,12 @@ use poem_openapi::{
 pub(crate) use ask::session_id;
 pub(crate) use describe::generate_members;
 
-use crate::{error::Fault, reply::Running, settings::ApiSettings};
+use crate::{
+    error::Fault,
+    reply::Running,
+    settings::ApiSettings,
+    table::{self, Table},
+};
 use ask::Ask;
 use params::{Params, to_count};
 use wire::{Value, answer, failure};
@@ -133,38 +137,12 @@ impl OpenApi for V1 {
         describe::register(registry);
     }
 
-    fn add_routes(self, table: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {
-        let (generate, open, close) = (self.clone(), self.clone(), self);
-        let mut add = |path: &str, method, endpoint| {
-            table.entry(path.to_owned()).or_default().insert(method, endpoint);
-        };
-        add(
-            describe::GENERATE,
-            Method::POST,
-            boxed(make(move |request| {
-                let api = generate.clone();
-                async move { api.generate(request).await }
-            })),
-        );
-        add(
-            describe::OPEN,
-            Method::GET,
-            boxed(make(move |request| {
-                let api = open.clone();
-                async move { api.open(request).await }
-            })),
-        );
-        add(
-            describe::CLOSE,
-            Method::GET,
-            boxed(make(move |request| {
-                let api = close.clone();
-                async move { api.close(request).await }
-            })),
-        );
+    fn add_routes(self, table: &mut Table) {
+        let generate = |api: Self, request| async move { api.generate(request).await };
+        let open = |api: Self, request| async move { api.open(request).await };
+        let close = |api: Self, request| async move { api.close(request).await };
+        table::add(table, (Method::POST, describe::GENERATE), self.clone(), generate);
+        table::add(table, (Method::GET, describe::OPEN), self.clone(), open);
+        table::add(table, (Method::GET, describe::CLOSE), self, close);
     }
-}
-
-fn boxed(endpoint: impl Endpoint<Output = Response> + 'static) -> BoxEndpoint<'static> {
-    endpoint.map_to_response().boxed()
 }

@@ -17,8 +17,11 @@ pub(crate) enum Value<'a> {
 /// An answer with `fields`, which stand in alphabetical order.
 pub(crate) fn answer(fields: &[(&str, Value<'_>)]) -> Response {
     debug_assert!(fields.is_sorted_by_key(|(name, _)| *name), "keys are alphabetical");
-    let body = write(fields, Style::Compact) + "\n";
-    Response::builder().status(StatusCode::OK).content_type("application/json").body(body)
+    respond(write(fields, Style::Compact))
+}
+
+fn respond(object: String) -> Response {
+    Response::builder().status(StatusCode::OK).content_type("application/json").body(object + "\n")
 }
 
 /// How the parts of an object are set apart.
@@ -54,11 +57,16 @@ pub(crate) fn write(fields: &[(&str, Value<'_>)], style: Style) -> String {
 
 /// A handled failure; `outputs` is what was produced before it, so that nothing is lost.
 pub(crate) fn failure(fault: &Fault, outputs: Option<&str>) -> Response {
+    respond(failed(fault, outputs, Style::Compact))
+}
+
+/// The same as an object.
+pub(crate) fn failed(fault: &Fault, outputs: Option<&str>, style: Style) -> String {
     let traceback = traceback(fault);
     let mut fields = vec![("ok", Value::Bool(false))];
     fields.extend(outputs.map(|text| ("outputs", Value::Text(text))));
     fields.push(("traceback", Value::Text(&traceback)));
-    answer(&fields)
+    write(&fields, style)
 }
 
 /// `ErrorType: message`. A `KeyError` shows its message quoted, as clients of old expect.

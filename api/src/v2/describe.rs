@@ -4,10 +4,7 @@
 use poem::http::Method;
 use poem_openapi::{
     Tags as _,
-    registry::{
-        MetaApi, MetaDiscriminatorObject, MetaMediaType, MetaOperation, MetaPath, MetaResponse, MetaResponses,
-        MetaSchema, Registry,
-    },
+    registry::{MetaApi, MetaDiscriminatorObject, MetaMediaType, MetaResponse, MetaSchema, Registry},
     types::Type as _,
 };
 
@@ -16,7 +13,9 @@ use crate::{
     route::ReplyRoute,
     spec::{
         Tag,
-        meta::{Member, boolean, header, inline, integer, json, list, named, object, one_of, text},
+        meta::{
+            Member, Operation, boolean, header, inline, integer, json, list, named, object, one_of, operation, text,
+        },
     },
     v1::generate_members,
 };
@@ -102,19 +101,16 @@ pub(super) fn api() -> MetaApi {
     let mut full = json(429, "As many sockets are open as the server allows sessions.", FaultBody::NAME);
     full.headers.push(header("Retry-After", "Seconds after which to try again."));
     let refused = json(400, "The request asks for no WebSocket.", FaultBody::NAME);
-    let operation = MetaOperation {
+    let operation = operation(Operation {
+        path: PATH,
         method: Method::GET,
-        tags: vec![Tag::V2.name()],
-        summary: Some("Generate over a WebSocket"),
-        description: Some(DESCRIPTION),
-        external_docs: None,
+        tag: Tag::V2,
+        id: "generate-over-websocket",
+        summary: "Generate over a WebSocket",
+        description: DESCRIPTION,
         params: Vec::new(),
         request: None,
-        responses: MetaResponses { responses: vec![switch, refused, full] },
-        deprecated: false,
-        security: Vec::new(),
-        operation_id: Some("generate-over-websocket"),
-        code_samples: Vec::new(),
-    };
-    MetaApi { paths: vec![MetaPath { path: PATH.to_owned(), operations: vec![operation] }] }
+        responses: vec![switch, refused, full],
+    });
+    MetaApi { paths: vec![operation] }
 }

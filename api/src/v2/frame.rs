@@ -9,12 +9,12 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{
-    chat::fields::kind,
     error::Fault,
+    fields::kind,
     v1::{
         ask::{Ask, session_id},
         params::{Params, to_count},
-        wire::{self, Style, traceback},
+        wire::{self, Style},
     },
 };
 
@@ -155,16 +155,13 @@ pub(super) fn ready() -> String {
 
 /// What went wrong, and the text before it that has not been sent.
 pub(super) fn failure(fault: &Fault, outputs: Option<&str>) -> String {
-    let traceback = traceback(fault);
-    let mut fields = vec![("ok", wire::Value::Bool(false))];
-    fields.extend(outputs.map(|text| ("outputs", wire::Value::Text(text))));
-    fields.push(("traceback", wire::Value::Text(&traceback)));
-    wire::write(&fields, Style::Spaced)
+    wire::failed(fault, outputs, Style::Spaced)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::v1::wire::traceback;
 
     #[test]
     fn frames_are_spaced_as_python_writes_them() {

@@ -8,12 +8,11 @@ mod talk;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use corolla_domain::session::{ReplyError, SessionService};
 use poem::{
-    EndpointExt, FromRequest, IntoResponse, Request, RequestBody, Response,
-    endpoint::{BoxEndpoint, make},
+    FromRequest, IntoResponse, Request, RequestBody, Response,
     http::{Method, StatusCode},
     web::websocket::{WebSocket, WebSocketConfig},
 };
@@ -22,8 +21,14 @@ use poem_openapi::{
     registry::{MetaApi, Registry},
 };
 use tokio::sync::Semaphore;
+use tracing::{Instrument, Span};
 
-use crate::{error::Fault, settings::ApiSettings};
+use crate::{
+    error::Fault,
+    guard::Held,
+    settings::ApiSettings,
+    table::{self, Table},
+};
 
 /// Silence from the server after which it sends a ping, so that proxies keep the connection open.
 const PING: Duration = Duration::from_secs(25);
@@ -57,9 +62,11 @@ impl V2 {
             .max_frame_size(Some(longest))
             .max_write_buffer_size(socket::WRITE_BUFFER);
         let talk = talk::Talk::new(self.service.clone(), self.settings.clone());
+        // The socket goes on after this request: so do its places, and its name in the log.
+        let (held, span) = (request.data::<Arc<Held>>().cloned(), Span::current());
         let upgraded = socket.config(config).on_upgrade(move |socket| async move {
-            socket::run(socket, talk, longest).await;
-            drop(place);
+            socket::run(socket, talk, longest).instrument(span).await;
+            drop((place, held));
         });
         Ok(upgraded.into_response())
     }
@@ -74,11 +81,8 @@ impl OpenApi for V2 {
         describe::register(registry);
     }
 
-    fn add_routes(self, table: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {
-        let endpoint = make(move |request| {
-            let api = self.clone();
-            async move { api.upgrade(&request).await.map_err(poem::Error::from) }
-        });
-        table.entry(describe::PATH.to_owned()).or_default().insert(Method::GET, endpoint.map_to_response().boxed());
+    fn add_routes(self, table: &mut Table) {
+        let handle = |api: Self, request| async move { api.upgrade(&request).await };
+        table::add(table, (Method::GET, describe::PATH), self, handle);
     }
 }

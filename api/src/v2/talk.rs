@@ -98,7 +98,7 @@ impl Talk {
             // Text that is still uncertain comes with the next frame.
             let due = ask.frame.is_some_and(|frame| tokens >= frame) && !text.is_empty();
             if stop || due {
-                let route = running.route().filter(|_| stop).map(|route| route.to_json_string());
+                let route = if stop { running.route().map(|route| route.to_json_string()) } else { None };
                 let frame = Frame { outputs: &text, stop, token_count: tokens, route: route.as_deref() };
                 if out.send(frame.write()).await.is_err() {
                     return Ok(Err(Gone));

@@ -195,7 +195,7 @@ impl Ask<'_> {
                 if ends.name == blocks.name && of_ends != of_blocks {
                     continue;
                 }
-                let (Some(e), Some(b)) = (self.ends(ends, of_ends), self.demand.blocks(of_blocks)) else { continue };
+                let (Some(e), Some(b)) = (self.ends(ends, of_ends), self.blocks(blocks, of_blocks)) else { continue };
                 let (mut memory, mut card) = (0u64, None);
                 for (bytes, backend, nth, stays) in
                     [(e, ends, ends_card, self.wish.head_on_processor), (b, blocks, blocks_card, false)]
@@ -230,9 +230,15 @@ impl Ask<'_> {
 
     /// Embeddings and head on that backend, with a screen where it has one; `None` where they cannot be kept so.
     pub(super) fn ends(&self, backend: &Backend, dtype: Dtype) -> Option<Bytes> {
-        // Ends that do not go to the card go to the processor.
-        let screens = backend.screens || (backend.place == Place::Card && self.wish.head_on_processor);
-        if self.wish.screen && screens { self.demand.screened_ends(dtype) } else { self.demand.ends(dtype) }
+        let stays = backend.place == Place::Card && self.wish.head_on_processor;
+        let backend = self.machine.processor().filter(|_| stays).unwrap_or(backend);
+        let kept = dtype.kept(&self.demand.stored, backend.widens);
+        if self.wish.screen && backend.screens { self.demand.screened_ends(kept) } else { self.demand.ends(kept) }
+    }
+
+    /// The blocks on that backend; `None` where they cannot be kept so.
+    pub(super) fn blocks(&self, backend: &Backend, dtype: Dtype) -> Option<Bytes> {
+        self.demand.blocks(dtype.kept(&self.demand.stored, backend.widens))
     }
 
     /// The card of a backend that has some: the one configured, or the one with the most room.
@@ -265,12 +271,11 @@ impl Ask<'_> {
             (Place::Card, Stored::F32 | Stored::Bf16) => vec![Dtype::Bf16],
             (_, Stored::Quantised(_)) => vec![Dtype::Stored],
             (Place::Processor, Stored::F16 | Stored::Bf16) if self.kernels <= Kernels::Avx512 => vec![Dtype::Stored],
-            (Place::Processor, Stored::F16 | Stored::Bf16) => vec![Dtype::F32, Dtype::Stored],
             (Place::Processor, Stored::F32) if self.kernels <= Kernels::Avx512 => vec![Dtype::Bf16],
-            (Place::Processor, Stored::F32) => vec![Dtype::F32],
+            (Place::Processor, _) => vec![Dtype::F32],
         };
         if backend.place == Place::Processor {
-            let all = |dtype| Some((self.ends(backend, dtype)? + self.demand.blocks(dtype)?).weights);
+            let all = |dtype| Some((self.ends(backend, dtype)? + self.blocks(backend, dtype)?).weights);
             let narrowest = wanted.last().and_then(|dtype| all(*dtype)).unwrap_or(u64::MAX);
             let narrower = |dtype: &Dtype| all(*dtype).is_some_and(|weights| weights < narrowest);
             wanted.extend(Dtype::QUANTISED.into_iter().filter(narrower));

@@ -45,9 +45,18 @@ impl Dtype {
         }
     }
 
-    /// Whether numbers that a file has as `stored` are kept as they are there.
+    /// What comes of it for numbers that a file has as `stored`. A backend that `widens` computes in f32 with 16 bits as they
+    /// are: it widens them on their way from memory.
     #[must_use]
-    pub fn keeps(self, stored: &Stored) -> bool {
+    pub fn kept(self, stored: &Stored, widens: bool) -> Self {
+        match (self, stored) {
+            (Self::F32, Stored::F16 | Stored::Bf16) if widens => Self::Stored,
+            _ => self,
+        }
+    }
+
+    /// Whether numbers that a file has as `stored` are kept as they are there.
+    pub(super) fn keeps(self, stored: &Stored) -> bool {
         self == Self::Stored || self.name() == stored.name()
     }
 

@@ -80,7 +80,7 @@ impl Ask<'_> {
         if self.wish.dtype.is_some() && on_processor {
             let narrower = Dtype::ALL.into_iter().filter(|dtype| *dtype != Dtype::Stored).find_map(|dtype| {
                 let known = |backend: &&Backend| backend.dtypes.contains(&dtype);
-                let blocks = blocks.filter(known).and_then(|_| self.demand.blocks(dtype))?;
+                let blocks = blocks.filter(known).and_then(|blocks| self.blocks(blocks, dtype))?;
                 let all = blocks + ends.filter(known).and_then(|ends| self.ends(ends, dtype))?;
                 (all.total() <= self.room.memory).then_some((dtype, all))
             });

@@ -125,6 +125,8 @@ pub struct Backend {
     pub automatic: bool,
     /// Whether it can have a screen over the head.
     pub screens: bool,
+    /// Whether it computes in f32 with 16 bits of a file as they are.
+    pub widens: bool,
     /// Its cards (none for the processor), or why it cannot be used here and what would help.
     pub usable: Result<Vec<Card>, String>,
 }
@@ -160,6 +162,11 @@ impl Machine {
             Some((backend.name, cards.iter().map(|card| card.free).collect()))
         };
         Room { memory: self.free, cards: self.backends.iter().filter_map(cards).collect(), taken: 0 }
+    }
+
+    /// The backend that computes what does not go to a card.
+    pub(super) fn processor(&self) -> Option<&Backend> {
+        self.backends.iter().find(|backend| backend.place == Place::Processor && backend.automatic)
     }
 
     pub(super) fn backend(&self, name: &str) -> Option<&Backend> {

@@ -175,8 +175,7 @@ impl Demand {
     }
 
     /// The same with a screen over the head: a byte a number, and three numbers of four bytes a row. The head's own
-    /// numbers stay on disk where they [are kept](Dtype::keeps) as they are there. No screen where the head is not twice as
-    /// large.
+    /// numbers stay on disk where they are kept as they are there. No screen where the head is not twice as large.
     #[must_use]
     pub fn screened_ends(&self, dtype: Dtype) -> Option<Bytes> {
         let ends = self.ends(dtype)?;

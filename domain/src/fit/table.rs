@@ -15,12 +15,14 @@ pub struct Row {
     pub fits_cards: Vec<(&'static str, Vec<bool>)>,
 }
 
-/// What `demand` takes in each dtype, with a screen over the head where the processor is to have one, and where that fits.
+/// What `demand` takes in each dtype, and where that fits. On the processor [it widens](Dtype::kept) or not, and there may be
+/// a screen over the head.
 #[must_use]
-pub fn table(demand: &Demand, screen: bool, room: &Room) -> Vec<Row> {
-    let row = |dtype| {
-        let ends = if screen { demand.screened_ends(dtype) } else { demand.ends(dtype) };
-        let bytes = ends.and_then(|ends| Some(ends + demand.blocks(dtype)?));
+pub fn table(demand: &Demand, (widens, screen): (bool, bool), room: &Room) -> Vec<Row> {
+    let row = |dtype: Dtype| {
+        let kept = dtype.kept(demand.stored(), widens);
+        let ends = if screen { demand.screened_ends(kept) } else { demand.ends(kept) };
+        let bytes = ends.and_then(|ends| Some(ends + demand.blocks(kept)?));
         let fits = |bytes: Option<Bytes>, free: u64| bytes.is_some_and(|bytes| bytes.total() <= free);
         let fits_card = |free: &u64| fits(demand.all(dtype), *free);
         let cards = room.cards.iter().map(|(name, free)| (*name, free.iter().map(fits_card).collect()));

@@ -48,6 +48,7 @@ fn machine(free: u64, avx512: bool) -> Machine {
                 dtypes: &EVERYTHING,
                 automatic: true,
                 screens: false,
+                widens: false,
                 usable: lacking("no driver"),
             },
             Backend {
@@ -56,6 +57,7 @@ fn machine(free: u64, avx512: bool) -> Machine {
                 dtypes: &EVERYTHING,
                 automatic: true,
                 screens: true,
+                widens: true,
                 usable: Ok(Vec::new()),
             },
             Backend {
@@ -64,6 +66,7 @@ fn machine(free: u64, avx512: bool) -> Machine {
                 dtypes: &[Dtype::F32],
                 automatic: false,
                 screens: false,
+                widens: false,
                 usable: Ok(Vec::new()),
             },
         ],
@@ -174,7 +177,9 @@ fn where_memory_is_short_the_widest_form_that_fits_is_taken() {
         let found = auto(&llama_8b("f32"), &machine(free * GB, avx512));
         assert_eq!(found, ("candle-cpu", dtype), "{free} GB");
     }
-    assert_eq!(auto(&llama_8b("bf16"), &machine(34 * GB, false)).1, Dtype::Stored, "nothing is lost by that");
+    // Of a 16-bit file, f32 takes 16 bits.
+    assert_eq!(auto(&llama_8b("bf16"), &machine(19 * GB, false)).1, Dtype::F32);
+    assert_eq!(auto(&llama_8b("bf16"), &machine(18 * GB, false)).1, Dtype::Q8_0);
     assert_eq!(auto(&llama_8b("q4_1"), &machine(7 * GB, false)).1, Dtype::Q4_0);
     let choice = decide(&llama_8b("f32"), &Wish::default(), &machine(10 * GB, true)).unwrap();
     assert!(choice.reason.ends_with("q5_1 is the widest form that fits: q8_0 needs 10.7 GB and 10.0 GB is free"));
@@ -203,7 +208,9 @@ fn rows_that_are_no_multiples_of_32_are_not_quantised() {
     let demand = Demand::new(&parts, 0..2, Stored::F32, sizes, 64, 8);
     assert_eq!(demand.all(Dtype::Q8_0), None);
     assert!(demand.all(Dtype::Bf16).is_some());
-    assert!(table(&demand, false, &machine(GB, true).room()).iter().all(|row| row.fits == row.bytes.is_some()));
+    assert!(
+        table(&demand, (false, false), &machine(GB, true).room()).iter().all(|row| row.fits == row.bytes.is_some())
+    );
     let fault = decide(&demand, &Wish::default(), &machine(1000, true)).unwrap_err();
     assert!(fault.starts_with("not enough memory: bf16 needs"), "{fault}");
     let wish = Wish { dtype: Some(Dtype::Q4_0), ..Wish::default() };
@@ -339,7 +346,7 @@ fn a_screen_is_counted_where_the_head_is_wide_and_on_the_processor() {
     assert_eq!(more(&demand.clone().without_ends(), Dtype::Bf16), 0);
 
     let machine = with_cards(machine(100 * GB, true), &[60 * GB]);
-    let weights = |wish: Wish| decide(&demand, &wish, &machine).unwrap().bytes.weights;
+    let weights = |wish: Wish| decide(&demand, &wish, &machine).unwrap().bytes.weights.cast_signed();
     for (backend, head_on_processor, screened) in
         [("candle-cpu", false, true), ("candle-cuda", false, false), ("candle-cuda", true, true), ("tch", false, false)]
     {
@@ -347,8 +354,34 @@ fn a_screen_is_counted_where_the_head_is_wide_and_on_the_processor() {
         let wish = Wish { backend: Some(backend), dtype, head_on_processor, ..Wish::default() };
         let without = weights(wish.clone());
         let with = weights(Wish { screen: true, ..wish });
-        assert_eq!(with - without, if screened { screen } else { 0 }, "{backend}");
+        // There, the head is kept as it is in the file.
+        assert_eq!(with - without, if screened { screen_more - 2 * numbers.cast_signed() } else { 0 }, "{backend}");
     }
+}
+
+#[test]
+fn single_precision_takes_16_bits_of_a_16_bit_file_where_they_are_widened() {
+    let machine = with_cards(machine(100 * GB, true), &[60 * GB]);
+    for (stored, backend, head_on_processor, wider) in [
+        ("bf16", "candle-cpu", false, 0),
+        ("f16", "candle-cpu", false, 0),
+        ("f32", "candle-cpu", false, 16),
+        ("bf16", "tch", false, 16),
+        ("bf16", "candle-cuda", false, 16),
+        ("bf16", "candle-cuda", true, 14), // the blocks
+    ] {
+        let wish = Wish { backend: Some(backend), dtype: Some(Dtype::F32), head_on_processor, ..Wish::default() };
+        let found = decide(&llama_8b(stored), &wish, &machine).unwrap().bytes.weights;
+        let beyond = (found - llama_8b("bf16").all(Dtype::Bf16).unwrap().weights) as f64 / 1e9;
+        assert!((beyond - f64::from(wider)).abs() < 0.1, "{stored} on {backend}: {beyond}");
+    }
+    let weights = |widens| -> Vec<u64> {
+        let rows = table(&llama_8b("bf16"), (widens, false), &machine.room());
+        rows.into_iter().take(3).map(|row| row.bytes.unwrap().weights).collect()
+    };
+    let [stored, f32, bf16] = weights(true)[..] else { panic!("three rows") };
+    assert!(stored == bf16 && f32 == bf16);
+    assert!(weights(false)[1] > 19 * bf16 / 10);
 }
 
 #[test]

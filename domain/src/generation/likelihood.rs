@@ -1,7 +1,6 @@
 //! How probable the model found a token, and what it found more or less as probable.
 
-use std::cmp::Ordering;
-
+use super::rule::{higher, keep_top_k};
 use crate::{
     model::{LogitRow, TokenId},
     ports::{PortError, Tokenizer},
@@ -47,23 +46,20 @@ impl Likelihood {
         let own = scores.iter().find(|(id, _)| *id == token).map(|(_, score)| *score);
         let own = own.ok_or_else(|| PortError::internal(format!("the LM head has no score for token {token}")))?;
         let context = &before[before.len().saturating_sub(CONTEXT)..];
+        let context = (context, &*tokenizer.decode(context, false)?);
         let told = |(id, score): (TokenId, f32)| {
             let text = text(tokenizer, context, id)?;
             Ok(TokenScore { id, text, logprob: f64::from(score) - total })
         };
-        let count = count.min(scores.len());
-        if count > 0 && count < scores.len() {
-            scores.select_nth_unstable_by(count - 1, better);
-        }
-        scores.truncate(count);
-        scores.sort_unstable_by(better);
+        keep_top_k(&mut scores, count);
+        scores.sort_unstable_by(higher);
         let best = scores.into_iter().map(told).collect::<Result<_, PortError>>()?;
         Ok(Self { chosen: told((token, own))?, best })
     }
 }
 
 /// Logarithm of the sum of the exponentials of all scores.
-pub(crate) fn log_total(scores: &[(TokenId, f32)]) -> Result<f64, PortError> {
+fn log_total(scores: &[(TokenId, f32)]) -> Result<f64, PortError> {
     let highest = scores.iter().map(|(_, s)| f64::from(*s)).fold(f64::NEG_INFINITY, f64::max);
     let sum: f64 = scores.iter().map(|(_, s)| (f64::from(*s) - highest).exp()).sum();
     if highest.is_finite() && !sum.is_nan() {
@@ -73,20 +69,15 @@ pub(crate) fn log_total(scores: &[(TokenId, f32)]) -> Result<f64, PortError> {
     }
 }
 
-/// What `token` adds to the text of `context`.
-fn text(tokenizer: &dyn Tokenizer, context: &[TokenId], token: TokenId) -> Result<String, PortError> {
-    let before = tokenizer.decode(context, false)?;
+/// What `token` adds to the text `before` of `context`.
+fn text(tokenizer: &dyn Tokenizer, (context, before): (&[TokenId], &str), token: TokenId) -> Result<String, PortError> {
     let with: Vec<TokenId> = context.iter().copied().chain([token]).collect();
     let after = tokenizer.decode(&with, false)?;
-    match after.strip_prefix(before.as_str()) {
+    match after.strip_prefix(before) {
         Some(text) => Ok(text.to_owned()),
         // The context ends inside a character that the token goes on with.
         None => tokenizer.decode(&[token], false),
     }
-}
-
-fn better(a: &(TokenId, f32), b: &(TokenId, f32)) -> Ordering {
-    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
 #[cfg(test)]

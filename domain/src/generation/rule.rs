@@ -14,10 +14,10 @@ pub(super) fn best(scores: &[(TokenId, f32)]) -> Option<TokenId> {
 
 /// Keeps the `k` highest scores, of equals those of lower id.
 pub(super) fn keep_top_k(scores: &mut Vec<(TokenId, f32)>, k: usize) {
-    if k < scores.len() {
+    if 0 < k && k < scores.len() {
         scores.select_nth_unstable_by(k - 1, higher);
-        scores.truncate(k);
     }
+    scores.truncate(k);
 }
 
 /// What `draw` takes of scores that were penalised; `None` where none is possible.
@@ -50,7 +50,7 @@ pub(super) fn drawn(draw: &Draw, mut scores: Vec<(TokenId, f32)>) -> Option<Toke
 }
 
 /// The higher score, or the lower id, comes first.
-fn higher(a: &(TokenId, f32), b: &(TokenId, f32)) -> Ordering {
+pub(super) fn higher(a: &(TokenId, f32), b: &(TokenId, f32)) -> Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 

@@ -1,6 +1,6 @@
 //! Chooses the next token from the logits. Same seed, same request, same tokens.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{Sampling, rule};
 use crate::{
@@ -14,7 +14,8 @@ pub struct Sampler {
     sampling: Sampling,
     /// Noise of the next draw.
     noise: Noise,
-    penalties: Penalties,
+    /// Shared with what is wanted, which is gone again when a token is picked.
+    penalties: Arc<Penalties>,
 }
 
 impl Sampler {
@@ -29,7 +30,7 @@ impl Sampler {
             frequency: sampling.frequency_penalty,
             bias: sampling.bias.iter().copied().collect(),
         };
-        Self { sampling, noise, penalties }
+        Self { sampling, noise, penalties: Arc::new(penalties) }
     }
 
     /// How much of the vocabulary [`Sampler::pick`] must see to choose as if it saw all.
@@ -45,7 +46,7 @@ impl Sampler {
                 let also = self.penalties.named();
                 Want::Top { k: k.saturating_add(also.len()), also }
             }
-            None => Want::Drawn(self.next_draw(self.penalties.clone())),
+            None => Want::Drawn(self.next_draw()),
         }
     }
 
@@ -53,21 +54,34 @@ impl Sampler {
     ///
     /// # Errors
     /// `Internal` where the scores are not numbers; `InvalidInput` where there is none.
-    pub fn pick(&mut self, row: LogitRow) -> Result<TokenId, PortError> {
-        let mut scores = row.into_pairs();
+    pub fn pick(&mut self, mut row: LogitRow) -> Result<TokenId, PortError> {
+        self.penalise(&mut row);
+        let scores = row.into_pairs();
         if scores.iter().any(|(_, score)| score.is_nan() || *score == f32::INFINITY) {
             return Err(PortError::internal("the model's logits are not finite numbers"));
-        }
-        if !self.penalties.are_none() {
-            scores.iter_mut().for_each(|(token, score)| *score = self.penalties.penalised(*token, *score));
         }
         let token = if self.sampling.temperature == 0.0 { rule::best(&scores) } else { self.draw(scores) };
         let token = token.ok_or_else(|| PortError::invalid("no logits to choose from"))?;
         self.noise.draw += 1;
         if penalises(&self.sampling) {
-            *self.penalties.seen.entry(token).or_insert(0) += 1;
+            *Arc::make_mut(&mut self.penalties).seen.entry(token).or_insert(0) += 1;
         }
         Ok(token)
+    }
+
+    fn penalise(&self, row: &mut LogitRow) {
+        match row {
+            LogitRow::Dense(scores) => {
+                for token in self.penalties.named() {
+                    if let Some(score) = scores.get_mut(token.0 as usize) {
+                        *score = self.penalties.penalised(token, *score);
+                    }
+                }
+            }
+            LogitRow::Sparse(pairs) => {
+                pairs.iter_mut().for_each(|(token, score)| *score = self.penalties.penalised(*token, *score));
+            }
+        }
     }
 
     /// Draws from the softmax of what the filters leave of scores that were penalised.
@@ -75,12 +89,12 @@ impl Sampler {
         if let Some(k) = self.sampling.top_k {
             rule::keep_top_k(&mut scores, k);
         }
-        rule::drawn(&self.next_draw(Penalties::none()), scores)
+        rule::drawn(&self.next_draw(), scores)
     }
 
-    fn next_draw(&self, penalties: Penalties) -> Draw {
+    fn next_draw(&self) -> Draw {
         let Sampling { temperature, min_p, top_p, .. } = self.sampling;
-        Draw { temperature, min_p, top_p, penalties, noise: self.noise }
+        Draw { temperature, min_p, top_p, penalties: self.penalties.clone(), noise: self.noise }
     }
 }
 

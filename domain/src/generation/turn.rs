@@ -42,8 +42,8 @@ pub struct Turn<C> {
     /// How the conversation was before the first reply: tokens, and how many of them were not shown.
     before: (usize, usize),
     new_tokens: usize,
-    /// Scores after the prompt, for other replies to it.
-    first: Option<LogitRow>,
+    /// What left the last block for the last position of the prompt, for other replies to it.
+    first: Option<Hidden>,
     /// What the text must stay within.
     constraint: Option<Box<dyn Constraint>>,
     /// How many alternatives to tell with each token.
@@ -111,7 +111,7 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         Self { constraint, ..self }
     }
 
-    /// Begins another reply to the same prompt, of which nothing is computed again. Its seed is the
+    /// Begins another reply to the same prompt, which the blocks do not compute again. Its seed is the
     /// request's and `nth`, or where that has none, `seed`. The reply before is forgotten.
     pub fn again(&mut self, nth: u64, seed: u64) {
         let (tokens, unread) = self.before;
@@ -185,23 +185,20 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         &mut self.conversation
     }
 
-    /// Scores of the next token, from `start` on where they are not known already.
+    /// Scores of the next token, for which the blocks run from `start` on where they have not yet.
     async fn scores(&mut self, start: usize) -> Result<LogitRow, PortError> {
         let at_prompt = self.conversation.tokens.len() == self.before.0;
-        if let Some(row) = self.first.as_ref().filter(|_| at_prompt) {
-            return Ok(row.clone());
+        let hidden = match self.first.clone().filter(|_| at_prompt) {
+            Some(hidden) => hidden,
+            None => self.feed(start).await?.last()?.apart(),
+        };
+        if at_prompt {
+            self.first = Some(hidden.clone());
         }
-        let hidden = self.feed(start).await?;
         let want = if self.constraint.is_some() { Want::All } else { self.sampler.want() };
-        let drawn = matches!(want, Want::Drawn(_));
-        let logits = self.model.local.logits(hidden.last()?, want).await?;
+        let logits = self.model.local.logits(hidden, want).await?;
         let row = logits.rows.into_iter().next_back();
-        let row = row.ok_or_else(|| PortError::internal("the LM head returned no logits"))?;
-        // What was drawn for this reply says nothing of another one.
-        if at_prompt && !(drawn && matches!(row, LogitRow::Sparse(_))) {
-            self.first = Some(row.clone());
-        }
-        Ok(row)
+        row.ok_or_else(|| PortError::internal("the LM head returned no logits"))
     }
 
     /// First position to run: the blocks' own, or one earlier where they know every token already (a reply was cut

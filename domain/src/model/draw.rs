@@ -4,7 +4,7 @@
 //! taken (the Gumbel-max trick: E. J. Gumbel 1954; Maddison, Tarlow and Minka, *A\* sampling*, 2014). The noise of a row is a
 //! function of seed, draw and row, so any of them can be had without the others.
 
-use std::{collections::HashMap, f64::consts::LN_2};
+use std::{collections::HashMap, f64::consts::LN_2, sync::Arc};
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -26,7 +26,7 @@ pub struct Draw {
     /// Of those, keep the smallest set of the best ones, of equals those of lower number, whose probability reaches this.
     pub top_p: Option<f32>,
     /// What moves the scores of single tokens, before all else.
-    pub penalties: Penalties,
+    pub penalties: Arc<Penalties>,
     /// Decides among those that are kept.
     pub noise: Noise,
 }
@@ -78,12 +78,6 @@ impl Penalties {
     #[must_use]
     pub fn none() -> Self {
         Self { seen: HashMap::new(), repetition: 1.0, presence: 0.0, frequency: 0.0, bias: HashMap::new() }
-    }
-
-    /// Whether they move no token.
-    #[must_use]
-    pub fn are_none(&self) -> bool {
-        self.seen.is_empty() && self.bias.is_empty()
     }
 
     /// The tokens they may move, in order; all others keep their scores.

@@ -182,6 +182,12 @@ impl Hidden {
         self.positions(self.seq - 1, self.seq)
     }
 
+    /// The same in memory of its own: what was cut out of others holds on to all of theirs.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { data: Bytes::copy_from_slice(&self.data), ..*self }
+    }
+
     /// Keeps the first `positions` positions of the pieces of one conversation.
     ///
     /// # Errors

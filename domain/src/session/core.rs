@@ -51,19 +51,6 @@ impl Speaker {
 }
 
 impl Core {
-    pub(super) fn new(
-        catalogue: Catalogue,
-        store: Arc<dyn SessionStore>,
-        limits: Limits,
-        ambient: Ambient,
-        observer: Arc<dyn Observer>,
-    ) -> Self {
-        let meter = Arc::<Meter>::default();
-        let gate = Gate::new(limits.concurrent, limits.queue, meter.clone());
-        let table = Table::new(meter.clone());
-        Self { catalogue, store, limits, ambient, meter, table, gate, observer }
-    }
-
     pub(super) fn speaker(&self, id: &ModelId) -> Result<Speaker, ReplyError> {
         let (entry, bans) = self.catalogue.find(id)?;
         let spec = entry.local.spec();

@@ -58,10 +58,9 @@ impl Reply {
                 chunk => break chunk?,
             }
         };
-        self.finished |= chunk.as_ref().is_some_and(|c| c.finish.is_some());
-        if chunk.as_ref().is_some_and(|c| c.finish.is_some())
-            && let Some(live) = self.turn.conversation_mut().live()
-        {
+        let last = chunk.as_ref().is_some_and(|c| c.finish.is_some());
+        self.finished |= last;
+        if last && let Some(live) = self.turn.conversation_mut().live() {
             SessionService::save(&self.core, live).await?;
         }
         Ok(chunk)
@@ -70,6 +69,7 @@ impl Reply {
     /// Begins another reply to the same prompt, the `nth` after the first; the counts go on. In a session it takes the
     /// place of the one before.
     pub fn again(&mut self, nth: u64) {
+        self.finished = false;
         self.turn.again(nth, (self.core.ambient.random)());
     }
 

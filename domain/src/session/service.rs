@@ -9,7 +9,8 @@ use super::{
     Ambient, Catalogue, Limits, Meter, ModelState, Readiness, Reply, ReplyError, ReplyRequest,
     continuation::{Continuation, Undo},
     core::{Core, Speaker, missing_blocks},
-    table::{Live, Seat},
+    gate::Gate,
+    table::{Live, Seat, Table},
 };
 use crate::{
     generation::{StopRule, Turn, TurnModel},
@@ -41,7 +42,10 @@ impl SessionService {
         ambient: Ambient,
         observer: Arc<dyn Observer>,
     ) -> Self {
-        Self { core: Arc::new(Core::new(catalogue, store, limits, ambient, observer)) }
+        let meter = Arc::<Meter>::default();
+        let gate = Gate::new(limits.concurrent, limits.queue, meter.clone());
+        let table = Table::new(meter.clone());
+        Self { core: Arc::new(Core { catalogue, store, limits, ambient, meter, table, gate, observer }) }
     }
 
     /// The models offered.

@@ -214,7 +214,7 @@ pub async fn bad_wishes_are_refused(subject: &Subject) {
     let outside = TokenId(u32::try_from(spec.vocab).expect("a vocabulary of less than 2^32 tokens"));
     let drawn = |temperature, seen: &[TokenId]| {
         let seen = seen.iter().map(|token| (*token, 0)).collect();
-        let (penalties, noise) = (Penalties { seen, ..Penalties::none() }, Noise { seed: 1, draw: 0 });
+        let (penalties, noise) = (Arc::new(Penalties { seen, ..Penalties::none() }), Noise { seed: 1, draw: 0 });
         Want::Drawn(Draw { temperature, min_p: None, top_p: None, penalties, noise })
     };
     let bad = [

@@ -95,10 +95,7 @@ impl CpuArithmetic {
     /// The form in which a matrix that a file has as `stored` is kept. In single precision, numbers of 16 bits are widened on
     /// their way from memory: the same products, to the bit, as if they were kept so, from half the bytes.
     fn kept(&self, stored: Stored) -> Stored {
-        match (self.dtype, stored) {
-            (Dtype::F32, Stored::Bf16 | Stored::F16) => stored,
-            _ => kept(self.dtype, stored),
-        }
+        kept(self.dtype.kept(&stored.into(), true), stored)
     }
 }
 
@@ -127,8 +124,9 @@ impl Arithmetic for CpuArithmetic {
             return self.matrix(view, of_use);
         }
         // Of the rows themselves few are read from then on: they stay on disk.
-        let in_place = if self.dtype.keeps(&view.stored.into()) { Matrix::in_place(view) } else { None };
-        if in_place.is_none() && self.dtype.keeps(&view.stored.into()) {
+        let as_stored = kept == view.stored;
+        let in_place = if as_stored { Matrix::in_place(view) } else { None };
+        if in_place.is_none() && as_stored {
             let file = view.file.display();
             tracing::warn!(%file, "the head cannot be used where it lies in the file, and takes memory beside its screen");
         }

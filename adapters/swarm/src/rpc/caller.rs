@@ -6,8 +6,11 @@ use futures_util::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _}
 use libp2p::{PeerId, Stream};
 use tokio::time::timeout;
 
-use super::room::{Message, NoRoom, Room, Share};
-use crate::wire::frame::{StreamDecoder, StreamFrame, encode_stream_error, stream_header};
+use super::room::{Message, NoRoom, Share};
+use crate::{
+    transport::Worth,
+    wire::frame::{StreamDecoder, StreamFrame, encode_stream_error, stream_header},
+};
 
 /// How much is read at once.
 const READ_CHUNK: usize = 64 * 1024;
@@ -29,24 +32,30 @@ pub(crate) struct Caller<S = Stream> {
     stream: S,
     decoder: StreamDecoder,
     chunk: Box<[u8]>,
-    room: Room,
     /// Of the message that is arriving: as much as has arrived, whatever its length is said to be.
     taken: Share,
     /// Whether there was no room for a message, which may still be arriving.
     cut: bool,
+    /// Whether anything was sent.
+    answered: bool,
     write: Duration,
 }
 
 impl<S> Caller<S> {
-    /// A caller that may send messages of up to `most` bytes and must read each answer within `write`.
-    pub(crate) fn new(peer: PeerId, stream: S, most: usize, write: Duration, room: Room) -> Self {
+    /// A caller that may send messages of up to `most` bytes, which take room of `taken`, and must read each answer within
+    /// `write`.
+    pub(crate) fn new(peer: PeerId, stream: S, most: usize, write: Duration, taken: Share) -> Self {
         let chunk = vec![0; READ_CHUNK].into_boxed_slice();
-        let (decoder, taken) = (StreamDecoder::new(most), room.share(peer));
-        Self { peer, stream, decoder, chunk, room, taken, cut: false, write }
+        Self { peer, stream, decoder: StreamDecoder::new(most), chunk, taken, cut: false, answered: false, write }
     }
 
     pub(crate) fn peer(&self) -> PeerId {
         self.peer
+    }
+
+    /// What the call was good for, so far.
+    pub(crate) fn worth(&self) -> Worth {
+        if self.answered { Worth::Served } else { Worth::Vain }
     }
 }
 
@@ -56,7 +65,8 @@ impl<S: AsyncRead + Unpin> Caller<S> {
         loop {
             match self.decoder.next().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))? {
                 Some(StreamFrame::Message(bytes)) => {
-                    let room = std::mem::replace(&mut self.taken, self.room.share(self.peer));
+                    let next = self.taken.fresh();
+                    let room = std::mem::replace(&mut self.taken, next);
                     return Ok(Some(Message { bytes, room }));
                 }
                 Some(StreamFrame::Error(_)) => return Ok(None), // that is how the end is written
@@ -90,7 +100,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Caller<S> {
             self.stream.write_all(message).await?;
             self.stream.flush().await
         };
-        timeout(self.write, writing).await?
+        timeout(self.write, writing).await??;
+        self.answered = true;
+        Ok(())
     }
 
     /// Ends the call with a failure.
@@ -119,14 +131,15 @@ mod tests {
     use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 
     use super::*;
-    use crate::wire::frame::encode_stream_message;
+    use crate::{rpc::Room, wire::frame::encode_stream_message};
 
     const MIB: usize = 1 << 20;
 
     /// A caller who says this, and then nothing more.
     fn caller(room: &Room, says: Vec<u8>) -> Caller<impl AsyncRead + Unpin> {
         let stream = stream::iter([Ok::<_, io::Error>(says)]).chain(stream::pending()).into_async_read();
-        Caller::new(PeerId::random(), stream, 64 * MIB, Duration::from_secs(1), room.clone())
+        let peer = PeerId::random();
+        Caller::new(peer, stream, 64 * MIB, Duration::from_secs(1), room.share(peer))
     }
 
     fn message(caller: &mut Caller<impl AsyncRead + Unpin>) -> Option<Result<Message, CallerFault>> {

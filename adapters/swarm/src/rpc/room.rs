@@ -52,7 +52,7 @@ impl Room {
 
     /// A share of nothing, that may grow.
     pub(crate) fn share(&self, peer: PeerId) -> Share {
-        Share { holding: self.peers.of(peer), room: self.clone(), peer, short: None, long: None }
+        Share { holding: self.peers.of(peer), room: self.clone(), short: None, long: None }
     }
 }
 
@@ -60,7 +60,6 @@ impl Room {
 #[derive(Debug)]
 pub(crate) struct Share {
     room: Room,
-    peer: PeerId,
     holding: Holding,
     short: Option<OwnedSemaphorePermit>,
     long: Option<OwnedSemaphorePermit>,
@@ -70,16 +69,21 @@ impl Share {
     /// Makes it one of at least so many bytes.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), NoRoom> {
         let more = bytes.div_ceil(UNIT).saturating_sub(self.holding.count());
-        let Self { room, holding, short, long, .. } = self;
+        let Self { room, holding, short, long } = self;
         let grown = holding.grow(more, room.most)
             && grow(short, &room.short, bytes.min(SHORT))
             && grow(long, &room.long, bytes.saturating_sub(SHORT));
         if grown { Ok(()) } else { Err(NoRoom { bytes }) }
     }
 
-    /// Another one of so many bytes, for the same peer.
+    /// Another one of nothing, for the same peer.
+    pub(crate) fn fresh(&self) -> Self {
+        self.room.share(self.holding.peer())
+    }
+
+    /// Another one of so many bytes.
     pub(crate) fn another(&self, bytes: usize) -> Result<Self, NoRoom> {
-        let mut share = self.room.share(self.peer);
+        let mut share = self.fresh();
         share.grow(bytes)?;
         Ok(share)
     }

@@ -27,7 +27,7 @@ use crate::{
     rpc::{Message, Outcome, Room, Rpc, Share},
     wire::{
         frame::MAX_UNARY,
-        inference::{NextServer, StepMetadata},
+        inference::StepMetadata,
         proto::{self, ExpertRequest, ExpertResponse, ExpertUid, Tensor},
         server::block_uids,
         serving::{CallMetadata, RPC_PUSH, info_reply},
@@ -81,8 +81,6 @@ impl Drop for Counted {
 /// Where the output of a step goes on to, and what goes along.
 pub(super) struct Onward {
     peer: PeerId,
-    /// The next server first.
-    servers: Vec<NextServer>,
     /// The next server reorders its rows as this one does.
     others: Vec<Tensor>,
 }
@@ -188,15 +186,15 @@ impl Handler {
         let (hidden, others) = arguments.split_first()?;
         let plain = others.first().is_none_or(input::is_dummy) && !hidden.size.contains(&0);
         let wanted = plain && peer != self.rpc.host().peer_id();
-        wanted.then(|| Onward { peer, servers: metadata.next_servers.clone(), others: others.to_vec() })
+        wanted.then(|| Onward { peer, others: others.to_vec() })
     }
 
     /// Sends the output of a step, and what came with its input, to the next server; `asked` is the room of the step.
     pub(super) fn push(self: &Arc<Self>, onward: Onward, metadata: &CallMetadata, output: Tensor, asked: &Share) {
-        let Onward { peer, servers, others } = onward;
+        let Onward { peer, others } = onward;
         let tensors: Vec<Tensor> = std::iter::once(output).chain(others).collect();
         let weight = input::weight(&tensors);
-        let (Some((next, rest)), true) = (servers.split_first(), weight <= MOST_PUSHED) else { return };
+        let (Some((next, rest)), true) = (metadata.next_servers.split_first(), weight <= MOST_PUSHED) else { return };
         // Left out where there is no room: callers send a copy of their own.
         let (Ok(room), Ok(place)) = (asked.another(2 * weight), self.pushing.clone().try_acquire_owned()) else {
             return;

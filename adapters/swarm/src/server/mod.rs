@@ -334,7 +334,7 @@ async fn methods(host: &Host, handler: &Arc<Handler>) -> Result<Vec<Service>, Po
         services.push(unary.await?);
         let streaming = serve(host, stream_method, large, move |peer, stream| {
             let handler = streaming.clone();
-            let caller = Caller::new(peer, stream, most, limits.write, handler.room.clone());
+            let caller = Caller::new(peer, stream, most, limits.write, handler.room.share(peer));
             Box::pin(async move { pass::stream(&handler, way, caller).await })
         });
         services.push(streaming.await?);
@@ -352,7 +352,7 @@ async fn methods(host: &Host, handler: &Arc<Handler>) -> Result<Vec<Service>, Po
         .await?,
         serve(host, RPC_INFERENCE, sessions, move |peer, stream| {
             let handler = session.clone();
-            let caller = Caller::new(peer, stream, most, limits.write, handler.room.clone());
+            let caller = Caller::new(peer, stream, most, limits.write, handler.room.share(peer));
             Box::pin(async move { session::serve(handler, caller).await })
         })
         .await?,

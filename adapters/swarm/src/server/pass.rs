@@ -87,10 +87,12 @@ pub(super) async fn stream(handler: &Arc<Handler>, way: Direction, mut caller: C
         }
         std::io::Result::Ok(())
     };
-    if let Ok(Ok(())) = timeout(limit, sending).await {
+    let sent = timeout(limit, sending).await;
+    let worth = caller.worth();
+    if let Ok(Ok(())) = sent {
         caller.close().await;
     }
-    Worth::Served
+    worth
 }
 
 fn too_late() -> Refusal {

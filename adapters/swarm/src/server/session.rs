@@ -88,8 +88,8 @@ impl Drop for Named {
 /// Serves one session to its end.
 pub(super) async fn serve(handler: Arc<Handler>, mut caller: Caller) -> Worth {
     let limits = handler.config.limits;
-    let (peer, mut worth) = (caller.peer(), Worth::Vain);
-    let end = timeout(limits.session, run(&handler, &mut caller, &mut worth)).await;
+    let end = timeout(limits.session, run(&handler, &mut caller)).await;
+    let (peer, worth) = (caller.peer(), caller.worth());
     match end {
         Ok(End::Silent) => caller.close().await,
         Ok(End::Gone) => {}
@@ -102,19 +102,14 @@ pub(super) async fn serve(handler: Arc<Handler>, mut caller: Caller) -> Worth {
     worth
 }
 
-async fn run(handler: &Arc<Handler>, caller: &mut Caller, worth: &mut Worth) -> End {
-    match steps(handler, caller, worth).await {
+async fn run(handler: &Arc<Handler>, caller: &mut Caller) -> End {
+    match steps(handler, caller).await {
         Ok(never) => match never {},
         Err(end) => end,
     }
 }
 
-/// Takes step after step; the session was worth it when one is answered.
-async fn steps(
-    handler: &Arc<Handler>,
-    caller: &mut Caller,
-    worth: &mut Worth,
-) -> Result<std::convert::Infallible, End> {
+async fn steps(handler: &Arc<Handler>, caller: &mut Caller) -> Result<std::convert::Infallible, End> {
     let idle = handler.config.limits.step;
     let first = timeout(idle, caller.next()).await.map_err(|_| End::Silent)??;
     let first = Asked::read(first.ok_or(End::Silent)?)?;
@@ -147,10 +142,7 @@ async fn steps(
             return Err(End::Silent);
         }
         match ahead.during(caller, session.step(handler, request, &room)).await? {
-            Ok(Some(answer)) => {
-                caller.send(&answer).await?;
-                *worth = Worth::Served;
-            }
+            Ok(Some(answer)) => caller.send(&answer).await?,
             Ok(None) => {}
             Err(refusal) if pushed && !session.touched => tracing::debug!(reason = %refusal, "a push is of no use"),
             Err(refusal) => return Err(refusal.into()),

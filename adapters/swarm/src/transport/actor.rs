@@ -389,16 +389,13 @@ fn dial_fault(peer: PeerId, error: &DialError, access: &Access) -> PortError {
     }
 }
 
-/// How a [`PnetError`] begins where the other end hung up instead of greeting. libp2p's `Either` hides the error itself.
-const UNMET: &str = "Handshake error";
-
 /// Whether somebody was there, but said nothing that can be understood: as with different swarm secrets.
 fn strange(error: &TransportError<io::Error>) -> bool {
     let TransportError::Other(error) = error else { return false };
     let Some(error) = error.get_ref() else { return false };
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if error.is::<NegotiationError>() || error.is::<PnetError>() || error.to_string().starts_with(UNMET) {
+        if error.is::<NegotiationError>() || error.is::<PnetError>() {
             return true;
         }
         cause = error.source();

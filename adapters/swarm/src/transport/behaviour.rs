@@ -3,6 +3,7 @@
 use std::{convert::Infallible, num::NonZeroU8, sync::Arc, time::Duration};
 
 use corolla_domain::ports::PortError;
+use futures_util::TryFutureExt as _;
 use libp2p::{
     Swarm, SwarmBuilder, Transport as _,
     allow_block_list::{self, AllowedPeers},
@@ -11,7 +12,7 @@ use libp2p::{
     dcutr, dns, identify,
     identity::Keypair,
     noise, ping,
-    pnet::PnetConfig,
+    pnet::{PnetConfig, PnetError},
     quic, relay,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
     tcp, tls, yamux,
@@ -31,6 +32,11 @@ const MAX_NEGOTIATING: usize = 1024;
 const MAX_NEGOTIATING_CLIENT: usize = 64;
 /// Connections to one peer: a direct one, a relayed one, and what simultaneous dials leave.
 const MAX_PER_PEER: u32 = 4;
+
+/// The other end was not greeted. libp2p's `Either` shows of an error only its cause: this one's is the error itself.
+#[derive(Debug, thiserror::Error)]
+#[error("the other end has another swarm secret, or none")]
+struct Unmet(#[source] PnetError);
 
 /// All protocols of a host.
 #[derive(NetworkBehaviour)]
@@ -81,7 +87,7 @@ pub(super) fn build(
             .with_tokio()
             .with_other_transport(move |_| {
                 tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-                    .and_then(move |socket, _| pnet.handshake(socket))
+                    .and_then(move |socket, _| pnet.handshake(socket).map_err(Unmet))
                     .upgrade(Version::V1)
                     .authenticate(noise)
                     .multiplex(muxer())

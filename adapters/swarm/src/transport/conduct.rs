@@ -21,15 +21,15 @@ const MOST: f64 = FREE + 60.0 * FORGIVEN;
 const PACE: Duration = Duration::from_millis(50);
 /// The longest that a stream is made to wait; its negotiation has an end before.
 const LONGEST: Duration = Duration::from_secs(10);
-/// Peers of which something is noted, before those are forgotten that owe nothing any more.
+/// Peers of which something is noted; for one more, the one that owes least is forgotten.
 const NOTED: usize = 1024;
 
 /// What a stream was good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Worth {
-    /// The peer got what it asked for, or went while it was served.
+    /// The peer got an answer.
     Served,
-    /// It was refused, or left without having asked for anything.
+    /// It was refused, or left before there was one.
     Vain,
 }
 
@@ -58,7 +58,9 @@ impl Conduct {
         let now = Instant::now();
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if noted.len() >= NOTED && !noted.contains_key(&peer) {
-            noted.retain(|_, debt| debt.now(now) > 0.0);
+            let owed = |entry: &(&PeerId, &Debt)| entry.1.now(now);
+            let least = noted.iter().min_by(|a, b| owed(a).total_cmp(&owed(b))).map(|(peer, _)| *peer);
+            least.and_then(|peer| noted.remove(&peer));
         }
         let debt = noted.entry(peer).or_insert(Debt { owed: 0.0, at: now, next: now });
         *debt = Debt { owed: (debt.now(now) + calls).min(MOST), at: now, ..*debt };
@@ -96,13 +98,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_owes_nothing_is_forgotten() {
-        let conduct = Conduct::default();
-        for _ in 0..3 * NOTED {
-            conduct.charge(PeerId::random(), 1.0);
-            tokio::time::advance(Duration::from_millis(1)).await;
+    async fn who_owes_least_is_forgotten_where_there_are_too_many() {
+        let (conduct, bad) = (Conduct::default(), PeerId::random());
+        conduct.charge(bad, MOST);
+        for _ in 0..2 * NOTED {
+            conduct.charge(PeerId::random(), FREE);
         }
-        assert!(conduct.0.lock().unwrap().len() <= NOTED);
+        assert_eq!(conduct.0.lock().unwrap().len(), NOTED);
+        assert!(conduct.turn(bad).is_some());
     }
 
     #[tokio::test(start_paused = true)]

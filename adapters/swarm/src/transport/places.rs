@@ -81,6 +81,10 @@ impl Holdings {
 }
 
 impl Holding {
+    pub(crate) fn peer(&self) -> PeerId {
+        self.peer
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.count
     }

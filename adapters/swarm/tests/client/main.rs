@@ -156,7 +156,7 @@ async fn misbehaviour_is_the_peers_fault_and_the_session_survives_it() {
         let fault = step(&mut *session, &rest).await.unwrap_err();
         assert_eq!(fault.kind(), kind, "{manner:?}: {fault}");
         assert!(fault.context().contains(words), "{manner:?}: {fault}");
-        assert!(begun.elapsed() < Duration::from_secs(5), "{manner:?} took {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(60), "{manner:?} took {:?}", begun.elapsed());
         assert_eq!(session.position(), 5);
     }
     fake.set(Manner::Honest);

@@ -1,7 +1,5 @@
 //! Who is reached directly, who through relays, and what strangers cannot make a checker do.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use corolla_domain::{
     model::BlockRange,
@@ -82,9 +80,7 @@ async fn who_is_not_reached_hears_so_and_nobody_else_is_called() {
     // A caller that listens nowhere.
     let host = Host::start(HostConfig { initial_peers: vec![address], ..HostConfig::default() }).await.unwrap();
     let rpc = Rpc::new(host.clone(), RpcLimits::default());
-    let start = Instant::now();
     assert!(!ask(&rpc, checker, host.peer_id()).await.unwrap());
-    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     assert!(ask(&rpc, checker, checker).await.unwrap());
     let error = ask(&rpc, checker, PeerId::random()).await.unwrap_err();
     assert!(error.context().contains("its own request only"), "{error}");

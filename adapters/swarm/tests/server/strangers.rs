@@ -108,10 +108,8 @@ async fn a_session_that_says_nothing_is_closed() {
     let mut idle = rpc.stream(peer, RPC_INFERENCE).await.unwrap();
     let request = step_request(&uids(0, 4), raw(&states(1, 1, 1)), None, metadata(&[opening(64)]));
     ask(&mut idle, request).await.unwrap();
-    let begun = Instant::now();
     assert_eq!(silent.next(WAIT).await.unwrap(), None);
     assert_eq!(idle.next(WAIT).await.unwrap(), None);
-    assert!(begun.elapsed() < Duration::from_secs(5));
     until("the cache is free", || house.ledgers[0].open.load(SeqCst) == 0).await;
 }
 
@@ -167,15 +165,11 @@ async fn floods_of_streams_do_not_keep_others_from_being_served() {
     });
     let hidden = states(1, 5, 1);
     let wanted = Blocks::new(BlockRange::first(BLOCKS)).step(&hidden);
-    let mut slowest = Duration::ZERO;
     for _ in 0..50 {
-        let begun = Instant::now();
         let request = proto::encode(&forward_request(&uids(0, 4), raw(&hidden), None));
         let reply = honest.unary(peer, RPC_FORWARD, request, WAIT).await.unwrap();
         assert_eq!(parse_hidden(reply, &hidden).unwrap(), wanted);
-        slowest = slowest.max(begun.elapsed());
     }
-    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
     let flooded = tokio::time::timeout(WAIT, all.notified()).await;
     assert!(flooded.is_ok(), "{} streams", opened.load(SeqCst));
     flood.abort();
@@ -198,32 +192,35 @@ fn records(count: usize) -> StoreRequest {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_costs_without_end_is_slowed_down_alone() {
     const CALLS: usize = 20;
+    /// Paced, they take twenty seconds: by then the others are long done.
+    const MANY: usize = 400;
     let house = House::new(&[(0, 4)]).await;
     let (hostile, peer) = house.stranger(0).await;
     let (honest, _) = house.stranger(0).await;
     let step = |extra| step_request(&uids(0, 4), raw(&states(1, 1, 1)), None, extra);
-    let calls = |rpc: Rpc| async move {
+    let calls = |rpc: Rpc, count| async move {
         let call = || proto::encode(&forward_request("toy-petals.0", raw(&states(1, 1, 1)), None));
-        for _ in 0..CALLS {
+        for _ in 0..count {
             rpc.unary(peer, RPC_FORWARD, call(), WAIT).await.unwrap();
         }
     };
-    // A record counts as a part of a call in vain: these are 512 of them, and what is forgiven meanwhile is not half of it.
-    for _ in 0..64 {
+    // A record counts as a part of a call in vain: these are more of them than are held against anyone, and it takes a minute
+    // until so much of it is forgiven that nobody has to wait.
+    for _ in 0..160 {
         let _ = hostile.unary(peer, "DHTProtocol.rpc_store", proto::encode(&records(256)), WAIT).await;
     }
     let mut session = hostile.stream(peer, RPC_INFERENCE).await.unwrap();
     ask(&mut session, step(metadata(&[opening(64)]))).await.unwrap();
-    let begun = Instant::now();
     let others = async {
-        calls(honest).await;
+        calls(honest, CALLS).await;
         ask(&mut session, step(Bytes::new())).await.unwrap();
     };
     tokio::select! {
         () = others => {}
-        () = calls(hostile.clone()) => panic!("who has cost so much does not wait"),
+        () = calls(hostile.clone(), MANY) => panic!("who has cost so much does not wait"),
     }
-    calls(hostile).await;
+    let begun = Instant::now();
+    calls(hostile, CALLS).await;
     assert!(begun.elapsed() > Duration::from_millis(50) * (CALLS as u32 - 1), "{:?}", begun.elapsed());
 }
 

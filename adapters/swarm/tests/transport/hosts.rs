@@ -32,10 +32,9 @@ async fn a_dead_peer_fails_its_calls_and_can_come_back() {
 
     drop(accepted);
     drop(server);
-    let start = Instant::now();
-    assert!(matches!(stream.next(LONG).await, Ok(None) | Err(_)));
+    let ended = stream.next(LONG).await;
+    assert!(ended.as_ref().map_or_else(|fault| fault.kind() == FaultKind::Unavailable, Option::is_none), "{ended:?}");
     assert_fault(unary.await.unwrap(), FaultKind::Unavailable, "rpc_wait");
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     drop((kept, kept_too));
     while !rpc.host().connected().is_empty() {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -60,7 +59,7 @@ async fn connecting_ends_within_the_dial_timeout() {
     host.add_address(peer, address).await;
     let start = Instant::now();
     assert!(matches!(host.connect(peer).await.unwrap_err().kind(), FaultKind::TimedOut | FaultKind::Unavailable));
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(start.elapsed() < HostConfig::default().dial_timeout, "{:?}", start.elapsed());
     assert_fault(host.connect(host.peer_id()).await, FaultKind::InvalidInput, "itself");
 }
 

@@ -3,7 +3,7 @@
 use poem::http::Method;
 use poem_openapi::{
     Tags as _,
-    registry::{MetaApi, MetaMediaType, MetaOperation, MetaPath, MetaSchema, Registry},
+    registry::{MetaApi, MetaMediaType, MetaSchema, Registry},
     types::Type,
 };
 
@@ -12,12 +12,13 @@ use super::{
     shape::Completion,
 };
 use crate::{
-    chat::describe::{alternatives, shared_members},
     fault::ChatFaultBody,
-    openai::describe::{errors, prompts, stream_schema},
+    openai::describe::{alternatives, errors, prompts, shared_members, stream_schema},
     spec::{
         Tag,
-        meta::{Member, body, boolean, inline, integer, json, list, named, object, one_of, or, text},
+        meta::{
+            Member, Operation, body, boolean, inline, integer, json, list, named, object, one_of, operation, or, text,
+        },
     },
 };
 
@@ -86,25 +87,20 @@ pub(super) fn api() -> MetaApi {
     let shapes = vec![Completion::schema_ref(), named(ChatFaultBody::NAME)];
     let event = one_of(shapes, "A piece of a text, or the failure that ended it.");
     fine.content.push(MetaMediaType { content_type: "text/event-stream", schema: stream_schema(event) });
-    let operation = MetaOperation {
+    let operation = operation(Operation {
+        path: PATH,
         method: Method::POST,
-        tags: vec![Tag::Completions.name()],
-        summary: Some("Continue texts"),
-        description: Some(
-            "Writes what follows one or several prompts, `n` texts for each. Streamed, each event's `data` is a Completion \
-             with a piece of one text; the stream ends with `data: [DONE]`, and a failure on the way is an event whose data \
-             is a ChatError. Comment lines keep a slow stream open. Closing the connection stops the compute. With \
-             `echo: true, max_tokens: 0, logprobs: 0` nothing is written, and the prompt is scored. Unknown members are \
-             passed over; suffix is refused by name.",
-        ),
-        external_docs: None,
+        tag: Tag::Completions,
+        id: "create-completion",
+        summary: "Continue texts",
+        description: "Writes what follows one or several prompts, `n` texts for each. Streamed, each event's `data` is \
+                      a Completion with a piece of one text; the stream ends with `data: [DONE]`, and a failure on the \
+                      way is an event whose data is a ChatError. Comment lines keep a slow stream open. Closing the \
+                      connection stops the compute. With `echo: true, max_tokens: 0, logprobs: 0` nothing is written, \
+                      and the prompt is scored. Unknown members are passed over; suffix is refused by name.",
         params: Vec::new(),
         request: Some(body("The prompts.", true, &[("application/json", REQUEST)])),
         responses: errors(fine),
-        deprecated: false,
-        security: Vec::new(),
-        operation_id: Some("create-completion"),
-        code_samples: Vec::new(),
-    };
-    MetaApi { paths: vec![MetaPath { path: PATH.to_owned(), operations: vec![operation] }] }
+    });
+    MetaApi { paths: vec![operation] }
 }

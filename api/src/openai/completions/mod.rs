@@ -9,22 +9,22 @@ mod work;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use corolla_domain::session::SessionService;
-use poem::{
-    EndpointExt, Request, Response,
-    endpoint::{BoxEndpoint, make},
-    http::Method,
-};
+use poem::{Request, Response, http::Method};
 use poem_openapi::{
     OpenApi,
     registry::{MetaApi, Registry},
     types::ToJSON,
 };
 
-use super::StreamOptions;
-use crate::{chat::shape::Stamp, error::Fault, settings::ApiSettings};
+use super::{StreamOptions, shape::Stamp, stream::response};
+use crate::{
+    error::Fault,
+    settings::ApiSettings,
+    table::{self, Table},
+};
 use request::CompletionAsk;
 use shape::{Choice, Completion};
 use work::Work;
@@ -41,12 +41,11 @@ impl Completions {
         let body = request.take_body();
         let ask = CompletionAsk::read(&super::json(&request, body, &self.settings).await?)?;
         let stream = ask.stream;
-        let mut work = Work::new(self.service.clone(), self.settings.reply_timeout, ask);
+        let work = Work::begin(self.service.clone(), self.settings.reply_timeout, ask).await?;
         match stream {
             Some(StreamOptions { include_usage }) => {
-                work.begin().await?;
                 let events = stream::Events::new(work, include_usage);
-                Ok(crate::chat::stream::response(events, self.settings.keep_alive))
+                Ok(response(events, self.settings.keep_alive))
             }
             None => whole(work).await,
         }
@@ -55,9 +54,8 @@ impl Completions {
 
 /// All texts in one piece.
 async fn whole(mut work: Work) -> Result<Response, Fault> {
-    let stamp = Stamp::new("cmpl", &work.model());
+    let stamp = Stamp::new("cmpl", work.model());
     let mut choices: Vec<Choice> = Vec::new();
-    work.begin().await?;
     while let Some(piece) = work.next().await? {
         if choices.len() as u64 == piece.index {
             choices.push(Choice { index: piece.index, ..Choice::default() });
@@ -87,11 +85,8 @@ impl OpenApi for Completions {
         describe::register(registry);
     }
 
-    fn add_routes(self, table: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {
-        let endpoint = make(move |request| {
-            let completions = self.clone();
-            async move { completions.complete(request).await.map_err(poem::Error::from) }
-        });
-        table.entry(describe::PATH.to_owned()).or_default().insert(Method::POST, endpoint.map_to_response().boxed());
+    fn add_routes(self, table: &mut Table) {
+        let handle = |completions: Self, request| async move { completions.complete(request).await };
+        table::add(table, (Method::POST, describe::PATH), self, handle);
     }
 }

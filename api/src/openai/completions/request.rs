@@ -1,8 +1,7 @@
 //! From the JSON of a completion request to requests for the domain.
 
 use corolla_domain::{
-    generation::{Sampling, StopRule},
-    model::ModelId,
+    generation::Sampling,
     session::{Length, Prompt, ReplyRequest},
 };
 use serde_json::Value;
@@ -10,7 +9,6 @@ use serde_json::Value;
 use crate::{
     error::Fault,
     openai::{self, StreamOptions},
-    v1,
 };
 
 /// Prompts that one request may bring.
@@ -23,8 +21,10 @@ pub(super) const UNSUPPORTED: [&str; 1] = ["suffix"];
 /// What is asked for.
 #[derive(Debug)]
 pub(super) struct CompletionAsk {
-    /// For the domain, one for each prompt.
-    pub(super) requests: Vec<ReplyRequest>,
+    /// What to continue.
+    pub(super) prompts: Vec<Prompt>,
+    /// How, for the domain; its own prompt is nothing.
+    pub(super) like: ReplyRequest,
     /// How many texts for each.
     pub(super) n: usize,
     /// Whether the prompts come before the texts.
@@ -53,7 +53,7 @@ impl CompletionAsk {
         }
         let echo = fields.flag("echo")?.unwrap_or(false);
         let alternatives = openai::alternatives(&fields, "logprobs")?;
-        let session = fields.text("session_id")?.map(v1::session_id).transpose()?;
+        let session = openai::session(&fields)?;
         if session.is_some() && (echo || prompts.len() > 1) {
             let message = "a session takes one prompt, and without echo";
             return Err(Fault::invalid("session_id", message));
@@ -64,16 +64,15 @@ impl CompletionAsk {
             return Err(Fault::invalid("max_tokens", "max_tokens must be at least 1 where echo is not true"));
         }
         let like = ReplyRequest {
-            model: fields.text("model")?.filter(|model| !model.is_empty()).map(ModelId::from),
+            model: openai::model(&fields)?,
             session,
             prompt: Prompt::Nothing,
             length: Length::NewTokens(new_tokens),
             sampling: Sampling { alternatives, ..openai::sampling(&fields)? },
             grammar: None,
-            stop: StopRule { sequences: openai::stops(fields.get("stop"))?, skip_special: true, ..StopRule::default() },
+            stop: openai::stop(&fields)?,
         };
-        let requests = prompts.into_iter().map(|prompt| ReplyRequest { prompt, ..like.clone() }).collect();
-        Ok(Self { requests, n, echo, nothing, stream: openai::stream(&fields)? })
+        Ok(Self { prompts, like, n, echo, nothing, stream: openai::stream(&fields)? })
     }
 }
 
@@ -95,9 +94,7 @@ mod tests {
             (json!({"prompt": [[5], [6, 7]]}), vec![tokens(&[5]), tokens(&[6, 7])]),
             (json!({}), vec![Prompt::Nothing]),
         ] {
-            let ask = CompletionAsk::read(&value).unwrap();
-            let found: Vec<Prompt> = ask.requests.into_iter().map(|request| request.prompt).collect();
-            assert_eq!(found, prompts, "{value}");
+            assert_eq!(CompletionAsk::read(&value).unwrap().prompts, prompts, "{value}");
         }
     }
 

@@ -4,7 +4,7 @@ use poem_openapi::Object;
 
 use super::work::Piece;
 use crate::{
-    openai::{TokenUsage, likelihood::CompletionLogprobs},
+    openai::{likelihood::CompletionLogprobs, shape::TokenUsage},
     route::ReplyRoute,
 };
 

@@ -1,4 +1,4 @@
-//! Texts as server-sent events: one piece a token, then `[DONE]`.
+//! Texts as server-sent events: one piece a token.
 
 use poem::web::sse::Event;
 use poem_openapi::types::ToJSON;
@@ -7,12 +7,9 @@ use super::{
     shape::{Choice, Completion},
     work::Work,
 };
-use crate::{
-    chat::{
-        shape::Stamp,
-        stream::{Source, done},
-    },
-    fault::ChatFaultBody,
+use crate::openai::{
+    shape::Stamp,
+    stream::{Source, done, failure},
 };
 
 pub(super) struct Events {
@@ -24,7 +21,7 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn new(work: Work, include_usage: bool) -> Self {
-        let stamp = Stamp::new("cmpl", &work.model());
+        let stamp = Stamp::new("cmpl", work.model());
         Self { work, stamp, include_usage, over: false }
     }
 
@@ -56,7 +53,7 @@ impl Source for Events {
             }
             Err(fault) => {
                 self.over = true;
-                vec![Event::message(ChatFaultBody::from(&fault).to_json_string()), done()]
+                failure(&fault).into()
             }
         }
     }

@@ -128,6 +128,16 @@ async fn a_session_is_continued() {
 }
 
 #[tokio::test]
+async fn a_text_in_a_session_names_the_sessions_model() {
+    let stage = Stage::with_another("other");
+    let id = stage.service.open(Some("other".into()), None).await.unwrap().simple().to_string();
+    for stream in [false, true] {
+        let (_, body) = ask(&stage, json!({"session_id": id, "stream": stream})).await;
+        assert!(body.contains("\"model\":\"other\"") && !body.contains("alphabet"), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn errors_have_openais_shape_and_come_before_the_stream() {
     let stage = Stage::new();
     for (extra, status, param) in [

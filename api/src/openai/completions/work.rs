@@ -11,7 +11,10 @@ use corolla_domain::{
 use super::request::CompletionAsk;
 use crate::{
     error::Fault,
-    openai::{TokenUsage, finish_reason, likelihood::CompletionLogprobs},
+    openai::{
+        likelihood::CompletionLogprobs,
+        shape::{TokenUsage, finish_reason},
+    },
     reply::Running,
     route::ReplyRoute,
 };
@@ -35,7 +38,9 @@ pub(super) struct Work {
     n: usize,
     echo: bool,
     nothing: bool,
-    waiting: VecDeque<ReplyRequest>,
+    waiting: VecDeque<Prompt>,
+    /// What is asked of each prompt.
+    like: ReplyRequest,
     current: Option<Current>,
     /// Texts before those of the current prompt.
     before: usize,
@@ -66,17 +71,24 @@ struct Echo {
 }
 
 impl Work {
-    pub(super) fn new(service: Arc<SessionService>, limit: Duration, ask: CompletionAsk) -> Self {
-        let CompletionAsk { requests, n, echo, nothing, .. } = ask;
+    /// Begins with the first prompt.
+    pub(super) async fn begin(
+        service: Arc<SessionService>,
+        limit: Duration,
+        ask: CompletionAsk,
+    ) -> Result<Self, Fault> {
+        let CompletionAsk { prompts, like, n, echo, nothing, .. } = ask;
         let (current, done, route) = (None, TokenUsage::default(), None);
-        Self { service, limit, n, echo, nothing, waiting: requests.into(), current, before: 0, done, route }
+        let mut work =
+            Self { service, limit, n, echo, nothing, waiting: prompts.into(), like, current, before: 0, done, route };
+        work.go_on().await?;
+        Ok(work)
     }
 
     /// Who writes.
-    pub(super) fn model(&self) -> ModelId {
+    pub(super) fn model(&self) -> &ModelId {
         let current = self.current.as_ref().and_then(|current| current.running.as_ref());
-        let asked = self.waiting.front().and_then(|request| request.model.as_ref());
-        current.map(Running::model).or(asked).unwrap_or(self.service.catalogue().default_id()).clone()
+        current.map(Running::model).or(self.like.model.as_ref()).unwrap_or(self.service.catalogue().default_id())
     }
 
     /// Counts of all prompts that are done.
@@ -89,17 +101,15 @@ impl Work {
         self.route.take()
     }
 
-    /// Begins with the next prompt, if there is one.
-    pub(super) async fn begin(&mut self) -> Result<(), Fault> {
-        let Some(request) = self.waiting.pop_front() else { return Ok(()) };
-        let logprobs = request.sampling.alternatives;
-        let mut tokens = 0;
-        let echo = if self.echo {
-            let (echo, counted) = self.echo_of(&request, logprobs).await?;
-            tokens = counted;
-            Some(echo)
+    /// Goes on with the next prompt, if there is one.
+    async fn go_on(&mut self) -> Result<(), Fault> {
+        let Some(prompt) = self.waiting.pop_front() else { return Ok(()) };
+        let request = ReplyRequest { prompt, ..self.like.clone() };
+        let (echo, tokens) = if self.echo {
+            let (echo, tokens) = self.echo_of(&request).await?;
+            (Some(echo), tokens)
         } else {
-            None
+            (None, 0)
         };
         let running = if self.nothing { None } else { Some(self.start(request).await?) };
         self.current = Some(Current { running, tokens, echo, nth: 0, shown: false, offset: 0 });
@@ -112,7 +122,7 @@ impl Work {
             let Some(current) = &mut self.current else { return Ok(None) };
             if current.nth == self.n {
                 self.finish();
-                self.begin().await?;
+                self.go_on().await?;
                 continue;
             }
             let index = (self.before + current.nth) as u64;
@@ -171,7 +181,8 @@ impl Work {
     }
 
     /// The prompt as it is shown, and where it was counted, its tokens.
-    async fn echo_of(&self, request: &ReplyRequest, logprobs: Option<usize>) -> Result<(Echo, usize), Fault> {
+    async fn echo_of(&self, request: &ReplyRequest) -> Result<(Echo, usize), Fault> {
+        let logprobs = request.sampling.alternatives;
         let text = match &request.prompt {
             Prompt::Text(text) => text.clone(),
             Prompt::Tokens(tokens) => self.service.text_of(request.model.as_ref(), tokens)?,

@@ -8,8 +8,8 @@ use std::{
 
 use super::*;
 use crate::{
-    model::BlockRange,
-    ports::{BlockEngine, SessionNeed, TokenSet},
+    model::{BlockRange, Logits},
+    ports::{BlockEngine, MockLocalModel, SessionNeed, TokenSet},
     testing::{self, EOS, Ledger},
 };
 
@@ -153,6 +153,32 @@ async fn a_reply_without_anything_to_continue_is_refused() {
     let conversation = house.conversation("", 64).await;
     let turn = Turn::new(house.model.clone(), conversation, (Sampling::greedy(), 0), StopRule::default(), 1, 8);
     assert!(turn.is_err());
+}
+
+/// A head that tells nothing but the token that is drawn: the letter of the seed.
+#[tokio::test]
+async fn another_reply_draws_anew_and_the_blocks_have_nothing_to_do() {
+    let mut local = MockLocalModel::new();
+    local.expect_spec().returning(|| Arc::new(testing::spec("m")));
+    local.expect_embed().returning(|rows| {
+        let numbers: Vec<f32> = rows[0].iter().map(|token| token.0 as f32).collect();
+        Hidden::from_f32((1, numbers.len(), 1), &numbers)
+    });
+    local.expect_logits().returning(|_, want| {
+        let Want::Drawn(draw) = want else { panic!("a draw, not {want:?}") };
+        let drawn = TokenId(u32::from(b'a') + draw.noise.seed as u32);
+        Ok(Logits { rows: vec![LogitRow::Sparse(vec![(drawn, 0.0)])] })
+    });
+    let mut house = house(testing::letter);
+    house.model.local = Arc::new(local);
+    let (model, conversation) = (house.model.clone(), house.conversation("abcdef", 64).await);
+    let sampling = (Sampling::at_temperature(1.0), 0);
+    let mut turn = Turn::new(model, conversation, sampling, StopRule::default(), 3, 4).unwrap();
+    assert_eq!(run(&mut turn).await.0, "aaa");
+    assert_eq!(turn.computed(), 6 + 2);
+    turn.again(1, 7);
+    assert_eq!(run(&mut turn).await.0, "hhh");
+    assert_eq!(turn.computed(), 6 + 2 + 2);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use testkit::local_model::noise;
 
 use super::{
     Kernels, Line, MOST, Operand, Packed, Planes, RoundedRows, ZERO, bf16, f16, matmul, narrow_product,
-    rounded_product, scalar, sets, several::SEVERAL, some_rows,
+    rounded_product, scalar, sets, several::SEVERAL, some_products,
 };
 use crate::cpu::pool::Pool;
 
@@ -196,9 +196,9 @@ proptest! {
                 for (x, together) in x.chunks_exact(cols).zip(together.chunks_exact(rows)) {
                     let alone = matmul((&set, &pool), x, operand, cols);
                     let mut single = match operand {
-                        Operand::F32(numbers) => some_rows(&pool, x, numbers, set.dot, &all),
-                        Operand::Bf16(bits) => some_rows(&pool, x, bits, set.dot_bf16, &all),
-                        Operand::F16(bits) => some_rows(&pool, x, bits, set.dot_f16, &all),
+                        Operand::F32(numbers) => some_products(&pool, x, numbers, set.dot, &all),
+                        Operand::Bf16(bits) => some_products(&pool, x, bits, set.dot_bf16, &all),
+                        Operand::F16(bits) => some_products(&pool, x, bits, set.dot_f16, &all),
                         Operand::Packed(_) => Vec::new(),
                     };
                     single.reverse();

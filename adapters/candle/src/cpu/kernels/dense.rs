@@ -32,9 +32,9 @@ pub(crate) enum Operand<'a> {
 pub(crate) fn matmul((kernels, pool): (&Kernels, &Pool), x: &[f32], weight: Operand<'_>, cols: usize) -> Vec<f32> {
     let many = x.len() / cols;
     match weight {
-        Operand::F32(weight) if many <= SEVERAL => several::product(pool, x, weight, cols, kernels.several_f32),
-        Operand::Bf16(bits) if many <= SEVERAL => several::product(pool, x, bits, cols, kernels.several_bf16),
-        Operand::F16(bits) if many <= SEVERAL => several::product(pool, x, bits, cols, kernels.several_f16),
+        Operand::F32(weight) if many <= SEVERAL => several::lone_products(pool, x, weight, cols, kernels.several_f32),
+        Operand::Bf16(bits) if many <= SEVERAL => several::lone_products(pool, x, bits, cols, kernels.several_bf16),
+        Operand::F16(bits) if many <= SEVERAL => several::lone_products(pool, x, bits, cols, kernels.several_f16),
         Operand::Packed(packed) if many <= FEW => super::exact_product((kernels, pool), x, packed),
         Operand::F32(weight) => {
             let panel = |from: usize, to: usize| Panel::Borrowed(&weight[from * cols..to * cols]);
@@ -51,8 +51,8 @@ pub(crate) fn matmul((kernels, pool): (&Kernels, &Pool), x: &[f32], weight: Oper
 }
 
 /// Products of one row of activations with those rows of `weight` alone: the same numbers, to the bit, as
-/// [`several::product`] has.
-pub(crate) fn some_rows<T: Sync>(
+/// [`several::lone_products`] has.
+pub(crate) fn some_products<T: Sync>(
     pool: &Pool,
     x: &[f32],
     weight: &[T],

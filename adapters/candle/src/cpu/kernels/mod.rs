@@ -32,13 +32,13 @@ use corolla_domain::{
     ports::{FaultKind, PortError},
 };
 
-pub(crate) use dense::{Operand, Strided, matmul, product_into, some_rows};
+pub(crate) use dense::{Operand, Strided, matmul, product_into, some_products};
 pub(crate) use lend::Lent;
 pub(crate) use narrow::{narrow_product, narrowed};
 pub(crate) use packed::{Line, Packed, ROWS, lines};
 pub(crate) use planes::{MOST, Planes, ZERO};
 pub(crate) use product::{RoundedRows, exact_product, rounded_product};
-pub(crate) use several::product;
+pub(crate) use several::lone_products;
 
 use self::{
     narrow::{Group, PackedRows, Sums},

@@ -30,7 +30,7 @@ pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits
         return matmul((kernels, pool), &narrowed(kernels, x, cols), Operand::Bf16(bits), cols);
     };
     if many <= FEW {
-        return several::product(pool, &(narrow.round)(x), bits, cols, narrow.several);
+        return several::lone_products(pool, &(narrow.round)(x), bits, cols, narrow.several);
     }
     let mut rounded = buffers::place(many.div_ceil(LANES) * LANES * (cols / 2));
     let groups = rounded.as_chunks_mut::<LANES>().0;

@@ -19,8 +19,9 @@ const ROWS: usize = 16;
 /// row of activations have a place of the same length, and stand at its beginning.
 pub(crate) type Kernel<W, X> = fn(&[W], &[X], usize, &mut [f32]);
 
-/// `x` of shape `[m, cols]` times the transpose of `weight` of shape `[rows, cols]`: `[m, rows]`.
-pub(crate) fn product<W: Sync, X: Sync>(
+/// `x` of shape `[m, cols]` times the transpose of `weight` of shape `[rows, cols]`: `[m, rows]`. Each row of `x` has the
+/// products that it has alone.
+pub(crate) fn lone_products<W: Sync, X: Sync>(
     pool: &Pool,
     x: &[X],
     weight: &[W],

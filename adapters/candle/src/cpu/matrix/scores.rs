@@ -108,9 +108,9 @@ impl Matrix {
     fn lone_products(&self, (kernels, pool): (&Kernels, &Pool), x: &[f32], activations: Activations) -> Vec<f32> {
         let x = self.multiplied(kernels, x, activations);
         match &self.data {
-            Data::F32(numbers) => kernels::product(pool, &x, numbers, self.cols, kernels.several_f32),
-            Data::Bf16(bits) => kernels::product(pool, &x, bits, self.cols, kernels.several_bf16),
-            Data::F16(bits) => kernels::product(pool, &x, bits, self.cols, kernels.several_f16),
+            Data::F32(numbers) => kernels::lone_products(pool, &x, numbers, self.cols, kernels.several_f32),
+            Data::Bf16(bits) => kernels::lone_products(pool, &x, bits, self.cols, kernels.several_bf16),
+            Data::F16(bits) => kernels::lone_products(pool, &x, bits, self.cols, kernels.several_f16),
             // Never screened.
             Data::Quantised(_) => Vec::new(),
         }
@@ -119,9 +119,9 @@ impl Matrix {
     /// Products of one row of activations, as [`Matrix::multiplied`] has them, with some rows.
     fn some_products(&self, (kernels, pool): (&Kernels, &Pool), x: &[f32], rows: &[u32]) -> Vec<f32> {
         match &self.data {
-            Data::F32(numbers) => kernels::some_rows(pool, x, numbers, kernels.dot, rows),
-            Data::Bf16(bits) => kernels::some_rows(pool, x, bits, kernels.dot_bf16, rows),
-            Data::F16(bits) => kernels::some_rows(pool, x, bits, kernels.dot_f16, rows),
+            Data::F32(numbers) => kernels::some_products(pool, x, numbers, kernels.dot, rows),
+            Data::Bf16(bits) => kernels::some_products(pool, x, bits, kernels.dot_bf16, rows),
+            Data::F16(bits) => kernels::some_products(pool, x, bits, kernels.dot_f16, rows),
             // Never screened.
             Data::Quantised(_) => Vec::new(),
         }

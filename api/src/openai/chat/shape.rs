@@ -1,30 +1,11 @@
 //! What goes out: a completion, its chunks, its counts.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use corolla_domain::model::ModelId;
 use poem_openapi::Object;
-use uuid::Uuid;
 
 use crate::{
-    openai::{TokenUsage, likelihood::ChatLogprobs},
+    openai::{likelihood::ChatLogprobs, shape::TokenUsage},
     route::ReplyRoute,
 };
-
-/// What all parts of one reply carry.
-#[derive(Debug, Clone)]
-pub(crate) struct Stamp {
-    pub(crate) id: String,
-    pub(crate) created: u64,
-    pub(crate) model: String,
-}
-
-impl Stamp {
-    pub(crate) fn new(kind: &str, model: &ModelId) -> Self {
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Self { id: format!("{kind}-{}", Uuid::new_v4().simple()), created, model: model.to_string() }
-    }
-}
 
 /// A reply in one piece.
 #[derive(Debug, Object)]

@@ -1,45 +1,17 @@
-//! Replies as server-sent events: one piece a token, then `[DONE]`. A failure on the way is an event of its own.
-
-use std::{collections::VecDeque, time::Duration};
+//! Chat replies as server-sent events: one piece a token.
 
 use corolla_domain::generation::Likelihood;
-use futures_util::{Stream, stream};
-use poem::{
-    IntoResponse, Response,
-    web::sse::{Event, SSE},
-};
+use poem::web::sse::Event;
 use poem_openapi::types::ToJSON;
 
-use super::shape::{Delta, Piece, PieceChoice, Stamp};
-use crate::{fault::ChatFaultBody, openai::finish_reason, reply::Running};
-
-/// What makes the events of one response, some at a time.
-pub(crate) trait Source: Send + 'static {
-    /// The next events; none where it is over.
-    fn more(&mut self) -> impl Future<Output = Vec<Event>> + Send;
-}
-
-/// The event stream of `source`. Dropping the response, as a closed connection does, stops the compute.
-pub(crate) fn response(source: impl Source, keep_alive: Duration) -> Response {
-    let mut response = SSE::new(events(source)).keep_alive(keep_alive).into_response();
-    // Proxies that collect a response before they pass it on would undo the streaming.
-    response.headers_mut().insert("x-accel-buffering", poem::http::HeaderValue::from_static("no"));
-    response
-}
-
-fn events(source: impl Source) -> impl Stream<Item = Event> + Send + 'static {
-    stream::unfold((source, VecDeque::new()), |(mut source, mut ready)| async move {
-        if ready.is_empty() {
-            ready.extend(source.more().await);
-        }
-        Some((ready.pop_front()?, (source, ready)))
-    })
-}
-
-/// The last event of every stream.
-pub(crate) fn done() -> Event {
-    Event::message("[DONE]")
-}
+use super::shape::{Delta, Piece, PieceChoice};
+use crate::{
+    openai::{
+        shape::{Stamp, finish_reason},
+        stream::{Source, done, failure},
+    },
+    reply::Running,
+};
 
 /// The pieces of chat replies, one reply after the other.
 pub(super) struct Events {
@@ -121,8 +93,7 @@ impl Source for Events {
                 }
                 Ok(None) => self.finish(&mut ready),
                 Err(fault) => {
-                    ready.push(Event::message(ChatFaultBody::from(&fault).to_json_string()));
-                    ready.push(done());
+                    ready.extend(failure(&fault));
                     self.over = true;
                 }
             }

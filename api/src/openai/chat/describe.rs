@@ -1,23 +1,22 @@
 //! What the description says of `/v1/chat/completions`.
 
-use corolla_domain::generation::MAX_ALTERNATIVES;
 use poem::http::Method;
 use poem_openapi::{
     Tags as _,
-    registry::{MetaApi, MetaMediaType, MetaOperation, MetaPath, MetaSchema, Registry},
+    registry::{MetaApi, MetaMediaType, MetaSchema, Registry},
     types::Type,
 };
 
 use super::shape::{Completion, Piece};
 use crate::{
     fault::ChatFaultBody,
-    openai::{
-        MAX_CHOICES, MAX_STOPS,
-        describe::{errors, stream_schema},
-    },
+    openai::describe::{alternatives, errors, shared_members, stream_schema},
     spec::{
         Tag,
-        meta::{Member, body, boolean, header, inline, integer, json, list, named, number, object, one_of, or, text},
+        meta::{
+            Member, Operation, body, boolean, header, inline, integer, json, list, named, object, one_of, operation,
+            or, text,
+        },
     },
 };
 
@@ -70,66 +69,6 @@ fn response_format() -> MetaSchema {
     object("What the text must be. Tokens that would lead out of it cannot be drawn.", vec!["type"], members)
 }
 
-/// A number of alternatives.
-pub(crate) fn alternatives(description: &'static str) -> MetaSchema {
-    MetaSchema { maximum: Some(MAX_ALTERNATIVES as f64), ..integer(0, description) }
-}
-
-/// Members that completions have too.
-pub(crate) fn shared_members() -> Vec<Member> {
-    let string = || inline(MetaSchema::new("string"));
-    let stops = MetaSchema { max_items: Some(MAX_STOPS), ..list(string(), "Several.") };
-    let usage = boolean("Send the counts in a last chunk of their own.");
-    vec![
-        ("stream", or(boolean("Send the reply as server-sent events while it is written."), false)),
-        ("stream_options", object("How to stream.", Vec::new(), [("include_usage", or(usage, false))])),
-        (
-            "n",
-            or(MetaSchema { maximum: Some(MAX_CHOICES as f64), ..integer(1, "How many replies. 1 in a session.") }, 1),
-        ),
-        (
-            "logit_bias",
-            MetaSchema {
-                additional_properties: Some(Box::new(inline(number(-100.0, 100.0, "Added to the score.")))),
-                ..object("What to add to the scores of tokens, by the token's id.", Vec::new(), [])
-            },
-        ),
-        (
-            "temperature",
-            or(number(0.0, 100.0, "Divides the scores before drawing; 0 takes the most probable token."), 1.0),
-        ),
-        (
-            "top_p",
-            number(0.0, 1.0, "Draw from the most probable tokens that reach this probability together. Above 0."),
-        ),
-        ("top_k", integer(1, "Draw from this many of the most probable tokens.")),
-        ("min_p", number(0.0, 1.0, "Draw from tokens at least this fraction as probable as the best one.")),
-        (
-            "seed",
-            MetaSchema {
-                description: Some("The same seed and the same request give the same tokens."),
-                ..MetaSchema::new_with_format("integer", "int64")
-            },
-        ),
-        (
-            "stop",
-            one_of(vec![string(), inline(stops)], "The reply ends before this text, or before the first of them."),
-        ),
-        (
-            "presence_penalty",
-            or(number(-100.0, 100.0, "Subtracted once from the score of each token already written."), 0.0),
-        ),
-        (
-            "frequency_penalty",
-            or(number(-100.0, 100.0, "Subtracted from the score of a token for each time it was written."), 0.0),
-        ),
-        (
-            "repetition_penalty",
-            or(number(0.01, 100.0, "Above 1, tokens that are already in the text become less probable."), 1.0),
-        ),
-    ]
-}
-
 pub(super) fn register(registry: &mut Registry) {
     Tag::Chat.register(registry);
     Completion::register(registry);
@@ -159,24 +98,19 @@ pub(super) fn api() -> MetaApi {
         "Where the reply is in one piece: tokens of the prompt found in the session's cache and tokens computed, and \
          milliseconds of each part. The same header as of generate.",
     ));
-    let operation = MetaOperation {
+    let operation = operation(Operation {
+        path: PATH,
         method: Method::POST,
-        tags: vec![Tag::Chat.name()],
-        summary: Some("Continue a chat"),
-        description: Some(
-            "Writes the assistant's next message. Streamed, each event's `data` is a ChatChunk; the stream ends with \
-             `data: [DONE]`, and a failure on the way is an event whose data is a ChatError. Comment lines keep a slow \
-             stream open. Closing the connection stops the compute. Unknown members are passed over; tools are \
-             refused by name.",
-        ),
-        external_docs: None,
+        tag: Tag::Chat,
+        id: "create-chat-completion",
+        summary: "Continue a chat",
+        description: "Writes the assistant's next message. Streamed, each event's `data` is a ChatChunk; the stream \
+                      ends with `data: [DONE]`, and a failure on the way is an event whose data is a ChatError. \
+                      Comment lines keep a slow stream open. Closing the connection stops the compute. Unknown members \
+                      are passed over; tools are refused by name.",
         params: Vec::new(),
         request: Some(body("The chat.", true, &[("application/json", REQUEST)])),
         responses: errors(fine),
-        deprecated: false,
-        security: Vec::new(),
-        operation_id: Some("create-chat-completion"),
-        code_samples: Vec::new(),
-    };
-    MetaApi { paths: vec![MetaPath { path: PATH.to_owned(), operations: vec![operation] }] }
+    });
+    MetaApi { paths: vec![operation] }
 }

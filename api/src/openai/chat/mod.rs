@@ -1,20 +1,18 @@
 //! `/v1/chat/completions`: chat in the shape that OpenAI's clients speak.
 
-pub(crate) mod describe;
-pub(crate) mod fields;
+mod describe;
 mod request;
-pub(crate) mod shape;
-pub(crate) mod stream;
+mod shape;
+mod stream;
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use corolla_domain::session::{ReplyRequest, SessionService};
 use poem::{
-    EndpointExt, Request, Response,
-    endpoint::{BoxEndpoint, make},
+    Request, Response,
     http::{HeaderValue, Method},
 };
 use poem_openapi::{
@@ -23,14 +21,19 @@ use poem_openapi::{
     types::ToJSON,
 };
 
+use super::{
+    StreamOptions,
+    shape::{Stamp, finish_reason},
+    stream::response,
+};
 use crate::{
     error::Fault,
-    openai::{self, StreamOptions, finish_reason},
     reply::Running,
     settings::ApiSettings,
+    table::{self, Table},
 };
 use request::ChatAsk;
-use shape::{Choice, Completion, Said, Stamp};
+use shape::{Choice, Completion, Said};
 
 /// The chat operation.
 #[derive(Clone)]
@@ -42,13 +45,13 @@ pub(crate) struct Chat {
 impl Chat {
     async fn complete(&self, mut request: Request) -> Result<Response, Fault> {
         let body = request.take_body();
-        let ask = ChatAsk::read(&openai::json(&request, body, &self.settings).await?)?;
+        let ask = ChatAsk::read(&super::json(&request, body, &self.settings).await?)?;
         let logprobs = ask.request.sampling.alternatives.is_some();
         let running = self.start(ask.request).await?;
         match ask.stream {
             Some(StreamOptions { include_usage }) => {
                 let events = stream::Events::new(running, ask.n, logprobs, include_usage);
-                Ok(stream::response(events, self.settings.keep_alive))
+                Ok(response(events, self.settings.keep_alive))
             }
             None => whole(running, ask.n, logprobs).await,
         }
@@ -103,11 +106,8 @@ impl OpenApi for Chat {
         describe::register(registry);
     }
 
-    fn add_routes(self, table: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {
-        let endpoint = make(move |request| {
-            let chat = self.clone();
-            async move { chat.complete(request).await.map_err(poem::Error::from) }
-        });
-        table.entry(describe::PATH.to_owned()).or_default().insert(Method::POST, endpoint.map_to_response().boxed());
+    fn add_routes(self, table: &mut Table) {
+        let handle = |chat: Self, request| async move { chat.complete(request).await };
+        table::add(table, (Method::POST, describe::PATH), self, handle);
     }
 }

@@ -1,17 +1,16 @@
 //! From the JSON of a chat request to a request for the domain.
 
 use corolla_domain::{
-    generation::{Sampling, StopRule},
-    model::{Grammar, Message, ModelId, Role},
+    generation::Sampling,
+    model::{Grammar, Message, Role},
     session::{Length, Prompt, ReplyRequest},
 };
 use serde_json::Value;
 
-use super::fields::{Fields, kind};
 use crate::{
     error::Fault,
+    fields::{Fields, kind},
     openai::{self, StreamOptions, unsupported},
-    v1,
 };
 
 /// What is asked for.
@@ -31,11 +30,11 @@ impl ChatAsk {
     pub(super) fn read(body: &Value) -> Result<Self, Fault> {
         let fields = openai::members(body)?;
         openai::refuse(&fields, &super::describe::UNSUPPORTED)?;
-        let model = fields.text("model")?.filter(|model| !model.is_empty()).map(ModelId::from);
+        let model = openai::model(&fields)?;
         let messages = messages(fields.get("messages"))?;
         let max_tokens = fields.count("max_tokens")?;
         let length = fields.count("max_completion_tokens")?.or(max_tokens).map_or(Length::Rest, Length::NewTokens);
-        let session = fields.text("session_id")?.map(v1::session_id).transpose()?;
+        let session = openai::session(&fields)?;
         let request = ReplyRequest {
             model,
             session,
@@ -43,13 +42,7 @@ impl ChatAsk {
             length,
             sampling: Sampling { alternatives: alternatives(&fields)?, ..openai::sampling(&fields)? },
             grammar: grammar(fields.get("response_format"))?,
-            stop: StopRule {
-                sequences: openai::stops(fields.get("stop"))?,
-                endings: None,
-                include: false,
-                ignore_eos: false,
-                skip_special: true,
-            },
+            stop: openai::stop(&fields)?,
         };
         Ok(Self { request, stream: openai::stream(&fields)?, n: openai::choices(&fields)? })
     }
