@@ -1,10 +1,12 @@
 # The verbs of the house. `make run` and `make test` are all a newcomer needs.
 
 BIN      := target/release/corolla
+# As the tests build it: with other features of their crates, most of them would be compiled once more.
+DEBUG    := cargo build --workspace --bins --tests --locked
 LISTEN   ?= 127.0.0.1:8000
 
-.PHONY: help run model ui check-ui test check tools unit browser clients libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec lint-spec typed-clients schemathesis bench \
-        bench-swarm bench-hosts bench-hostile bench-hop bench-backends bench-llama bench-head bench-sessions check-head pictures
+.PHONY: help run model ui check-ui test check tools unit debug browser clients libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec lint-spec typed-clients schemathesis bench \
+        bench-swarm bench-hosts bench-hostile bench-hop bench-http bench-backends bench-llama bench-head bench-sessions check-head pictures
 
 help:            ## what there is to do
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -38,12 +40,13 @@ unit: model      ## unit tests, contract suites, golden files, end to end throug
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace --locked; \
 	else echo 'cargo-nextest is missing (cargo install cargo-nextest --locked); using cargo test'; cargo test --workspace --locked; fi
 
-browser: tools model  ## the page in headless Chromium, against the real binary
-	cargo build --locked
+debug:           ## build target/debug/corolla, as the tests do
+	$(DEBUG)
+
+browser: tools model debug  ## the page in headless Chromium, against the real binary
 	sh scripts/browser-test.sh target/debug/corolla
 
-clients: model   ## OpenAI's clients for Python and Node, LiteLLM and LangChain, unmodified (110 MB of packages, once)
-	cargo build --locked
+clients: model debug  ## OpenAI's clients for Python and Node, LiteLLM and LangChain, unmodified (110 MB of packages, once)
 	sh scripts/clients.sh target/debug/corolla
 
 libtorch:        ## build target/release/corolla-tch, with libtorch from PyPI (541 MB, once) or LIBTORCH
@@ -56,13 +59,14 @@ cuda:            ## build target/release/corolla-cuda, where CUDA's toolkit is
 	cargo build --release --locked --features cuda --target-dir target/cuda
 	mkdir -p target/release && cp target/cuda/release/corolla target/release/corolla-cuda
 
-test-libtorch: model  ## the libtorch backend: contract suites, golden files, one configuration on every backend
+test-libtorch: model debug  ## the libtorch backend: contract suites, golden files, one configuration on every backend
+	mkdir -p target/plain && cp target/debug/corolla target/plain/corolla
 	LIBTORCH=$$(sh scripts/libtorch.sh) && export LIBTORCH && \
-	cargo clippy --locked -p corolla-tch --all-targets --features libtorch --target-dir target/libtorch -- -D warnings && \
-	cargo test --locked -p corolla-tch --features libtorch --target-dir target/libtorch && \
-	cargo build --locked --features libtorch --target-dir target/libtorch
-	cargo build --locked
-	python3 tests/backends/run.py target/debug/corolla target/libtorch/debug/corolla
+	cargo clippy --workspace --all-targets --locked --features libtorch -- -D warnings && \
+	$(DEBUG) --features libtorch && \
+	cargo test --workspace --locked --features libtorch --test libtorch && \
+	cp target/debug/corolla target/plain/corolla-tch
+	python3 tests/backends/run.py target/plain/corolla target/plain/corolla-tch
 
 check-cuda:      ## type-check the CUDA backend, without CUDA; `sh scripts/check-cuda.sh --kernels` compiles its kernels too
 	sh scripts/check-cuda.sh
@@ -78,7 +82,7 @@ swarm-demo: model  ## a private swarm on this machine: a bootstrap node, three h
 	python3 scripts/swarm_demo.py $(BIN) --listen $(LISTEN)
 
 test-namespaces: ## hosts behind NATs in network namespaces, as root: relayed, punched through, direct (SKIPPED where it may not)
-	cargo build --locked
+	$(DEBUG)
 	python3 tests/namespaces/run.py target/debug/corolla
 
 interop:         ## stock Python Petals on loopback: its servers, its clients, and both mixed with ours (1 GB of PyPI packages, once)
@@ -99,16 +103,13 @@ soak:            ## fifty sessions at a time for ten minutes on such a swarm: ri
 lint-spec: tools ## openapi.yaml and openapi-3.1.yaml against the recommended rules of an independent linter
 	@sh scripts/lint-spec.sh
 
-typed-clients: tools model ## clients generated from openapi.yaml in TypeScript, Python and Rust: compiled, and used
-	cargo build --locked
+typed-clients: tools model debug ## clients generated from openapi.yaml in TypeScript, Python and Rust: compiled, and used
 	sh scripts/typed-clients.sh target/debug/corolla
 
-schemathesis: model ## thousands of requests that openapi.yaml allows or forbids; what comes back must be what it says
-	cargo build --locked
+schemathesis: model debug ## thousands of requests that openapi.yaml allows or forbids; what comes back must be what it says
 	sh scripts/schemathesis.sh target/debug/corolla
 
-spec:            ## write openapi.yaml, and the same as OpenAPI 3.1
-	cargo build --quiet --locked
+spec: debug      ## write openapi.yaml, and the same as OpenAPI 3.1
 	target/debug/corolla openapi > openapi.yaml.new && mv openapi.yaml.new openapi.yaml
 	target/debug/corolla openapi --oas 3.1 > openapi-3.1.yaml.new && mv openapi-3.1.yaml.new openapi-3.1.yaml
 
@@ -161,6 +162,9 @@ bench-backends: model libtorch ## every backend beside Python torch, same weight
 
 bench-hop:       ## what the client adds to a step of a server
 	cargo bench --locked -p corolla-swarm --bench hop
+
+bench-http:      ## what the HTTP layer adds to a token with two hundred streams at once, and to memory
+	cargo bench --locked --bench http
 
 pictures: tools model  ## take the README's screenshots anew
 	cargo build --release --locked

@@ -77,5 +77,4 @@ else
 fi
 export PATH
 
-step cargo clippy --locked --target-dir "$target" -p corolla-candle --all-targets --features cuda -- -D warnings
-step cargo clippy --locked --target-dir "$target" --features cuda -- -D warnings
+step cargo clippy --locked --target-dir "$target" --workspace --all-targets --features cuda -- -D warnings
