@@ -117,8 +117,8 @@ def rate(client, **more):
 def cost(client, pairs):
     """What the grammar takes of the time of a token: the same model, free and bound, in turns."""
     numbers = {"type": "object", "properties": {"list": {"type": "array", "items": {"type": "integer"}, "minItems": 120}}, "required": ["list"], "additionalProperties": False}
-    words = {"type": "object", "properties": {"text": {"type": "string", "minLength": 1200}}, "required": ["text"], "additionalProperties": False}
-    for what, wanted in (("numbers", numbers), ("a long text", words)):
+    words = {"type": "object", "properties": {"list": {"type": "array", "items": {"type": "string"}, "minItems": 120}}, "required": ["list"], "additionalProperties": False}
+    for what, wanted in (("numbers", numbers), ("words", words)):
         form = {"type": "json_schema", "json_schema": {"name": "reply", "schema": wanted}}
         rate(client, response_format=form)
         ratios = []
