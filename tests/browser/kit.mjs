@@ -67,6 +67,8 @@ export async function person({ at = server, expected = /^$/, ...options } = {}) 
 
 export const composer = (page) => page.getByRole("textbox", { name: "Your message" });
 export const stopButton = (page) => page.getByRole("button", { name: "Stop the reply" });
+export const button = (page, name) => page.getByRole("button", { name, exact: true });
+export const settings = (page) => page.getByRole("dialog", { name: "Settings" });
 export const sayings = (page) => page.getByRole("log").locator("> li");
 
 export async function say(page, text) {
@@ -75,8 +77,14 @@ export async function say(page, text) {
   await stopButton(page).waitFor();
 }
 
-/** Text of the reply as it stands. */
-export const reply = async (page) => ((await sayings(page).count()) < 2 ? "" : (await sayings(page).last().innerText()).trim());
+/** Text of the reply as it stands, with what is said of its writing. */
+export const reply = async (page) => ((await sayings(page).count()) < 2 ? "" : (await sayings(page).last().locator(".body").innerText()).trim());
+
+/** The words of a text, whatever is between them. */
+export const plain = (text) => text.replace(/\W+/g, " ").trim();
+
+/** The words of the reply as it stands. */
+export const words = async (page) => plain(await sayings(page).last().locator(".words").innerText());
 
 export async function until(what, check, limit = SOON) {
   const end = Date.now() + limit;
@@ -117,6 +125,13 @@ export async function picture(page, name) {
 
 export const sideways = (page) => page.evaluate(() => Math.max(document.documentElement.scrollWidth, document.body.scrollWidth) - innerWidth);
 
+/** How many tokens the replies of this chat may have. */
+export async function longest(page, tokens) {
+  await button(page, "Settings").click();
+  await settings(page).getByRole("spinbutton", { name: "Longest reply" }).fill(String(tokens));
+  await button(page, "Close").click();
+}
+
 /** Stops a reply, unless it has ended by itself. */
 export async function enough(page) {
   await stopButton(page).click({ timeout: 2000 }).catch(() => {});
@@ -142,6 +157,21 @@ export async function answers(page, ...all) {
     await route.fulfill(all[Math.min(asked.length, all.length) - 1]);
   });
   return asked;
+}
+
+/** Lets the page get a reply to its chats that sends this much and then nothing, until it is stopped. */
+export async function stalled(page, text) {
+  await page.evaluate((piece) => {
+    const real = window.fetch;
+    window.fetch = (address, options) => {
+      if (!String(address).includes("/v1/chat/completions")) return real(address, options);
+      const start = (control) => {
+        control.enqueue(new TextEncoder().encode(piece));
+        options.signal.addEventListener("abort", () => control.error(options.signal.reason));
+      };
+      return Promise.resolve(new Response(new ReadableStream({ start }), { headers: { "Content-Type": "text/event-stream" } }));
+    };
+  }, event({ choices: [{ index: 0, delta: { content: text }, finish_reason: null }] }));
 }
 
 export const failure = (status, code, message) => ({ status, json: { error: { type: "server_error", code, message, param: null } } });
