@@ -103,7 +103,7 @@ test("who wants less motion gets none", async () => {
     if (reducedMotion === "reduce") assert.equal(await moving(), 0, "while a reply is written");
     else await until("the flower breathes", moving);
     await page.keyboard.press("Escape");
-    await page.getByText("Stopped").waitFor();
+    await page.locator(".meta").getByText("Stopped").waitFor();
     await page.getByRole("button", { name: "Settings" }).click();
     if (reducedMotion === "reduce") assert.equal(await moving(), 0, "while a sheet comes");
   }

@@ -179,7 +179,7 @@ test("in a swarm a reply shows its route, and who was replaced", { skip, timeout
     await page.getByText("The reply that is being written takes").waitFor();
     await page.getByRole("link", { name: "Back to the chat" }).click();
     await enough(page);
-    await page.getByText("Stopped").waitFor();
+    await page.locator(".meta").getByText("Stopped").waitFor();
     await sayings(page).last().getByText(/Route: \d servers?/).click();
     assert.ok((await sayings(page).last().locator(".hops li").count()) >= 1, "a reply that was stopped shows its route");
     await page.context().close();
