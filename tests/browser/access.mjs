@@ -32,7 +32,7 @@ async function fine(page, view) {
 }
 
 for (const [name, options] of [["wide and light", { viewport: { width: 1200, height: 800 }, colorScheme: "light" }], ["a phone, dark", { ...PHONE, colorScheme: "dark" }]]) {
-  test(`axe finds nothing in any view: ${name}`, { timeout: 120_000 }, async () => {
+  test(`axe finds nothing in any view: ${name}`, { timeout: 300_000 }, async () => {
     const page = await person({ ...options, expected: /503|42/ });
     const button = (label) => page.getByRole("button", { name: label, exact: true });
     await page.route("**/api/v1/swarm", (route) => route.fulfill({ json: SWARM }));

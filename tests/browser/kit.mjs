@@ -15,9 +15,9 @@ if (!server) {
 }
 
 export const LONG = "Write a long story about a lighthouse keeper, with many chapters.";
-export const REPLY = 60_000; // a short reply, on a busy machine
+export const REPLY = 120_000; // a short reply, on a busy machine
 export const RAMBLE = 20_000; // longer than that no test listens to a reply
-export const SOON = 10_000; // what a person notices at once, on a busy machine
+export const SOON = 30_000; // what a person notices at once, on a busy machine
 export const PHONE = { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true, deviceScaleFactor: 2 };
 
 let browser;
@@ -72,9 +72,20 @@ export const settings = (page) => page.getByRole("dialog", { name: "Settings" })
 export const sayings = (page) => page.getByRole("log").locator("> li");
 
 export async function say(page, text) {
+  const before = await sayings(page).count();
   await composer(page).fill(text);
   await composer(page).press("Enter");
-  await stopButton(page).waitFor();
+  await until("the message is there, and a place for the reply", async () => (await sayings(page).count()) === before + 2);
+}
+
+/** Counts from now on in how many lengths a reply is seen; how many there were. */
+export async function lengthsSeen(page) {
+  await page.getByRole("log").evaluate((log) => {
+    window.lengths = new Set();
+    const look = () => window.lengths.add(log.querySelector(".writing .words")?.textContent.length ?? 0);
+    new MutationObserver(look).observe(log, { characterData: true, childList: true, subtree: true });
+  });
+  return () => page.evaluate(() => window.lengths.size);
 }
 
 /** Text of the reply as it stands, with what is said of its writing. */
@@ -101,8 +112,7 @@ export const begun = (page) => until("a reply begins", async () => (await reply(
 
 /** Waits for the end of a reply; one that rambles is stopped. */
 export async function finished(page) {
-  await stopButton(page).waitFor({ state: "hidden", timeout: RAMBLE }).catch(() => stopButton(page).click());
-  await stopButton(page).waitFor({ state: "hidden" });
+  await stopButton(page).waitFor({ state: "hidden", timeout: RAMBLE }).catch(() => enough(page));
 }
 
 export async function counters() {
@@ -134,8 +144,12 @@ export async function longest(page, tokens) {
 
 /** Stops a reply, unless it has ended by itself. */
 export async function enough(page) {
-  await stopButton(page).click({ timeout: 2000 }).catch(() => {});
-  await stopButton(page).waitFor({ state: "hidden" });
+  await until("the reply is over", async () => {
+    if (!(await stopButton(page).isVisible())) return true;
+    // It may end by itself before it is hit.
+    await stopButton(page).click({ timeout: 1000 }).catch(() => {});
+    return false;
+  });
 }
 
 const event = (piece) => `data: ${JSON.stringify({ id: "x", object: "chat.completion.chunk", created: 0, model: "m", ...piece })}\n\n`;

@@ -7,9 +7,11 @@ import os from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 
-import { answers, begun, button, composer, enough, exchange, failure, LONG, person, reply, say, sayings, server, settings, stalled, stopButton, stream, until } from "./kit.mjs";
+import { answers, begun, button, composer, enough, exchange, failure, LONG, person, RAMBLE, REPLY, reply, say, sayings, server, settings, stalled, stopButton, stream, until } from "./kit.mjs";
 
 const WIDE = { viewport: { width: 1200, height: 760 } };
+/** Pixels from the end of the conversation to what is in view. */
+const away = (page) => page.locator("#scroller").evaluate((it) => it.scrollHeight - it.scrollTop - it.clientHeight);
 const said = (page, at) => sayings(page).nth(at).innerText();
 
 test("a message is edited and sent again, on a branch of its own", async () => {
@@ -145,8 +147,8 @@ test("few-shot mode continues a text, word for word", async () => {
   const sent = page.waitForRequest("**/api/v1/generate");
   await composer(page).press("Enter");
   assert.match((await sent).postDataJSON().inputs, /^Translate English to Spanish\.[\s\S]*Spanish:$/);
-  await until("the text goes on", async () => (await reply(page)).length > 10, 60_000);
-  await stopButton(page).waitFor({ state: "hidden", timeout: 60_000 }).catch(() => enough(page));
+  await until("the text goes on", async () => (await reply(page)).length > 10, REPLY);
+  await stopButton(page).waitFor({ state: "hidden", timeout: RAMBLE }).catch(() => enough(page));
   assert.doesNotMatch((await reply(page)).trim(), /\n\n[\s\S]*\n\n/, "it ends at a blank line");
 });
 
@@ -192,13 +194,14 @@ test("the context meter counts, and a slow reply says why", async () => {
   const servers = [{ ...server, peer: "12D3KooWfar", name: "behind a router", relayed: true }];
   const model = { model: "smollm2-135m-instruct", blocks: 30, missing: [], fault: null, join: null, file: null, route: [{ peer: "12D3KooWfar", start: 0, end: 30 }], servers };
   await page.route("**/api/v1/swarm", (route) => route.fulfill({ json: { models: [model] } }));
-  await answers(page, stream("fine"));
+  await answers(page, stream("fine\n\n".repeat(40)));
   await exchange(page, "Hello");
   assert.equal(await page.getByRole("meter", { name: "Context used" }).getAttribute("aria-valuetext"), "15 of 4,096 tokens");
   await stalled(page, "one word");
   await composer(page).fill("And now?");
   await composer(page).press("Enter");
   await page.getByText("Slow: behind a router is reached through a relay.").waitFor();
+  await until("the reply is in view, though the reason takes its place", async () => (await away(page)) < 8);
   await page.getByRole("link", { name: "Help it with your machine" }).click();
   await page.getByRole("heading", { name: "Connect your machine" }).waitFor();
 });
@@ -263,16 +266,15 @@ test("the view follows the reply until the reader scrolls up", async () => {
   await page.unroute("**/v1/chat/completions");
   await say(page, LONG);
   await begun(page);
-  const away = () => page.locator("#scroller").evaluate((it) => it.scrollHeight - it.scrollTop - it.clientHeight);
-  await until("the end is in view", async () => (await away()) < 8);
+  await until("the end is in view", async () => (await away(page)) < 8);
   await page.locator("#scroller").hover();
   await page.mouse.wheel(0, -400);
-  await until("the reader is elsewhere", async () => (await away()) > 200);
+  await until("the reader is elsewhere", async () => (await away(page)) > 200);
   const length = (await reply(page)).length;
-  await until("the reply grows", async () => (await reply(page)).length > length + 30, 60_000);
-  assert.ok((await away()) > 200, "and the view stays");
+  await until("the reply grows", async () => (await reply(page)).length > length + 30, REPLY);
+  assert.ok((await away(page)) > 200, "and the view stays");
   await page.getByRole("button", { name: "Latest" }).click();
-  await until("the end is in view again", async () => (await away()) < 8);
+  await until("the end is in view again", async () => (await away(page)) < 8);
   await enough(page);
 });
 
@@ -324,7 +326,7 @@ test("the page works below a path prefix", async () => {
   try {
     const page = await person({ at: `http://127.0.0.1:${proxy.address().port}${prefix}` });
     await say(page, "Hello!");
-    await until("a reply", async () => (await reply(page)).length > 8, 60_000);
+    await until("a reply", async () => (await reply(page)).length > 8, REPLY);
     await enough(page);
     await page.goto(`${page.url().split("#")[0]}#/swarm`);
     await page.getByRole("heading", { name: "Swarm", exact: true }).waitFor();
