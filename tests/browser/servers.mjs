@@ -8,7 +8,7 @@ import os from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 
-import { begun, enough, LONG, longest, person, picture, reply, say, sayings, stopButton, until, values, words } from "./kit.mjs";
+import { begun, composer, enough, LONG, longest, person, picture, reply, say, sayings, stopButton, until, values, words } from "./kit.mjs";
 
 const skip = values.binary ? false : "no --binary was given";
 const MODEL = path.resolve("models/SmolLM2-135M-Instruct.Q4_1.gguf");
@@ -71,8 +71,12 @@ test("a model whose blocks nobody hosts says so, and the command on the page bri
     await writeFile(path.join(folder, "corolla.toml"), `[[models]]\nid = "smollm2-135m-instruct"\npath = ${JSON.stringify(MODEL)}\nblocks = "swarm"\n\n[models.swarm]\njoin = "${token}"\n`);
     server = start(values.binary, ["serve", "--listen", at, "--config", path.join(folder, "corolla.toml")]);
     await until("the server listens", () => fetch(`http://${at}/health/live`).then((answer) => answer.ok, () => false), LOAD);
-    const page = await person({ at: `http://${at}`, expected: EXPECTED, permissions: ["clipboard-read", "clipboard-write"] });
+    const page = await person({ at: `http://${at}`, expected: EXPECTED, permissions: ["clipboard-read", "clipboard-write"], viewport: { width: 1000, height: 620 } });
     await page.getByText("The model cannot answer yet").first().waitFor({ timeout: LOAD });
+    await composer(page).fill("Why is the sky blue?");
+    await composer(page).press("Enter");
+    await page.getByRole("alert").getByText("The model cannot answer yet.").waitFor();
+    assert.match(await page.getByRole("alert").innerText(), /block/, "it says what is missing");
     await picture(page, "error");
     await page.goto(`http://${at}/#/swarm`);
     await page.getByText("Nobody hosts blocks 0–29").waitFor({ timeout: LOAD });

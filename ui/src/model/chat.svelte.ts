@@ -30,6 +30,13 @@ export interface Trouble {
   parent: string | null;
 }
 
+/** A reply as it stood when the page went away: what is kept meanwhile may be older. */
+export interface Parting {
+  id: string;
+  text: string;
+  facts?: Facts;
+}
+
 /** What a conversation needs of the world around it. */
 export interface Around {
   server: Server;
@@ -38,6 +45,8 @@ export interface Around {
   tab: string;
   now(): number;
   pause(ms: number, signal: AbortSignal): Promise<void>;
+  /** What this tab left when it went away, at once. */
+  parting: { get(): Parting | null; set(parting: Parting): void };
   /** Once the models are known, or cannot be. */
   ready(): Promise<void>;
   /** Tokens that a conversation with `model` can have. */
@@ -73,10 +82,16 @@ export class Chat {
   open(talk: Talk): void {
     this.halt();
     this.talk = talk;
-    const last = this.shown.at(-1);
-    if (last?.state !== "writing") return;
-    if (talk.writer === this.around.tab) void this.write(last, last.facts?.tokens);
-    else this.update(changed(talk, last.id, { state: "cut" }), false);
+    const kept = this.shown.at(-1);
+    if (kept?.state !== "writing") return;
+    if (talk.writer !== this.around.tab) {
+      this.update(changed(talk, kept.id, { state: "cut" }), false);
+      return;
+    }
+    const parting = this.around.parting.get();
+    if (parting?.id === kept.id && parting.text.startsWith(kept.text)) this.talk = changed(talk, kept.id, parting);
+    const last = this.shown.at(-1) ?? kept;
+    void this.write(last, last.facts?.tokens);
   }
 
   /** Begins another conversation, with the settings of this one. */
@@ -145,8 +160,11 @@ export class Chat {
     else if (last?.role === "user") this.ask(last.id);
   }
 
-  /** Closes the session: the page is going away, or another conversation comes. */
+  /** The page is going away: closes the session, and leaves the reply as it stands to a reload. */
   leave(): void {
+    const { live } = this;
+    if (live) this.around.parting.set({ id: live.id, text: live.text, facts: this.facts(null, this.route) });
+    this.keep();
     this.writer.leave();
   }
 
