@@ -17,12 +17,12 @@ use corolla_domain::{
     session::{Ambient, Catalogue, ModelEntry, ModelState, SessionService},
 };
 use corolla_sessions::{MemorySessions, RedisSessions};
-use corolla_swarm::{PetalsConfig, PetalsSwarm, default_dht_prefix};
 pub(crate) use corolla_swarm::{
-    Pin, check_pins,
+    PUBLIC_INITIAL_PEERS, Pin, check_pins,
     server::{Reach, Way},
     transport::{Access, PeerId, SwarmSecret},
 };
+use corolla_swarm::{PetalsConfig, PetalsSwarm, default_dht_prefix};
 
 use crate::{
     config::{ModelSettings, Settings, Store},

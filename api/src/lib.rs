@@ -35,4 +35,4 @@ pub use guard::ApiKey;
 pub use metrics::Metrics;
 pub use routes::{openapi_3_1_yaml, openapi_yaml, routes};
 pub use server::serve;
-pub use settings::{ApiSettings, Connections};
+pub use settings::{ApiSettings, Connections, Entrance};

@@ -1,5 +1,7 @@
 //! How one reply travelled through a swarm, as clients see it.
 
+use std::time::{Duration, Instant};
+
 use corolla_domain::model::{Failover, Hop, HopReport, RouteReport};
 use poem_openapi::Object;
 
@@ -68,6 +70,26 @@ impl ReplyRoute {
     }
 }
 
+/// How often a reply that is being written tells how it travels.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// What was told of the route of a reply that is being written. Whoever stops it has heard no last word.
+#[derive(Debug, Default)]
+pub(crate) struct Told(Option<(Instant, usize)>);
+
+impl Told {
+    /// `route` where it is due: with the first words, after a server was lost, and every quarter of a second.
+    pub(crate) fn due(&mut self, route: Option<ReplyRoute>, now: Instant) -> Option<ReplyRoute> {
+        let route = route?;
+        let lost = route.failovers.len();
+        let due = self.0.is_none_or(|(then, known)| lost != known || now.duration_since(then) >= EVERY);
+        due.then(|| {
+            self.0 = Some((now, lost));
+            route
+        })
+    }
+}
+
 impl From<HopReport> for ReplyHop {
     fn from(HopReport { hop, latest }: HopReport) -> Self {
         let RouteHop { peer, start, end } = hop.into();
@@ -91,6 +113,7 @@ impl From<Failover> for ReplyFailover {
 mod tests {
     use serde_json::{Value, json};
 
+    use super::*;
     use crate::stage::Stage;
 
     async fn post(stage: &Stage, path: &str, body: &Value) -> String {
@@ -120,15 +143,34 @@ mod tests {
         let events = post(&Stage::mortal(), "/v1/chat/completions", &streamed).await;
         let pieces = events.split("\n\n").filter_map(|event| event.strip_prefix("data: {"));
         let pieces: Vec<Value> = pieces.map(|piece| serde_json::from_str(&format!("{{{piece}")).unwrap()).collect();
-        let (last, others) = pieces.split_last().unwrap();
-        assert_eq!(last["choices"][0]["finish_reason"], "length");
-        check(&last["route"]);
-        assert!(others.iter().all(|piece| piece.get("route").is_none()));
+        assert_eq!(pieces.last().unwrap()["choices"][0]["finish_reason"], "length");
+        check(&pieces.last().unwrap()["route"]);
+        // Whoever stops it after its first word, or after a server was lost, knows the route too.
+        let told = |at: usize| &pieces[at]["route"];
+        assert_eq!(
+            (told(0), &told(1)["hops"][0]["peer"], &told(1)["failovers"]),
+            (&Value::Null, &json!("mortal"), &json!([]))
+        );
+        check(pieces[2..6].iter().map(|piece| &piece["route"]).find(|route| !route.is_null()).unwrap());
 
         let v1 = json!({"inputs": "a", "max_new_tokens": 5});
         let v1: Value = serde_json::from_str(&post(&Stage::mortal(), "/api/v1/generate", &v1).await).unwrap();
         assert_eq!(v1["outputs"], "bcdef");
         check(&v1["route"]);
+    }
+
+    #[test]
+    fn a_route_is_told_when_it_is_due() {
+        let route = |lost: usize| {
+            let hop = || RouteHop { peer: "a".to_owned(), start: 0, end: 2 };
+            let failover =
+                |_| ReplyFailover { position: 1, lost: hop(), why: String::new(), pause_ms: 0.0, by: vec![hop()] };
+            Some(ReplyRoute { hops: Vec::new(), failovers: (0..lost).map(failover).collect() })
+        };
+        let (mut told, begun) = (Told::default(), Instant::now());
+        let mut due = |lost, ms| told.due(route(lost), begun + Duration::from_millis(ms)).is_some();
+        assert_eq!([due(0, 0), due(0, 249), due(1, 249), due(1, 498), due(1, 499)], [true, false, true, false, true]);
+        assert!(Told::default().due(None, begun).is_none());
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
 //! What the front door needs to know before it opens.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use corolla_domain::session::Pooling;
+use corolla_domain::{model::ModelId, session::Pooling};
 
 use crate::{ApiKey, Metrics};
 
@@ -25,6 +25,8 @@ pub struct ApiSettings {
     pub keys: Vec<ApiKey>,
     /// Sites whose pages may read answers, as `https://host:port`, or `*` for all.
     pub origins: Vec<String>,
+    /// How others host blocks of each model.
+    pub entrances: HashMap<ModelId, Entrance>,
     /// Where measurements are kept: the one that observes the service.
     pub metrics: Arc<Metrics>,
 }
@@ -40,9 +42,19 @@ impl Default for ApiSettings {
             pooling: Pooling::Mean,
             keys: Vec::new(),
             origins: Vec::new(),
+            entrances: HashMap::new(),
             metrics: Arc::default(),
         }
     }
+}
+
+/// How another machine hosts blocks of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Entrance {
+    /// The name of the model's file or folder.
+    pub file: Option<String>,
+    /// The token of its swarm, where everybody may be told.
+    pub token: Option<String>,
 }
 
 /// Bounds on connections.

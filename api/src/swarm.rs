@@ -9,7 +9,11 @@ use corolla_domain::{
 };
 use poem_openapi::{ApiResponse, Object, OpenApi, payload::Json};
 
-use crate::{route::RouteHop, spec::Tag};
+use crate::{
+    route::RouteHop,
+    settings::{ApiSettings, Entrance},
+    spec::Tag,
+};
 
 /// The swarms behind the models of this server.
 #[derive(Debug, Object)]
@@ -35,6 +39,14 @@ pub(crate) struct ModelSwarm {
     /// Why the swarm, or all of it that is not in this process, cannot be seen, where it cannot.
     #[oai(nullable)]
     fault: Option<String>,
+    /// The token by which another machine hosts blocks here: `corolla host --join TOKEN --model PATH`. Null where there is no
+    /// swarm, and where a secret or a list of members keeps strangers out: who runs the swarm gives the token then.
+    #[oai(nullable)]
+    join: Option<String>,
+    /// Name of the file or folder that the model is read from, without its path: what hosts need too, in this format or
+    /// another.
+    #[oai(nullable)]
+    file: Option<String>,
 }
 
 /// One server of a swarm.
@@ -72,6 +84,7 @@ pub(crate) struct SwarmServer {
 #[derive(Clone)]
 pub(crate) struct SwarmView {
     pub(crate) service: Arc<SessionService>,
+    pub(crate) settings: Arc<ApiSettings>,
 }
 
 #[derive(ApiResponse)]
@@ -91,7 +104,10 @@ impl SwarmView {
     async fn show(&self) -> SwarmResponse {
         let mut models = Vec::new();
         for entry in self.service.catalogue().iter() {
-            models.push(look(&entry, self.service.limits().default_length).await);
+            let Entrance { token, file } =
+                self.settings.entrances.get(&entry.local.spec().id).cloned().unwrap_or_default();
+            let swarm = look(&entry, self.service.limits().default_length).await;
+            models.push(ModelSwarm { join: token, file, ..swarm });
         }
         SwarmResponse::Fine(Json(Swarms { models }))
     }
@@ -114,6 +130,8 @@ fn describe(spec: &ModelSpec, map: &SwarmMap, tokens: usize) -> ModelSwarm {
         route: route.into_iter().map(RouteHop::from).collect(),
         servers: map.servers.iter().map(server).collect(),
         fault: map.fault.as_ref().map(ToString::to_string),
+        join: None,
+        file: None,
     }
 }
 
@@ -129,5 +147,38 @@ fn server(info: &ServerInfo) -> SwarmServer {
         version: info.facts.version.clone(),
         dtype: info.facts.dtype.clone(),
         name: info.facts.name.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use poem::test::TestClient;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        routes,
+        stage::{MODEL, Stage},
+    };
+
+    async fn shown(entrances: impl IntoIterator<Item = Entrance>) -> Value {
+        let stage = Stage::mortal();
+        let entrances = entrances.into_iter().map(|entrance| (MODEL.into(), entrance)).collect();
+        let settings = ApiSettings { entrances, ..ApiSettings::default() };
+        let response = TestClient::new(routes(stage.service.clone(), settings)).get("/api/v1/swarm").send().await;
+        let swarms: Value = serde_json::from_str(&response.0.into_body().into_string().await.unwrap()).unwrap();
+        swarms["models"][0].clone()
+    }
+
+    #[tokio::test]
+    async fn how_to_host_blocks_is_told_as_far_as_it_may_be() {
+        let swarm = shown([]).await;
+        assert_eq!((&swarm["join"], &swarm["file"]), (&Value::Null, &Value::Null));
+        assert_eq!(swarm["servers"].as_array().unwrap().len(), 2);
+        let open = Entrance { file: Some("m.gguf".to_owned()), token: Some("corolla1-abc".to_owned()) };
+        let swarm = shown([open.clone()]).await;
+        assert_eq!((&swarm["join"], &swarm["file"]), (&json!("corolla1-abc"), &json!("m.gguf")));
+        let swarm = shown([Entrance { token: None, ..open }]).await;
+        assert_eq!((&swarm["join"], &swarm["file"]), (&Value::Null, &json!("m.gguf")));
     }
 }

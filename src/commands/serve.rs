@@ -2,14 +2,14 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use corolla_api::{ApiSettings, Metrics};
+use corolla_api::{ApiSettings, Entrance, Metrics};
 use corolla_domain::session::SessionService;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use super::{Compute, ConfigFile, Stops, interrupted_again, log_as, planned};
 use crate::{
     Stop,
-    config::{Blocks, Overrides},
+    config::{Blocks, ModelSettings, Overrides},
     plan::ModelPlan,
     wiring::{self, host},
 };
@@ -47,6 +47,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
     for plan in plans.iter().filter(|plan| plan.settings.blocks == Blocks::Local) {
         metrics.set_cache_room(&plan.settings.id, plan.settings.cache_tokens);
     }
+    let entrances = settings.models.iter().map(|model| (model.id.clone(), entrance(model))).collect();
     let service = wiring::service(&settings, metrics.clone()).await.map_err(Stop::usage)?;
     let (leave, leaving) = watch::channel(());
     let working = tokio::spawn(work(service.clone(), plans, leaving));
@@ -58,6 +59,7 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
         pooling: settings.pooling,
         keys,
         origins: settings.origins,
+        entrances,
         metrics,
         ..ApiSettings::default()
     };
@@ -82,6 +84,12 @@ pub(crate) async fn run(options: Options) -> Result<(), Stop> {
         ended = serving => ended,
         () = again => Err(interrupted_again()),
     }
+}
+
+/// How others host blocks of `model`.
+fn entrance(model: &ModelSettings) -> Entrance {
+    let file = model.path.file_name().map(|name| name.to_string_lossy().into_owned());
+    Entrance { file, token: model.open_token().map(|token| token.to_string()) }
 }
 
 /// Loads the models, and serves blocks of those that are to be hosted, until it is told to leave.

@@ -12,7 +12,7 @@ use super::{
     swarm::{self, HostSettings, SwarmSettings},
     typed,
 };
-use crate::backend::Backend;
+use crate::{backend::Backend, join::JoinToken};
 
 /// Positions that a KV cache holds by default.
 pub(super) const CACHE_TOKENS: usize = 32_768;
@@ -60,6 +60,12 @@ impl ModelSettings {
             (Some(host), None) if !self.ends => Some(BlockRange::first(host.num_blocks.unwrap_or(1).clamp(1, blocks))),
             _ => self.here(blocks),
         }
+    }
+
+    /// The token by which others host blocks in the model's swarm, where it has one that lets everybody in.
+    pub(crate) fn open_token(&self) -> Option<JoinToken> {
+        let shared = self.blocks == Blocks::Swarm || self.block_range.is_some() || self.host.is_some();
+        if shared { self.swarm.open_token(&self.id) } else { None }
     }
 
     /// The runs of blocks that a swarm runs of a model that has so many.

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use corolla_domain::model::ModelId;
+
 use super::{
     choice::{self, Blocks},
     typed,
@@ -9,7 +11,7 @@ use super::{
 use crate::{
     join::JoinToken,
     secret,
-    wiring::{Access, PeerId, Pin, Reach, check_pins},
+    wiring::{Access, PUBLIC_INITIAL_PEERS, PeerId, Pin, Reach, check_pins},
 };
 
 /// How to reach a Petals swarm.
@@ -52,6 +54,24 @@ pub(crate) struct HostSettings {
     pub(crate) update_period: Duration,
     /// How long open sessions may go on after it was asked to stop.
     pub(crate) drain: Duration,
+}
+
+impl SwarmSettings {
+    /// The token by which others host blocks of `model` in this swarm. `None` where a secret or a list of members keeps
+    /// strangers out: whom to tell is then for those to say who run it.
+    pub(crate) fn open_token(&self, model: &ModelId) -> Option<JoinToken> {
+        if self.access != Access::default() {
+            return None;
+        }
+        let public = || PUBLIC_INITIAL_PEERS.iter().map(ToString::to_string).collect();
+        Some(JoinToken {
+            peers: self.initial_peers.clone().unwrap_or_else(public),
+            dht_prefix: self.dht_prefix.clone(),
+            model: Some(model.0.clone()),
+            secret: None,
+            allowed: None,
+        })
+    }
 }
 
 /// What is typed of a swarm, checked.
@@ -171,4 +191,39 @@ fn time(key: &str, text: Option<&str>, default: u64, least: u64) -> Result<Durat
     let read = text.parse().map(Duration::from_secs).or_else(|_| humantime::parse_duration(text)).ok();
     read.filter(|wait| (Duration::from_secs(least)..=Duration::from_secs(3600)).contains(wait))
         .ok_or_else(|| format!("{key} = \"{text}\" is no time; write {least}s to 1h"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wiring::SwarmSecret;
+
+    const PEER: &str = "/ip4/10.0.0.1/tcp/31400/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+
+    fn token() -> JoinToken {
+        JoinToken {
+            peers: vec![PEER.to_owned()],
+            dht_prefix: Some("garden".to_owned()),
+            model: Some("m".to_owned()),
+            secret: None,
+            allowed: None,
+        }
+    }
+
+    #[test]
+    fn a_swarm_that_is_open_is_told_on_and_a_closed_one_never() {
+        let told = |swarm: typed::Swarm| check(0, swarm).unwrap().open_token(&"m".into());
+        let joined = |token: JoinToken| typed::Swarm { join: Some(token.to_string()), ..typed::Swarm::default() };
+        assert_eq!(told(joined(token())), Some(token()));
+        let typed = typed::Swarm {
+            initial_peers: Some(vec![PEER.to_owned()]),
+            dht_prefix: Some("garden".to_owned()),
+            ..typed::Swarm::default()
+        };
+        assert_eq!(told(typed), Some(token()));
+        assert_eq!(told(joined(JoinToken { secret: Some(SwarmSecret::new([7; 32])), ..token() })), None);
+        assert_eq!(told(joined(JoinToken { allowed: Some(vec![PeerId::random()]), ..token() })), None);
+        let peers = told(typed::Swarm::default()).unwrap().peers;
+        assert_eq!(peers, PUBLIC_INITIAL_PEERS);
+    }
 }

@@ -5,7 +5,7 @@ import { createRequire } from "node:module";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 
-import { answers, composer, exchange, failure, person, PHONE, sideways, stream, until } from "./kit.mjs";
+import { answers, composer, exchange, failure, person, PHONE, sideways, stalled, stream, until } from "./kit.mjs";
 
 const axe = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const RICH = "# Title\n\nSome **bold** text, a [link](https://example.org) and `code`.\n\n```python\n# comment\ndef f(x):\n    return \"a\" + str(1)\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n> quoted\n\n1. one\n2. two\n\n$$a^2 + b^2 = c^2$$\n";
@@ -32,7 +32,7 @@ async function fine(page, view) {
 }
 
 for (const [name, options] of [["wide and light", { viewport: { width: 1200, height: 800 }, colorScheme: "light" }], ["a phone, dark", { ...PHONE, colorScheme: "dark" }]]) {
-  test(`axe finds nothing in any view: ${name}`, { timeout: 120_000 }, async () => {
+  test(`axe finds nothing in any view: ${name}`, { timeout: 300_000 }, async () => {
     const page = await person({ ...options, expected: /503|42/ });
     const button = (label) => page.getByRole("button", { name: label, exact: true });
     await page.route("**/api/v1/swarm", (route) => route.fulfill({ json: SWARM }));
@@ -93,7 +93,18 @@ test("a reply is told to a screen reader when it begins and ends, not word by wo
 });
 
 test("who wants less motion gets none", async () => {
-  const page = await person({ reducedMotion: "reduce" });
-  await page.getByRole("button", { name: "Settings" }).click();
-  assert.equal(await page.getByRole("dialog").evaluate((it) => getComputedStyle(it).animationName), "none");
+  for (const reducedMotion of ["no-preference", "reduce"]) {
+    const page = await person({ reducedMotion });
+    const moving = () => page.evaluate(() => document.getAnimations().length);
+    await stalled(page, "one");
+    await composer(page).fill("Hello");
+    await composer(page).press("Enter");
+    await page.getByRole("log").getByText("one").waitFor();
+    if (reducedMotion === "reduce") assert.equal(await moving(), 0, "while a reply is written");
+    else await until("the flower breathes", moving);
+    await page.keyboard.press("Escape");
+    await page.locator(".meta").getByText("Stopped").waitFor();
+    await page.getByRole("button", { name: "Settings" }).click();
+    if (reducedMotion === "reduce") assert.equal(await moving(), 0, "while a sheet comes");
+  }
 });

@@ -4,6 +4,7 @@
 
 await import("./chat.mjs");
 await import("./talk.mjs");
+await import("./heal.mjs");
 await import("./hostile.mjs");
 await import("./access.mjs");
 await import("./servers.mjs");

@@ -15,9 +15,9 @@ if (!server) {
 }
 
 export const LONG = "Write a long story about a lighthouse keeper, with many chapters.";
-export const REPLY = 60_000; // a short reply, on a busy machine
+export const REPLY = 120_000; // a short reply, on a busy machine
 export const RAMBLE = 20_000; // longer than that no test listens to a reply
-export const SOON = 10_000; // what a person notices at once, on a busy machine
+export const SOON = 30_000; // what a person notices at once, on a busy machine
 export const PHONE = { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true, deviceScaleFactor: 2 };
 
 let browser;
@@ -67,16 +67,35 @@ export async function person({ at = server, expected = /^$/, ...options } = {}) 
 
 export const composer = (page) => page.getByRole("textbox", { name: "Your message" });
 export const stopButton = (page) => page.getByRole("button", { name: "Stop the reply" });
+export const button = (page, name) => page.getByRole("button", { name, exact: true });
+export const settings = (page) => page.getByRole("dialog", { name: "Settings" });
 export const sayings = (page) => page.getByRole("log").locator("> li");
 
 export async function say(page, text) {
+  const before = await sayings(page).count();
   await composer(page).fill(text);
   await composer(page).press("Enter");
-  await stopButton(page).waitFor();
+  await until("the message is there, and a place for the reply", async () => (await sayings(page).count()) === before + 2);
 }
 
-/** Text of the reply as it stands. */
-export const reply = async (page) => ((await sayings(page).count()) < 2 ? "" : (await sayings(page).last().innerText()).trim());
+/** Counts from now on in how many lengths a reply is seen; how many there were. */
+export async function lengthsSeen(page) {
+  await page.getByRole("log").evaluate((log) => {
+    window.lengths = new Set();
+    const look = () => window.lengths.add(log.querySelector(".writing .words")?.textContent.length ?? 0);
+    new MutationObserver(look).observe(log, { characterData: true, childList: true, subtree: true });
+  });
+  return () => page.evaluate(() => window.lengths.size);
+}
+
+/** Text of the reply as it stands, with what is said of its writing. */
+export const reply = async (page) => ((await sayings(page).count()) < 2 ? "" : (await sayings(page).last().locator(".body").innerText()).trim());
+
+/** The words of a text, whatever is between them. */
+export const plain = (text) => text.replace(/\W+/g, " ").trim();
+
+/** The words of the reply as it stands. */
+export const words = async (page) => plain(await sayings(page).last().locator(".words").innerText());
 
 export async function until(what, check, limit = SOON) {
   const end = Date.now() + limit;
@@ -93,8 +112,7 @@ export const begun = (page) => until("a reply begins", async () => (await reply(
 
 /** Waits for the end of a reply; one that rambles is stopped. */
 export async function finished(page) {
-  await stopButton(page).waitFor({ state: "hidden", timeout: RAMBLE }).catch(() => stopButton(page).click());
-  await stopButton(page).waitFor({ state: "hidden" });
+  await stopButton(page).waitFor({ state: "hidden", timeout: RAMBLE }).catch(() => enough(page));
 }
 
 export async function counters() {
@@ -117,10 +135,21 @@ export async function picture(page, name) {
 
 export const sideways = (page) => page.evaluate(() => Math.max(document.documentElement.scrollWidth, document.body.scrollWidth) - innerWidth);
 
+/** How many tokens the replies of this chat may have. */
+export async function longest(page, tokens) {
+  await button(page, "Settings").click();
+  await settings(page).getByRole("spinbutton", { name: "Longest reply" }).fill(String(tokens));
+  await button(page, "Close").click();
+}
+
 /** Stops a reply, unless it has ended by itself. */
 export async function enough(page) {
-  await stopButton(page).click({ timeout: 2000 }).catch(() => {});
-  await stopButton(page).waitFor({ state: "hidden" });
+  await until("the reply is over", async () => {
+    if (!(await stopButton(page).isVisible())) return true;
+    // It may end by itself before it is hit.
+    await stopButton(page).click({ timeout: 1000 }).catch(() => {});
+    return false;
+  });
 }
 
 const event = (piece) => `data: ${JSON.stringify({ id: "x", object: "chat.completion.chunk", created: 0, model: "m", ...piece })}\n\n`;
@@ -142,6 +171,21 @@ export async function answers(page, ...all) {
     await route.fulfill(all[Math.min(asked.length, all.length) - 1]);
   });
   return asked;
+}
+
+/** Lets the page get a reply to its chats that sends this much and then nothing, until it is stopped. */
+export async function stalled(page, text) {
+  await page.evaluate((piece) => {
+    const real = window.fetch;
+    window.fetch = (address, options) => {
+      if (!String(address).includes("/v1/chat/completions")) return real(address, options);
+      const start = (control) => {
+        control.enqueue(new TextEncoder().encode(piece));
+        options.signal.addEventListener("abort", () => control.error(options.signal.reason));
+      };
+      return Promise.resolve(new Response(new ReadableStream({ start }), { headers: { "Content-Type": "text/event-stream" } }));
+    };
+  }, event({ choices: [{ index: 0, delta: { content: text }, finish_reason: null }] }));
 }
 
 export const failure = (status, code, message) => ({ status, json: { error: { type: "server_error", code, message, param: null } } });

@@ -7,11 +7,11 @@ import os from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 
-import { answers, begun, composer, enough, exchange, failure, LONG, person, reply, say, sayings, server, stopButton, stream, until } from "./kit.mjs";
+import { answers, begun, button, composer, enough, exchange, failure, LONG, person, RAMBLE, REPLY, reply, say, sayings, server, settings, stalled, stopButton, stream, until } from "./kit.mjs";
 
 const WIDE = { viewport: { width: 1200, height: 760 } };
-const button = (page, name) => page.getByRole("button", { name, exact: true });
-const settings = (page) => page.getByRole("dialog", { name: "Settings" });
+/** Pixels from the end of the conversation to what is in view. */
+const away = (page) => page.locator("#scroller").evaluate((it) => it.scrollHeight - it.scrollTop - it.clientHeight);
 const said = (page, at) => sayings(page).nth(at).innerText();
 
 test("a message is edited and sent again, on a branch of its own", async () => {
@@ -140,20 +140,6 @@ test("conversations go out to files and come in again", async () => {
   }
 });
 
-test("a reload in mid-reply loses nothing: the reply goes on", async () => {
-  const page = await person();
-  await say(page, LONG);
-  await begun(page);
-  await page.waitForTimeout(700);
-  await page.reload();
-  await stopButton(page).waitFor();
-  const kept = await reply(page);
-  assert.ok(kept.length > 20, `what was written is there: ${kept}`);
-  await until("it goes on", async () => (await reply(page)).length > kept.length + 10, 60_000);
-  assert.ok((await reply(page)).startsWith(kept), "with the same words");
-  await enough(page);
-});
-
 test("few-shot mode continues a text, word for word", async () => {
   const page = await person(WIDE);
   await button(page, "Few-shot mode").click();
@@ -161,8 +147,8 @@ test("few-shot mode continues a text, word for word", async () => {
   const sent = page.waitForRequest("**/api/v1/generate");
   await composer(page).press("Enter");
   assert.match((await sent).postDataJSON().inputs, /^Translate English to Spanish\.[\s\S]*Spanish:$/);
-  await until("the text goes on", async () => (await reply(page)).length > 10, 60_000);
-  await stopButton(page).waitFor({ state: "hidden", timeout: 60_000 }).catch(() => enough(page));
+  await until("the text goes on", async () => (await reply(page)).length > 10, REPLY);
+  await stopButton(page).waitFor({ state: "hidden", timeout: RAMBLE }).catch(() => enough(page));
   assert.doesNotMatch((await reply(page)).trim(), /\n\n[\s\S]*\n\n/, "it ends at a blank line");
 });
 
@@ -202,6 +188,46 @@ test("a conversation that is too long goes on without its oldest messages", asyn
   await page.getByText("The model no longer sees what stands above this line").waitFor();
 });
 
+test("the context meter counts, and a slow reply says why", async () => {
+  const page = await person(WIDE);
+  const server = { start: 0, end: 30, rps: 9, rtt_ms: 3, free_tokens: 1, version: null, dtype: null };
+  const servers = [{ ...server, peer: "12D3KooWfar", name: "behind a router", relayed: true }];
+  const model = { model: "smollm2-135m-instruct", blocks: 30, missing: [], fault: null, join: null, file: null, route: [{ peer: "12D3KooWfar", start: 0, end: 30 }], servers };
+  await page.route("**/api/v1/swarm", (route) => route.fulfill({ json: { models: [model] } }));
+  await answers(page, stream("fine\n\n".repeat(40)));
+  await exchange(page, "Hello");
+  assert.equal(await page.getByRole("meter", { name: "Context used" }).getAttribute("aria-valuetext"), "15 of 4,096 tokens");
+  await stalled(page, "one word");
+  await composer(page).fill("And now?");
+  await composer(page).press("Enter");
+  await page.getByText("Slow: behind a router is reached through a relay.").waitFor();
+  await until("the reply is in view, though the reason takes its place", async () => (await away(page)) < 8);
+  await page.getByRole("link", { name: "Help it with your machine" }).click();
+  await page.getByRole("heading", { name: "Connect your machine" }).waitFor();
+});
+
+test("of several models each shows its state, and the one that is picked is asked", async () => {
+  const page = await person(WIDE);
+  const model = { default: false, missing: null, chat: true, family: "llama", context_length: 2048, dtype: "f32", blocks: 4, hidden: 8, vocab: 99 };
+  const states = [["first", "ready"], ["second", "ready"], ["third", "loading"], ["fourth", "missing"]];
+  const models = states.map(([id, state]) => ({ ...model, id, state, default: id === "first" }));
+  const sessions = { max_sessions: 50, default_length: 1024, max_length: 8192, idle_seconds: 300 };
+  await page.route("**/api/v1/models", (route) => route.fulfill({ json: { models, sessions } }));
+  await page.route("**/api/v1/open_inference_session**", (route) => route.fulfill({ json: { ok: true, session_id: "s" } }));
+  const swarm = { blocks: 4, missing: [2, 3], fault: null, join: null, file: null, route: [], servers: [] };
+  await page.route("**/api/v1/swarm", (route) => route.fulfill({ json: { models: [{ ...swarm, model: "fourth" }] } }));
+  await page.reload();
+  const picker = page.getByRole("combobox", { name: "Model" });
+  const shown = async () => (await picker.locator("option").allInnerTexts()).join();
+  await until("the states", async () => (await shown()) === "first,second,third (loading),fourth (2 blocks missing)");
+  const asked = await answers(page, stream("fine"));
+  await picker.selectOption("second");
+  await exchange(page, "Hello");
+  await page.reload();
+  await exchange(page, "again");
+  assert.deepEqual(asked.map((one) => one.model), ["second", "second"]);
+});
+
 test("what goes wrong is told in a sentence with something to do", async () => {
   const page = await person({ expected: /5\d\d/ });
   await answers(page, failure(500, "internal", "something went wrong inside the server; its log has the details"), stream("fine"));
@@ -214,16 +240,6 @@ test("what goes wrong is told in a sentence with something to do", async () => {
   await until("the reply", async () => /fine/.test(await reply(page)));
   assert.equal(await sayings(page).count(), 2);
   assert.equal((await alert.innerText()).trim(), "");
-});
-
-test("an expired session is replaced without a word", async () => {
-  const page = await person({ expected: /404/ });
-  const asked = await answers(page, stream("one"), failure(404, "session_gone", "Session 6f1d expired or does not exist"), stream("two"));
-  await exchange(page, "Hello");
-  await exchange(page, "again");
-  assert.match(await reply(page), /two/);
-  assert.notEqual(asked[1].session_id, asked[2].session_id);
-  assert.equal((await page.getByRole("alert").innerText()).trim(), "");
 });
 
 test("a server that asks for a key is given one", async () => {
@@ -250,16 +266,15 @@ test("the view follows the reply until the reader scrolls up", async () => {
   await page.unroute("**/v1/chat/completions");
   await say(page, LONG);
   await begun(page);
-  const away = () => page.locator("#scroller").evaluate((it) => it.scrollHeight - it.scrollTop - it.clientHeight);
-  await until("the end is in view", async () => (await away()) < 8);
+  await until("the end is in view", async () => (await away(page)) < 8);
   await page.locator("#scroller").hover();
   await page.mouse.wheel(0, -400);
-  await until("the reader is elsewhere", async () => (await away()) > 200);
+  await until("the reader is elsewhere", async () => (await away(page)) > 200);
   const length = (await reply(page)).length;
-  await until("the reply grows", async () => (await reply(page)).length > length + 30, 60_000);
-  assert.ok((await away()) > 200, "and the view stays");
+  await until("the reply grows", async () => (await reply(page)).length > length + 30, REPLY);
+  assert.ok((await away(page)) > 200, "and the view stays");
   await page.getByRole("button", { name: "Latest" }).click();
-  await until("the end is in view again", async () => (await away()) < 8);
+  await until("the end is in view again", async () => (await away(page)) < 8);
   await enough(page);
 });
 
@@ -273,6 +288,8 @@ test("the page speaks German to those who do, and keeps a choice", async () => {
   await page.reload();
   await page.getByRole("button", { name: "Neuer Chat" }).waitFor();
   assert.deepEqual(await page.evaluate(() => [document.documentElement.lang, getComputedStyle(document.body).backgroundColor]), ["de", "rgb(22, 20, 24)"]);
+  await page.getByRole("link", { name: "Schwarm" }).click();
+  await page.getByText("Alle 30 Blöcke laufen auf diesem Server").waitFor();
 });
 
 test("everything is done with the keyboard", async () => {
@@ -309,7 +326,7 @@ test("the page works below a path prefix", async () => {
   try {
     const page = await person({ at: `http://127.0.0.1:${proxy.address().port}${prefix}` });
     await say(page, "Hello!");
-    await until("a reply", async () => (await reply(page)).length > 8, 60_000);
+    await until("a reply", async () => (await reply(page)).length > 8, REPLY);
     await enough(page);
     await page.goto(`${page.url().split("#")[0]}#/swarm`);
     await page.getByRole("heading", { name: "Swarm", exact: true }).waitFor();

@@ -58,6 +58,30 @@ async fn two_chat_at_once_and_closing_one_stops_its_compute_within_a_token() {
     assert!(rest > 0 && written <= rest + 3, "{written} tokens were written while {rest} arrived");
 }
 
+/// As the page does it after a lost connection, with the default model, which is quantised.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_was_broken_off_goes_on_with_the_words_it_would_have_had() {
+    let server = Server::start(&smollm2()).await;
+    let url = format!("{}/v1/chat/completions", server.base);
+    let question = json!({"role": "user", "content": "Why is the sky blue?"});
+    let ask = json!({"messages": [question], "temperature": 0, "max_tokens": 32, "stream": true});
+    let pieces = stream(&server, ask).await.filter(|event| futures_util::future::ready(says(event)));
+    let word = |event: &Value| event["choices"][0]["delta"]["content"].as_str().unwrap_or_default().to_owned();
+    let words: Vec<String> = pieces.map(|event| word(&event)).collect().await;
+    assert!(words.len() > 24, "{words:?}");
+    for cut in [1, 8, 20] {
+        let begun = words[..cut].concat();
+        let messages = json!([question, {"role": "assistant", "content": begun}]);
+        let rest = json!({"messages": messages, "continue_final_message": true, "temperature": 0, "max_tokens": 4});
+        let rest: Value = server.http.post(&url).json(&rest).send().await.unwrap().json().await.unwrap();
+        let said = rest["choices"][0]["message"]["content"].as_str().unwrap();
+        assert!(
+            said.len() > 4 && words[cut..].concat().starts_with(said),
+            "{begun:?} goes on with {said:?}: {words:?}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chat_in_a_session_reads_only_what_is_new() {
     let server = Server::start(&smollm2()).await;

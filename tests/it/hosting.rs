@@ -129,6 +129,11 @@ async fn two_commands_make_a_swarm_and_its_replies_are_those_of_one_machine() {
     let flags = ["--join", &token, "--model", path.to_str().unwrap()];
     let joined = Server::start_with("", &[&flags[..], &f32].concat()).await;
     assert_eq!(joined.outputs(&PROMPT).await, alone);
+    let (_, swarms) = joined.get("/api/v1/swarm").await;
+    assert!(
+        swarms.contains(&format!("\"join\":\"{token}\",\"file\":\"tiny-llama\"")),
+        "the page can tell others: {swarms}"
+    );
     let configured = Server::start_with(&tiny(""), &["--join", &token]).await;
     assert_eq!(configured.outputs(&PROMPT).await, alone);
     for host in hosts {
@@ -187,6 +192,17 @@ async fn a_reply_outlives_its_host() {
     });
     assert_eq!(broken.0["outputs"], whole["outputs"], "{}", broken.0);
     assert_eq!(broken.0["route"]["failovers"].as_array().map(Vec::len), Some(1), "{}", broken.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_with_a_secret_is_told_to_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("swarm.key");
+    let (_node, _, token) =
+        bootstrap_with(&["--dht-prefix", "tiny", "--model", "tiny-llama", "--secret-file", secret.to_str().unwrap()]);
+    let server = Server::start(&tiny(&format!("[models.swarm]\njoin = \"{token}\"\n[models.host]\n"))).await;
+    let (status, swarms) = server.get("/api/v1/swarm").await;
+    assert!(status == 200 && swarms.contains("\"join\":null,\"file\":\"tiny-llama\""), "{swarms}");
 }
 
 #[test]

@@ -149,7 +149,8 @@ fn rest(document: &mut Value) {
     put(document, "/v1/models/{model}", "404", JSON, &[("Unknown", unknown)]);
     let servers = json!([{"peer": "in-process", "start": 0, "end": 30, "rps": 1000.0, "rtt_ms": 0.0, "free_tokens": 32768,
         "relayed": null, "version": null, "dtype": null, "name": null}]);
-    let swarm = json!({"model": "smollm2-135m-instruct", "blocks": 30, "missing": [], "fault": null, "servers": servers,
+    let swarm = json!({"model": "smollm2-135m-instruct", "blocks": 30, "missing": [], "fault": null, "join": null,
+        "file": "SmolLM2-135M-Instruct.Q4_1.gguf", "servers": servers,
         "route": [{"peer": "in-process", "start": 0, "end": 30}]});
     put(document, "/api/v1/swarm", "200", JSON, &[("On this machine", json!({"models": [swarm]}))]);
     put(document, "/health/live", "200", JSON, &[("Alive", json!({"status": "ok", "version": "0.1.0"}))]);

@@ -64,7 +64,7 @@ pub(crate) fn operations(service: Arc<SessionService>, settings: Arc<ApiSettings
         Embeddings { service: service.clone(), settings: settings.clone() },
         ModelCards::new(service.clone()),
         Models { service: service.clone() },
-        SwarmView { service: service.clone() },
+        SwarmView { service: service.clone(), settings: settings.clone() },
         Operations { service, settings },
     )
 }

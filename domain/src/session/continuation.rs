@@ -55,17 +55,19 @@ impl Continuation {
                 }
                 Self { kept: tokens.len(), added: added.clone(), text: Text::Fresh }
             }
-            Prompt::Chat(messages) => {
-                let text = tokenizer.chat_prompt(messages)?;
-                let mut added = tokenizer.encode(&text, false).await?;
-                if added.is_empty() {
-                    return Err(ReplyError::EmptyInput);
-                }
-                let kept = common_prefix(tokens, &added);
-                Self { kept, added: added.split_off(kept), text: Text::Fresh }
-            }
+            Prompt::Chat(messages) => Self::chat(tokens, speaker.chat(messages, "").await?)?,
+            Prompt::Begun(messages, begun) => Self::chat(tokens, speaker.chat(messages, begun).await?)?,
         };
         Ok(continuation)
+    }
+
+    /// `chat` in place of `tokens`, of which those stay that both have.
+    fn chat(tokens: &[TokenId], mut chat: Vec<TokenId>) -> Result<Self, ReplyError> {
+        if chat.is_empty() {
+            return Err(ReplyError::EmptyInput);
+        }
+        let kept = common_prefix(tokens, &chat);
+        Ok(Self { kept, added: chat.split_off(kept), text: Text::Fresh })
     }
 
     /// Tokens before the reply.

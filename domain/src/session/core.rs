@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     generation::Conversation,
-    model::{ModelId, ModelSpec, TokenId},
+    model::{Message, ModelId, ModelSpec, TokenId},
     ports::{FaultKind, Observer, PortError, SessionNeed, SessionRecord, SessionStore, Timestamp},
     routing::{Bans, Chain},
 };
@@ -48,6 +48,12 @@ impl Speaker {
             }
         }
     }
+
+    /// The tokens of a chat whose reply begins with `begun`.
+    pub(super) async fn chat(&self, messages: &[Message], begun: &str) -> Result<Vec<TokenId>, PortError> {
+        let text = self.entry.tokenizer.chat_prompt(messages)? + begun;
+        self.entry.tokenizer.encode(&text, false).await
+    }
 }
 
 impl Core {
@@ -78,10 +84,8 @@ impl Core {
             Prompt::Nothing => Vec::new(),
             Prompt::Text(text) => speaker.entry.tokenizer.encode(text, true).await?,
             Prompt::Tokens(tokens) => tokens.clone(),
-            Prompt::Chat(messages) => {
-                let text = speaker.entry.tokenizer.chat_prompt(messages)?;
-                speaker.entry.tokenizer.encode(&text, false).await?
-            }
+            Prompt::Chat(messages) => speaker.chat(messages, "").await?,
+            Prompt::Begun(messages, begun) => speaker.chat(messages, begun).await?,
         };
         speaker.check_tokens("the prompt", &tokens)?;
         let (asked, limit) = (tokens.len(), self.longest(&speaker.spec));

@@ -22,6 +22,8 @@ pub enum Prompt {
     Tokens(Vec<TokenId>),
     /// A whole chat. In a session the longest common prefix with what was said before is not computed again.
     Chat(Vec<Message>),
+    /// A whole chat, and the beginning of the reply, which goes on after it.
+    Begun(Vec<Message>, String),
 }
 
 /// How long a reply may become.

@@ -26,8 +26,8 @@ export class ApiError extends Error {
   }
 }
 
-/** A piece of a streamed reply: more text, or how it ended. */
-export type Piece = { text: string } | { finish: string | null; usage: ChatUsage | null; route: ReplyRoute | null };
+/** A piece of a streamed reply: more text, with the route where there is news of it, or how it ended. */
+export type Piece = { text: string; route?: ReplyRoute | null } | { finish: string | null; usage: ChatUsage | null; route: ReplyRoute | null };
 
 /** One step of a raw text. */
 export interface Step {
@@ -94,7 +94,7 @@ export class HttpServer implements Server {
       route = piece.route ?? route;
       const choice = piece.choices?.[0];
       finish = choice?.finish_reason ?? finish;
-      if (choice?.delta.content) yield { text: choice.delta.content };
+      if (choice?.delta.content) yield { text: choice.delta.content, route: piece.route };
     }
     throw cut();
   }

@@ -4,7 +4,7 @@ import { HttpServer } from "../api/client";
 import { words } from "../i18n/words.svelte";
 import { setLabels } from "../text/markdown";
 import { Catalogue } from "./catalogue.svelte";
-import { Chat } from "./chat.svelte";
+import { Chat, type Parting } from "./chat.svelte";
 import { History } from "./history.svelte";
 import type { Keep } from "./keep";
 import { sleep } from "./reply";
@@ -41,6 +41,7 @@ export class App {
       server: this.server,
       keep,
       tab: tab(),
+      parting: { get: parting, set: (left) => stored("corolla.parting", JSON.stringify(left)) },
       now: () => performance.now(),
       pause: sleep,
       ready: () => this.looked,
@@ -145,12 +146,27 @@ export class App {
   }
 }
 
+/** This tab's name. */
 function tab(): string {
+  const kept = stored("corolla.tab") ?? newId();
+  stored("corolla.tab", kept);
+  return kept;
+}
+
+function parting(): Parting | null {
   try {
-    const kept = sessionStorage.getItem("corolla.tab") ?? newId();
-    sessionStorage.setItem("corolla.tab", kept);
-    return kept;
+    return JSON.parse(stored("corolla.parting") ?? "null") as Parting | null;
   } catch {
-    return newId();
+    return null;
+  }
+}
+
+/** What this tab keeps over a reload, where the browser lets it; `value` is put in its place. */
+function stored(key: string, value?: string): string | null {
+  try {
+    if (value !== undefined) sessionStorage.setItem(key, value);
+    return sessionStorage.getItem(key);
+  } catch {
+    return null;
   }
 }

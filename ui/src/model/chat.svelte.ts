@@ -1,12 +1,12 @@
 // The open conversation: what is said in it, and the reply that is being written.
 
-import { ApiError, type ChatRequest, type ReplyRoute, type Server } from "../api/client";
+import { ApiError, type ChatRequest, type ChatUsage, type ReplyRoute, type Server } from "../api/client";
 import { oneLine } from "./exchange";
 import type { Keep } from "./keep";
 import { Broken, Writer, type Written } from "./reply";
-import { Stopwatch } from "./speed";
+import { joined, Stopwatch } from "./speed";
 import { added, changed, children, path, removed, turned } from "./tree";
-import { newId, newSeed, newTalk, type Mode, type Said, type Talk } from "./values";
+import { newId, newSeed, newTalk, type Facts, type Mode, type Said, type Talk } from "./values";
 import { messages, seen, shortened } from "./window";
 
 /** Milliseconds between two times that a growing reply is kept. */
@@ -30,6 +30,13 @@ export interface Trouble {
   parent: string | null;
 }
 
+/** A reply as it stood when the page went away: what is kept meanwhile may be older. */
+export interface Parting {
+  id: string;
+  text: string;
+  facts?: Facts;
+}
+
 /** What a conversation needs of the world around it. */
 export interface Around {
   server: Server;
@@ -38,6 +45,8 @@ export interface Around {
   tab: string;
   now(): number;
   pause(ms: number, signal: AbortSignal): Promise<void>;
+  /** What this tab left when it went away, at once. */
+  parting: { get(): Parting | null; set(parting: Parting): void };
   /** Once the models are known, or cannot be. */
   ready(): Promise<void>;
   /** Tokens that a conversation with `model` can have. */
@@ -51,6 +60,8 @@ export interface Around {
 export class Chat {
   talk = $state.raw<Talk>(newTalk(null));
   live = $state<Live | null>(null);
+  /** The way of the reply that is being written. */
+  route = $state.raw<ReplyRoute | null>(null);
   trouble = $state.raw<Trouble | null>(null);
   readonly following = $derived(children(this.talk.messages));
   readonly shown = $derived(path(this.talk, this.following));
@@ -71,10 +82,16 @@ export class Chat {
   open(talk: Talk): void {
     this.halt();
     this.talk = talk;
-    const last = this.shown.at(-1);
-    if (last?.state !== "writing") return;
-    if (talk.writer === this.around.tab) void this.write(last);
-    else this.update(changed(talk, last.id, { state: "cut" }), false);
+    const kept = this.shown.at(-1);
+    if (kept?.state !== "writing") return;
+    if (talk.writer !== this.around.tab) {
+      this.update(changed(talk, kept.id, { state: "cut" }), false);
+      return;
+    }
+    const parting = this.around.parting.get();
+    if (parting?.id === kept.id && parting.text.startsWith(kept.text)) this.talk = changed(talk, kept.id, parting);
+    const last = this.shown.at(-1) ?? kept;
+    void this.write(last, last.facts?.tokens);
   }
 
   /** Begins another conversation, with the settings of this one. */
@@ -113,7 +130,7 @@ export class Chat {
     else if (trouble && !this.busy) this.ask(trouble.parent);
   }
 
-  /** Takes up a reply that broke off, with its own seed. */
+  /** Goes on with a reply after its last word, for as many tokens as one may have. */
   resume(id: string): void {
     const message = this.talk.messages.find((one) => one.id === id);
     if (!this.busy && message) void this.write(message);
@@ -143,8 +160,11 @@ export class Chat {
     else if (last?.role === "user") this.ask(last.id);
   }
 
-  /** Closes the session: the page is going away, or another conversation comes. */
+  /** The page is going away: closes the session, and leaves the reply as it stands to a reload. */
   leave(): void {
+    const { live } = this;
+    if (live) this.around.parting.set({ id: live.id, text: live.text, facts: this.facts(null, this.route) });
+    this.keep();
     this.writer.leave();
   }
 
@@ -153,7 +173,7 @@ export class Chat {
     const { live, talk } = this;
     if (!talk.messages.length) return;
     this.lastKept = this.around.now();
-    const whole = live ? changed(talk, live.id, { text: live.text }) : talk;
+    const whole = live ? changed(talk, live.id, { text: live.text, facts: this.facts(null, this.route) }) : talk;
     this.around.keep.save({ ...whole, writer: this.around.tab }).then(() => this.around.kept(), () => this.around.kept());
   }
 
@@ -161,7 +181,7 @@ export class Chat {
     const { live, abort } = this;
     if (live && abort) {
       // What was written so far stays with the conversation that it belongs to.
-      this.end(live.id, { text: live.text, finish: null, usage: null, route: null });
+      this.end(live.id, { text: live.text, finish: null, usage: null, route: this.route });
       this.abort = null;
       abort.abort();
     }
@@ -182,18 +202,21 @@ export class Chat {
     void this.write(reply);
   }
 
-  private async write(reply: Said): Promise<void> {
+  /** Writes `reply`, or what is left of it; `spent` tokens of its longest are there. */
+  private async write(reply: Said, spent = 0): Promise<void> {
     const abort = new AbortController();
     const watch = new Stopwatch(this.around.now());
     this.abort = abort;
     this.trouble = null;
     this.live = { id: reply.id, text: reply.text, phase: "reading", watch };
+    this.route = null;
     this.update(changed(this.talk, reply.id, { state: "writing" }), false);
     this.around.tell("begun");
     const on = {
-      text: (text: string, tokens: number) => {
+      text: (text: string, tokens: number, route: ReplyRoute | null) => {
         if (this.abort !== abort || !this.live) return;
         watch.more(this.around.now(), tokens);
+        this.route = route;
         this.live.text = text;
         this.live.phase = "writing";
         if (this.around.now() - this.lastKept > KEEP_EVERY) this.keep();
@@ -204,7 +227,7 @@ export class Chat {
     };
     try {
       await this.around.ready();
-      const written = await this.request(reply, abort.signal, on);
+      const written = await this.request(reply, spent, abort.signal, on);
       if (this.abort === abort) this.end(reply.id, written);
     } catch (error) {
       if (this.abort === abort) this.fail(reply.id, error);
@@ -213,7 +236,7 @@ export class Chat {
     }
   }
 
-  private request(reply: Said, signal: AbortSignal, on: Parameters<Writer["chat"]>[4]): Promise<Written> {
+  private request(reply: Said, spent: number, signal: AbortSignal, on: Parameters<Writer["chat"]>[4]): Promise<Written> {
     const { talk } = this;
     const before = this.shown.slice(0, this.shown.findIndex((one) => one.id === reply.id));
     const room = this.around.room(talk.model);
@@ -225,11 +248,11 @@ export class Chat {
     const request: ChatRequest = { messages: messages(talk, before), seed, stream: true };
     for (const [key, value] of Object.entries(talk.sampling)) if (value !== null) Object.assign(request, { [key]: value });
     if (talk.model) request.model = talk.model;
-    return this.writer.chat(request, room, reply.text, signal, on);
+    return this.writer.chat(request, room, { text: reply.text, tokens: spent }, signal, on);
   }
 
   private end(id: string, written: Written): void {
-    const facts = this.live?.watch.facts(this.talk.model, written.usage, written.route as ReplyRoute | null);
+    const facts = this.facts(written.usage, written.route);
     const stopped = written.finish === null;
     const parent = this.talk.messages.find((one) => one.id === id)?.parent ?? null;
     this.live = null;
@@ -240,25 +263,27 @@ export class Chat {
     this.around.tell(stopped ? "stopped" : "finished");
   }
 
+  /** The facts of the reply that is being written, with those of its earlier stretches. */
+  private facts(usage: ChatUsage | null, route: ReplyRoute | null): Facts | undefined {
+    const { live, talk } = this;
+    return live ? joined(talk.messages.find((one) => one.id === live.id)?.facts, live.watch.facts(talk.model, usage, route)) : undefined;
+  }
+
   /** What to say of a reply that ended otherwise than by its own last word. */
-  private remark(reply: string, parent: string | null, written: Written): void {
-    const tokens = written.usage?.completion_tokens ?? 0;
-    if (written.finish === "length" && this.talk.mode === "chat") {
-      const code = tokens >= this.talk.sampling.max_tokens ? "as_long_as_may_be" : "full";
-      this.trouble = { code, message: "", reply, parent };
-    } else if (written.finish === "length") {
-      this.trouble = { code: "raw_length", message: "", reply, parent };
-    } else if (!written.text.trim()) {
-      this.trouble = { code: "empty", message: "", reply, parent };
-    }
+  private remark(reply: string, parent: string | null, { finish, text }: Written): void {
+    const limits = { length: "as_long_as_may_be", full: "full" };
+    const chats = this.talk.mode === "chat";
+    if (finish === "length" || finish === "full") this.trouble = { code: chats ? limits[finish] : "raw_length", message: "", reply, parent };
+    else if (!text.trim()) this.trouble = { code: "empty", message: "", reply, parent };
   }
 
   private fail(id: string, error: unknown): void {
     const reason = error instanceof Broken ? error.reason : error;
     const text = error instanceof Broken ? error.text : (this.live?.text ?? "");
+    const facts = this.facts(null, error instanceof Broken ? error.route : this.route);
     this.live = null;
     const parent = this.talk.messages.find((one) => one.id === id)?.parent ?? null;
-    this.update(text ? changed(this.talk, id, { text, state: "cut" }) : removed(this.talk, id));
+    this.update(text ? changed(this.talk, id, { text, state: "cut", facts }) : removed(this.talk, id));
     const code = reason instanceof ApiError ? reason.code : "page";
     this.trouble = { code, message: reason instanceof Error ? reason.message : "", reply: id, parent };
     if (code === "page") console.warn("a reply failed", reason);

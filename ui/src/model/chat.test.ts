@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 
 import { ApiError, type Piece } from "../api/client";
-import { Chat } from "./chat.svelte";
+import { Chat, type Parting } from "./chat.svelte";
 import { MemoryKeep } from "./keep";
 import { END, Scripted } from "./scripted";
 import { newTalk } from "./values";
@@ -10,8 +10,10 @@ function stage(...chats: (Piece | string | Error)[][]) {
   const server = new Scripted(chats);
   const keep = new MemoryKeep();
   const told: string[] = [];
+  let left: Parting | null = null;
+  const parting = { get: () => left, set: (now: Parting) => void (left = now) };
   const chat = new Chat({
-    server, keep, tab: "mine", now: () => 0, ready: () => Promise.resolve(), room: () => 100,
+    server, keep, tab: "mine", parting, now: () => 0, ready: () => Promise.resolve(), room: () => 100,
     pause: (_ms, signal) => (signal.aborted ? Promise.reject(new Error("stopped")) : Promise.resolve()),
     kept: () => undefined, tell: (what) => void told.push(what),
   });
@@ -60,19 +62,55 @@ test("a reply that fails before its first word leaves the question, and is asked
   expect([texts(chat), chat.trouble]).toEqual([["Hi", "fine"], null]);
 });
 
-test("a reply that this tab broke off is taken up, with its seed; another tab's is not", async () => {
+test("a reply that this tab broke off is taken up after its last word; another tab's is not", async () => {
+  const facts = { model: "m", first: 1, writing: 50, tokens: 24, usage: null, route: null };
   const talk = { ...newTalk("m"), writer: "mine" };
   talk.messages = [
     { id: "a", parent: null, role: "user", text: "Hi", at: 0, state: "done" },
-    { id: "b", parent: "a", role: "assistant", text: "Hel", at: 0, state: "writing", seed: 42 },
+    { id: "b", parent: "a", role: "assistant", text: "Hel", at: 0, state: "writing", seed: 42, facts },
   ];
-  const { chat, server, over } = stage(["Hello", END]);
+  const { chat, server, over } = stage(["lo", END]);
   chat.open({ ...talk, writer: "another" });
   expect([chat.busy, chat.shown[1].state]).toEqual([false, "cut"]);
   chat.open(talk);
   expect(chat.live?.text).toBe("Hel");
   await over();
-  expect([texts(chat), server.asked[0].seed]).toEqual([["Hi", "Hello"], 42]);
+  expect([texts(chat), server.asked[0].max_tokens]).toEqual([["Hi", "Hello"], 1000]);
+  expect(server.asked[0].messages.at(-1)).toEqual({ role: "assistant", content: "Hel" });
+  expect(chat.shown[1].facts).toMatchObject({ first: 1, tokens: 25 });
+});
+
+test("a page that goes away leaves every word to the page that comes back", async () => {
+  const { chat, keep, server, over } = stage([...Array<string>(50).fill("word "), END], ["end", END]);
+  chat.say("Hi");
+  const { id } = chat.talk;
+  while ((chat.live?.text.length ?? 0) < 20) await new Promise((resolve) => setTimeout(resolve));
+  const shown = chat.live?.text ?? "";
+  const older = await keep.load(id);
+  chat.leave();
+  expect(older?.messages[1].text.length).toBeLessThan(shown.length);
+  chat.open({ ...newTalk("m"), ...older });
+  expect(chat.live?.text).toBe(shown);
+  await over();
+  expect(chat.shown[1].text).toBe(`${shown}end`);
+  expect(server.asked[1].messages.at(-1)?.content).toBe(shown);
+});
+
+test("a reply that was stopped shows its way, and goes on after its last word with a fresh length", async () => {
+  const route = { hops: [{ peer: "p", start: 0, end: 2, latest_ms: 5 }], failovers: [] };
+  const { chat, keep, server, over } = stage([{ text: "one", route }, ...Array<string>(50).fill(" more"), END], [" end", END]);
+  chat.say("Hi");
+  while (!chat.live?.text) await new Promise((resolve) => setTimeout(resolve));
+  expect(chat.route).toEqual(route);
+  chat.keep();
+  expect((await keep.load(chat.talk.id))?.messages[1].facts?.route).toEqual(route);
+  chat.stop();
+  await over();
+  const stopped = chat.shown[1];
+  expect(stopped).toMatchObject({ state: "stopped", facts: { route } });
+  chat.resume(stopped.id);
+  await over();
+  expect([chat.shown[1].text, chat.shown[1].state, server.asked[1].max_tokens]).toEqual([`${stopped.text} end`, "done", 1024]);
 });
 
 test("whoever goes to another chat finds the words so far when they come back", async () => {

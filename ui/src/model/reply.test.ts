@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 
-import { ApiError, v1Error, type ChatRequest, type Server, type Step } from "../api/client";
+import { ApiError, v1Error, type ChatRequest, type Piece, type Server, type Step } from "../api/client";
 import { Broken, cutAt, PAUSES, Writer } from "./reply";
 import { END, Scripted } from "./scripted";
 import { CHATBOT } from "./values";
@@ -17,14 +17,15 @@ function stage(server: Server) {
 }
 
 const request = { messages: [{ role: "user" as const, content: "Hi" }], seed: 7, model: "m" } as ChatRequest;
+const FRESH = { text: "", tokens: 0 };
 const live = () => new AbortController().signal;
 const lost = () => new ApiError("cut", "the connection broke off");
 
 test("a reply comes in pieces, and its session is used again", async () => {
   const server = new Scripted([["Hel", "lo", END], ["again", END]]);
   const { writer, on, seen } = stage(server);
-  expect(await writer.chat(request, 100, "", live(), on)).toEqual({ text: "Hello", finish: "stop", usage: null, route: null });
-  await writer.chat(request, 100, "", live(), on);
+  expect(await writer.chat(request, 100, FRESH, live(), on)).toEqual({ text: "Hello", finish: "stop", usage: null, route: null });
+  await writer.chat(request, 100, FRESH, live(), on);
   expect(seen).toEqual(["Hel", "Hello", "again"]);
   expect([server.opened, server.asked[1].session_id]).toEqual([1, "s1"]);
 });
@@ -32,50 +33,79 @@ test("a reply comes in pieces, and its session is used again", async () => {
 test("an expired session is replaced without a word", async () => {
   const server = new Scripted([[new ApiError("session_gone", "expired")], ["fine", END]]);
   const { writer, on, healed } = stage(server);
-  expect((await writer.chat(request, 100, "", live(), on)).text).toBe("fine");
+  expect((await writer.chat(request, 100, FRESH, live(), on)).text).toBe("fine");
   expect([server.opened, healed()]).toEqual([2, 0]);
 });
 
-test("a lost connection is taken up with the same seed, and no word that was seen is taken back", async () => {
-  const server = new Scripted([["one two", lost()], [new ApiError("unreachable", "gone")], ["one ", "two ", "three", END]]);
+test("a lost connection is taken up after the last word that came, with as many tokens as are left", async () => {
+  const usage = { prompt_tokens: 12, completion_tokens: 2, total_tokens: 14, prompt_tokens_details: { cached_tokens: 0 } };
+  const end: Piece = { finish: "length", usage, route: null };
+  const server = new Scripted([["one", " two", lost()], [new ApiError("unreachable", "gone")], [" three", " four", end]]);
   const { writer, on, seen, waits, healed } = stage(server);
-  expect((await writer.chat(request, 100, "", live(), on)).text).toBe("one two three");
-  expect(seen).toEqual(["one two", "one two", "one two ", "one two three"]);
-  expect(server.asked.every((one) => one.seed === 7)).toBe(true);
+  const written = await writer.chat({ ...request, max_tokens: 4 }, 100, FRESH, live(), on);
+  expect(written).toMatchObject({ text: "one two three four", finish: "length", usage: { prompt_tokens: 10, completion_tokens: 4, total_tokens: 14 } });
+  expect(seen).toEqual(["one", "one two", "one two three", "one two three four"]);
+  expect(server.asked.map((one) => [one.messages.length, one.continue_final_message, one.max_tokens])).toEqual([
+    [1, undefined, 4], [2, true, 2], [2, true, 2],
+  ]);
+  expect(server.asked[2].messages[1]).toEqual({ role: "assistant", content: "one two" });
+  expect(server.asked[2].seed).not.toBe(server.asked[0].seed);
   expect([waits, healed()]).toEqual([PAUSES.slice(0, 2), 2]);
 });
 
-test("a server that loads its model after a restart is waited for", async () => {
-  const server = new Scripted([["a", lost()], [new ApiError("unavailable", "loading")], ["ab", END]]);
+test("a reply that was broken off goes on; one that had all its tokens is over", async () => {
+  const server = new Scripted([[" two", { ...END, finish: "length" } as Piece]]);
+  const { writer, on, seen } = stage(server);
+  const begun = { text: "one", tokens: 3 };
+  expect(await writer.chat({ ...request, max_tokens: 10 }, 100, begun, live(), on)).toMatchObject({ text: "one two", finish: "full" });
+  expect([seen, server.asked[0].max_tokens]).toEqual([["one two"], 7]);
+  expect(await writer.chat({ ...request, max_tokens: 3 }, 100, begun, live(), on)).toMatchObject({ text: "one", finish: "length" });
+  expect(server.asked.length).toBe(1);
+});
+
+test("the route is known to whoever stops, and keeps who was lost over several stretches", async () => {
+  const hop = { peer: "a", start: 0, end: 2, latest_ms: 1 };
+  const route = (peer: string, ...lost: string[]) => ({
+    hops: [{ ...hop, peer }], failovers: lost.map((peer) => ({ position: 1, lost: { ...hop, peer }, why: "gone", pause_ms: 1, by: [hop] })),
+  });
+  const abort = new AbortController();
+  const server = new Scripted([[{ text: "one", route: route("b", "a") }, lost()], [{ text: " two", route: route("c") }, { text: " three" }, " four"]]);
   const { writer, on } = stage(server);
-  expect((await writer.chat(request, 100, "", live(), on)).text).toBe("ab");
+  const written = await writer.chat(request, 100, FRESH, abort.signal, { ...on, text: (text) => void (text.endsWith("three") && abort.abort()) });
+  expect(written).toEqual({ text: "one two three", finish: null, usage: null, route: route("c", "a") });
+});
+
+test("a server that loads its model after a restart is waited for", async () => {
+  const server = new Scripted([["a", lost()], [new ApiError("unavailable", "loading")], ["b", END]]);
+  const { writer, on } = stage(server);
+  expect((await writer.chat(request, 100, FRESH, live(), on)).text).toBe("ab");
 });
 
 test("what cannot be healed is told, with the words that came", async () => {
   const forever = new Scripted([["some", lost()], ...PAUSES.map(() => [lost()])]);
   const { writer, on, waits } = stage(forever);
-  const broken = await writer.chat(request, 100, "", live(), on).catch((error: unknown) => error);
+  const broken = await writer.chat(request, 100, FRESH, live(), on).catch((error: unknown) => error);
   expect(broken).toBeInstanceOf(Broken);
   expect([(broken as Broken).text, waits.length]).toEqual(["some", PAUSES.length]);
   const refused = new Scripted([[new ApiError("context_length_exceeded", "too long")]]);
-  await expect(stage(refused).writer.chat(request, 100, "", live(), on)).rejects.toBeInstanceOf(Broken);
+  await expect(stage(refused).writer.chat(request, 100, FRESH, live(), on)).rejects.toBeInstanceOf(Broken);
 });
 
 test("a full server is asked again when it says so, and not for ever", async () => {
   const busy = (code = "busy") => [new ApiError(code, "full", 2)];
   const server = new Scripted([busy(), busy("too_many_requests"), ["fine", END]]);
   const { writer, on, waits } = stage(server);
-  await writer.chat(request, 100, "", live(), on);
+  await writer.chat(request, 100, FRESH, live(), on);
   expect(waits).toEqual([2000, 2000]);
   const full = stage(new Scripted([busy(), busy(), busy(), busy()]));
-  await expect(full.writer.chat(request, 100, "", live(), on)).rejects.toBeInstanceOf(Broken);
+  await expect(full.writer.chat(request, 100, FRESH, live(), on)).rejects.toBeInstanceOf(Broken);
 });
 
 test("without a session a chat goes on, and a raw text says why not", async () => {
   const shut = () => new ApiError("too_many_sessions", "full");
   const server = new Scripted([["fine", END]], [], [shut()]);
   const { writer, on } = stage(server);
-  expect((await writer.chat(request, 100, "", live(), on)).text).toBe("fine");
+  expect((await writer.chat(request, 100, FRESH, live(), on)).text).toBe("fine");
   expect(server.asked[0].session_id).toBeUndefined();
   const raw = stage(new Scripted([], [], [shut()]));
   await expect(raw.writer.raw(few, "m", 100, "", live(), on)).rejects.toBeInstanceOf(Broken);
@@ -83,18 +113,16 @@ test("without a session a chat goes on, and a raw text says why not", async () =
 
 test("a person who stops keeps what was written", async () => {
   const abort = new AbortController();
-  const server = new Scripted([["so far", new DOMException("stop", "AbortError")]]);
+  const server = new Scripted([["so far", " and further"]]);
   const { writer, on } = stage(server);
-  const written = writer.chat(request, 100, "", abort.signal, on);
-  abort.abort();
-  expect(await written).toEqual({ text: "so far", finish: null, usage: null, route: null });
+  expect(await writer.chat(request, 100, FRESH, abort.signal, { ...on, text: () => abort.abort() })).toEqual({ text: "so far", finish: null, usage: null, route: null });
 });
 
 test("another model gets another session", async () => {
   const server = new Scripted([["a", END], ["b", END]]);
   const { writer, on } = stage(server);
-  await writer.chat(request, 100, "", live(), on);
-  await writer.chat({ ...request, model: "other" }, 100, "", live(), on);
+  await writer.chat(request, 100, FRESH, live(), on);
+  await writer.chat({ ...request, model: "other" }, 100, FRESH, live(), on);
   expect([server.opened, server.closed]).toEqual([2, ["s1"]]);
 });
 

@@ -1,14 +1,15 @@
-// One reply at a time, in a session that keeps what was computed. Lost sessions and connections are healed here: a chat's
-// reply is asked for again with its seed, so the same words come again; a raw text goes on after the last word that came.
+// One reply at a time, in a session that keeps what was computed. Lost sessions and connections are healed here: what was
+// written goes on after the last word that came.
 
 import { ApiError, type ChatRequest, type ChatUsage, type GenerateForm, type ReplyRoute, type Server } from "../api/client";
+import { further } from "./route";
 import type { Sampling } from "./values";
 
 /** How a reply ended. */
 export interface Written {
   text: string;
-  /** `stop`, `length`, or `null` where a person stopped it. */
-  finish: string | null;
+  /** `stop`; `length`, its longest; `full`, the model has no room for more; `null` where a person stopped it. */
+  finish: "stop" | "length" | "full" | null;
   usage: ChatUsage | null;
   route: ReplyRoute | null;
 }
@@ -18,16 +19,23 @@ export class Broken extends Error {
   constructor(
     readonly reason: unknown,
     readonly text: string,
+    readonly route: ReplyRoute | null,
   ) {
     super(reason instanceof Error ? reason.message : String(reason));
   }
 }
 
 export interface Listener {
-  /** All of the text, whenever there is more of it, and the tokens that came with it. */
-  text(text: string, tokens: number): void;
+  /** All of the text, whenever there is more of it, the tokens that came with it, and the way they came. */
+  text(text: string, tokens: number, route: ReplyRoute | null): void;
   /** The connection is lost, and taken up again. */
   healing(): void;
+}
+
+/** What of a reply is there already, and how many tokens of its longest that took. */
+export interface Begun {
+  text: string;
+  tokens: number;
 }
 
 /** What a raw text is continued with. */
@@ -69,28 +77,45 @@ export class Writer {
     this.forget();
   }
 
-  /** Writes the next message of a chat. `old` is what of it is known already. */
-  async chat(request: ChatRequest, room: number, old: string, signal: AbortSignal, on: Listener): Promise<Written> {
+  /** Writes the next message of a chat, or the rest of it. */
+  async chat(request: ChatRequest, room: number, begun: Begun, signal: AbortSignal, on: Listener): Promise<Written> {
     const healing = new Healing();
-    let best = old;
+    let { text } = begun;
+    let tokens = 0;
+    let route: ReplyRoute | null = null;
     for (;;) {
-      let text = "";
+      const [carried, way] = [tokens, route];
+      const left = (request.max_tokens ?? Infinity) - begun.tokens - carried;
+      if (left <= 0) return { text, finish: "length", usage: null, route };
       try {
         await this.enter(request.model ?? null, room);
-        const asked = this.session ? { ...request, session_id: this.session } : request;
-        for await (const piece of this.server.chat(asked, signal)) {
-          if ("finish" in piece) return { text, ...piece };
+        for await (const piece of this.server.chat(this.asked(request, text, left), signal)) {
+          if (piece.route) route = further(way, piece.route);
+          if ("finish" in piece) {
+            const full = piece.finish === "length" && (piece.usage?.completion_tokens ?? tokens - carried) < left;
+            const finish = full ? "full" : piece.finish === "length" ? "length" : "stop";
+            return { text, finish, usage: counted(piece.usage, carried), route };
+          }
           text += piece.text;
+          tokens += 1;
           healing.better();
-          best = best.startsWith(text) ? best : text;
-          on.text(best, 1);
+          on.text(text, 1, route);
         }
         throw new ApiError("cut", "the connection broke off");
       } catch (error) {
-        if (signal.aborted) return { text: best, finish: null, usage: null, route: null };
-        if (await this.heal(error, healing, signal, on, best)) return { text: best, finish: null, usage: null, route: null };
+        const stopped: Written = { text, finish: null, usage: null, route };
+        if (signal.aborted || (await this.heal(error, healing, signal, on, stopped))) return stopped;
       }
     }
+  }
+
+  /** `request` for what follows `text`. Another seed, since that of the beginning would draw the same words again. */
+  private asked(request: ChatRequest, text: string, left: number): ChatRequest {
+    const asked: ChatRequest = this.session ? { ...request, session_id: this.session } : { ...request };
+    if (Number.isFinite(left)) asked.max_tokens = left;
+    if (!text) return asked;
+    const messages = [...request.messages, { role: "assistant" as const, content: text }];
+    return { ...asked, messages, continue_final_message: true, seed: (request.seed ?? 0) + text.length };
   }
 
   /** Continues a raw text after `old`. */
@@ -110,20 +135,20 @@ export class Writer {
         const step = await this.server.step(this.form(request, whole.slice(this.held.length), size, text.length), signal);
         healing.better();
         this.held = whole + step.text;
-        route = step.route ?? route;
+        route = further(route, step.route);
         tokens += step.tokens;
         const { shown, ended } = cutAt(text + step.text, request.stop);
-        if (shown !== text) on.text(shown, step.tokens);
+        if (shown !== text) on.text(shown, step.tokens, route);
         text = shown;
         if (ended) return { text, finish: "stop", usage: null, route };
         if (step.full || tokens >= request.sampling.max_tokens) return { text, finish: "length", usage: null, route };
         const each = Math.max((this.now() - begun) / Math.max(step.tokens, 1), 1);
         size = Math.max(1, Math.min(STEP_TOKENS, Math.floor(STEP_MS / each), request.sampling.max_tokens - tokens));
       } catch (error) {
-        const stopped = { text, finish: null, usage: null, route };
+        const stopped: Written = { text, finish: null, usage: null, route };
         // What the session has is not known any more.
         this.leave();
-        if (signal.aborted || (await this.heal(error, healing, signal, on, text))) return stopped;
+        if (signal.aborted || (await this.heal(error, healing, signal, on, stopped))) return stopped;
       }
     }
   }
@@ -161,10 +186,10 @@ export class Writer {
   }
 
   /** Waits until another attempt is due; `true` where a person stopped meanwhile. Throws what cannot be healed. */
-  private async heal(error: unknown, healing: Healing, signal: AbortSignal, on: Listener, text: string): Promise<boolean> {
+  private async heal(error: unknown, healing: Healing, signal: AbortSignal, on: Listener, so: Written): Promise<boolean> {
     if (error instanceof ApiError && error.code === "session_gone") this.forget();
     const wait = healing.wait(error);
-    if (wait === null) throw new Broken(error, text);
+    if (wait === null) throw new Broken(error, so.text, so.route);
     if (wait > 0) on.healing();
     return this.pause(wait, signal).then(
       () => false,
@@ -196,6 +221,11 @@ class Healing {
     }
     return null;
   }
+}
+
+/** The counts of a reply of which `carried` tokens were written before, and read again. */
+function counted(usage: ChatUsage | null, carried: number): ChatUsage | null {
+  return usage && { ...usage, prompt_tokens: usage.prompt_tokens - carried, completion_tokens: usage.completion_tokens + carried };
 }
 
 /** `text` up to where it ends, if it does. */

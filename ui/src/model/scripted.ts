@@ -29,10 +29,11 @@ export class Scripted implements Server {
     this.closed.push(id);
   }
 
-  async *chat(request: ChatRequest) {
+  async *chat(request: ChatRequest, signal: AbortSignal) {
     this.asked.push(request);
     for (const piece of this.chats.shift() ?? []) {
       await new Promise((resolve) => setTimeout(resolve));
+      signal.throwIfAborted();
       if (piece instanceof Error) throw piece;
       yield typeof piece === "string" ? { text: piece } : piece;
     }

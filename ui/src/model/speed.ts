@@ -1,6 +1,7 @@
 // How fast a reply is written, and why it is slow.
 
 import type { ModelSwarm, ReplyRoute } from "../api/client";
+import { further } from "./route";
 import type { Facts } from "./values";
 
 /** Tokens a second below which a word of explanation is due. */
@@ -41,6 +42,18 @@ export class Stopwatch {
     const writing = this.first === null || this.last === null ? null : this.last - this.first;
     return { model, first, writing, tokens: usage?.completion_tokens ?? this.tokens, usage, route };
   }
+}
+
+/** The facts of a reply that went on after it had `before`. */
+export function joined(before: Facts | undefined, now: Facts): Facts {
+  if (!before) return now;
+  return {
+    ...now,
+    first: before.first ?? now.first,
+    writing: before.writing === null && now.writing === null ? null : (before.writing ?? 0) + (now.writing ?? 0),
+    tokens: before.tokens + now.tokens,
+    route: further(before.route, now.route),
+  };
 }
 
 /** Tokens a second of a finished reply. */

@@ -44,6 +44,16 @@ pub(super) fn members() -> Vec<Member> {
         ("top_logprobs", alternatives("Tell so many of the most probable tokens in each place. Needs logprobs.")),
         ("response_format", response_format()),
         (
+            "continue_final_message",
+            or(
+                boolean(
+                    "Go on with the last message, which is the assistant's, in place of a new one: only what follows it is \
+                     written. An extension.",
+                ),
+                false,
+            ),
+        ),
+        (
             "session_id",
             text(
                 "A session of open_inference_session. What the chat has in common with what the session holds is not \

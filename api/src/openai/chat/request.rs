@@ -31,20 +31,37 @@ impl ChatAsk {
         let fields = openai::members(body)?;
         openai::refuse(&fields, &super::describe::UNSUPPORTED)?;
         let model = openai::model(&fields)?;
-        let messages = messages(fields.get("messages"))?;
+        let prompt = prompt(&fields)?;
         let max_tokens = fields.count("max_tokens")?;
         let length = fields.count("max_completion_tokens")?.or(max_tokens).map_or(Length::Rest, Length::NewTokens);
         let session = openai::session(&fields)?;
         let request = ReplyRequest {
             model,
             session,
-            prompt: Prompt::Chat(messages),
+            prompt,
             length,
             sampling: Sampling { alternatives: alternatives(&fields)?, ..openai::sampling(&fields)? },
             grammar: grammar(fields.get("response_format"))?,
             stop: openai::stop(&fields)?,
         };
         Ok(Self { request, stream: openai::stream(&fields)?, n: openai::choices(&fields)? })
+    }
+}
+
+/// The chat, and what of the reply is there already.
+fn prompt(fields: &Fields<'_>) -> Result<Prompt, Fault> {
+    let name = "continue_final_message";
+    let mut messages = messages(fields.get("messages"))?;
+    if !fields.flag(name)?.unwrap_or(false) {
+        return Ok(Prompt::Chat(messages));
+    }
+    if fields.get("response_format").is_some_and(|format| format["type"] != "text") {
+        let message = format!("{name} goes with no response_format but text: a grammar begins with the reply");
+        return Err(Fault::invalid(name, message));
+    }
+    match messages.pop() {
+        Some(Message { role: Role::Assistant, content }) => Ok(Prompt::Begun(messages, content)),
+        _ => Err(Fault::invalid(name, format!("{name} needs a message of the assistant at the end of messages"))),
     }
 }
 
@@ -185,6 +202,23 @@ mod tests {
         let Prompt::Chat(messages) = ask.request.prompt else { panic!("not a chat") };
         assert_eq!(messages[0], Message { role: Role::System, content: "ab".into() });
         assert_eq!(messages[1], Message { role: Role::Assistant, content: String::new() });
+    }
+
+    #[test]
+    fn a_last_message_of_the_assistant_is_gone_on_with_where_that_is_asked_for() {
+        let last = |role: &str| json!([{"role": "user", "content": "Hi"}, {"role": role, "content": "Hel"}]);
+        let prompt = |extra: &Value| read(extra).map(|ask| ask.request.prompt);
+        let hi = vec![Message { role: Role::User, content: "Hi".into() }];
+        let begun = prompt(&json!({"messages": last("assistant"), "continue_final_message": true})).unwrap();
+        assert_eq!(begun, Prompt::Begun(hi, "Hel".to_owned()));
+        let off = prompt(&json!({"messages": last("assistant"), "continue_final_message": false})).unwrap();
+        assert!(matches!(off, Prompt::Chat(all) if all.len() == 2));
+        for wrong in [
+            json!({"continue_final_message": true}),
+            json!({"messages": last("assistant"), "continue_final_message": true, "response_format": {"type": "json_object"}}),
+        ] {
+            assert_eq!(read(&wrong).unwrap_err().param.as_deref(), Some("continue_final_message"), "{wrong}");
+        }
     }
 
     #[test]

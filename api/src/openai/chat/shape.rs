@@ -70,7 +70,8 @@ pub(crate) struct Piece {
     /// Counts, in a last piece of their own where `stream_options.include_usage` asked for them.
     #[oai(skip_serializing_if_is_none)]
     pub(super) usage: Option<TokenUsage>,
-    /// How the reply travelled, on the piece that ends the text, where other machines took part.
+    /// How the reply travels, where other machines take part: on its first piece of text, on the one after a server was
+    /// lost, on one every quarter of a second, and on the piece that ends the text.
     #[oai(skip_serializing_if_is_none)]
     pub(super) route: Option<ReplyRoute>,
 }

@@ -1,5 +1,7 @@
 //! Chat replies as server-sent events: one piece a token.
 
+use std::time::Instant;
+
 use corolla_domain::generation::Likelihood;
 use poem::web::sse::Event;
 use poem_openapi::types::ToJSON;
@@ -11,6 +13,7 @@ use crate::{
         stream::{Source, done, failure},
     },
     reply::Running,
+    route::Told,
 };
 
 /// The pieces of chat replies, one reply after the other.
@@ -20,6 +23,7 @@ pub(super) struct Events {
     n: usize,
     logprobs: bool,
     include_usage: bool,
+    told: Told,
     /// Which reply is being written.
     index: usize,
     begun: bool,
@@ -29,7 +33,7 @@ pub(super) struct Events {
 impl Events {
     pub(super) fn new(running: Running, n: usize, logprobs: bool, include_usage: bool) -> Self {
         let stamp = Stamp::new("chatcmpl", running.model());
-        Self { running, stamp, n, logprobs, include_usage, index: 0, begun: false, over: false }
+        Self { running, stamp, n, logprobs, include_usage, told: Told::default(), index: 0, begun: false, over: false }
     }
 
     /// What follows the end of a reply: the next one, or the end of all.
@@ -83,7 +87,12 @@ impl Source for Events {
                 Ok(Some(chunk)) => {
                     if !chunk.text.is_empty() || (self.logprobs && !chunk.likelihoods.is_empty()) {
                         let more = Delta { role: None, content: Some(chunk.text) };
-                        ready.push(event(self.piece(vec![self.choice(more, chunk.likelihoods, None)])));
+                        let route = match chunk.finish {
+                            None => self.told.due(self.running.route(), Instant::now()),
+                            Some(_) => None, // the piece that ends the text has it
+                        };
+                        let choice = self.choice(more, chunk.likelihoods, None);
+                        ready.push(event(Piece { route, ..self.piece(vec![choice]) }));
                     }
                     if let Some(finish) = chunk.finish {
                         let end = self.choice(Delta::default(), Vec::new(), Some(finish_reason(&finish).to_owned()));

@@ -186,7 +186,9 @@ impl Work {
         let text = match &request.prompt {
             Prompt::Text(text) => text.clone(),
             Prompt::Tokens(tokens) => self.service.text_of(request.model.as_ref(), tokens)?,
-            Prompt::Nothing | Prompt::Chat(_) => return Ok((Echo { text: String::new(), logprobs: None }, 0)),
+            Prompt::Nothing | Prompt::Chat(_) | Prompt::Begun(..) => {
+                return Ok((Echo { text: String::new(), logprobs: None }, 0));
+            }
         };
         if logprobs.is_none() && !self.nothing {
             return Ok((Echo { text, logprobs: None }, 0));

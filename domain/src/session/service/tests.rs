@@ -139,6 +139,21 @@ async fn a_chat_reuses_the_prefix_it_shares_with_what_was_said() {
 }
 
 #[tokio::test]
+async fn a_reply_that_has_begun_goes_on_after_its_words() {
+    let house = house();
+    let chat = vec![Message { role: Role::User, content: "hello".to_owned() }];
+    let whole = house.say(asking(None, Prompt::Chat(chat.clone()), Length::NewTokens(6))).await.unwrap();
+    let begun = Prompt::Begun(chat.clone(), whole.0[..4].to_owned());
+    let rest = house.say(asking(None, begun.clone(), Length::NewTokens(2))).await.unwrap();
+    assert_eq!(format!("{}{}", &whole.0[..4], rest.0), whole.0);
+    // In the session that wrote the beginning it is not computed again.
+    let session = Some(house.service.open(None, Some(128)).await.unwrap());
+    let first = house.say(asking(session, Prompt::Chat(chat), Length::NewTokens(4))).await.unwrap();
+    let second = house.say(asking(session, begun, Length::NewTokens(2))).await.unwrap();
+    assert_eq!((second.0, second.1.cached_tokens), (rest.0, first.1.prompt_tokens + 3));
+}
+
+#[tokio::test]
 async fn sessions_expire_after_their_last_reply() {
     let house = house();
     let id = house.service.open(None, None).await.unwrap();
