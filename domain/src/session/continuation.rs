@@ -55,8 +55,8 @@ impl Continuation {
                 }
                 Self { kept: tokens.len(), added: added.clone(), text: Text::Fresh }
             }
-            Prompt::Chat(messages) => {
-                let text = tokenizer.chat_prompt(messages)?;
+            Prompt::Chat(chat) => {
+                let text = tokenizer.chat_prompt(chat)?;
                 let mut added = tokenizer.encode(&text, false).await?;
                 if added.is_empty() {
                     return Err(ReplyError::EmptyInput);

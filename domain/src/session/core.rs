@@ -78,8 +78,8 @@ impl Core {
             Prompt::Nothing => Vec::new(),
             Prompt::Text(text) => speaker.entry.tokenizer.encode(text, true).await?,
             Prompt::Tokens(tokens) => tokens.clone(),
-            Prompt::Chat(messages) => {
-                let text = speaker.entry.tokenizer.chat_prompt(messages)?;
+            Prompt::Chat(chat) => {
+                let text = speaker.entry.tokenizer.chat_prompt(chat)?;
                 speaker.entry.tokenizer.encode(&text, false).await?
             }
         };

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{ReplyError, Usage, continuation::Undo, core::Core, gate::Pass, service::SessionService, table::Seat};
 use crate::{
     generation::{Chunk, Turn},
-    model::{ModelId, RouteReport},
+    model::{CallForm, ModelId, RouteReport},
     ports::{Event, FaultKind},
     routing::InProcessSwarm,
 };
@@ -98,6 +98,12 @@ impl Reply {
     #[must_use]
     pub fn model(&self) -> &ModelId {
         &self.model
+    }
+
+    /// How calls of tools stand in its text.
+    #[must_use]
+    pub fn call_form(&self) -> CallForm {
+        self.turn.tokenizer().call_form()
     }
 
     fn count(&mut self, since: Instant, token: bool) {

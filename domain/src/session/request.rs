@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     generation::{Sampling, StopRule},
-    model::{Grammar, Message, ModelId, TokenId},
+    model::{Chat, Grammar, ModelId, TokenId},
     ports::Timestamp,
     routing::Patience,
 };
@@ -21,7 +21,7 @@ pub enum Prompt {
     /// These tokens, appended to the session as they are.
     Tokens(Vec<TokenId>),
     /// A whole chat. In a session the longest common prefix with what was said before is not computed again.
-    Chat(Vec<Message>),
+    Chat(Chat),
 }
 
 /// How long a reply may become.

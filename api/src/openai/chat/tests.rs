@@ -1,5 +1,7 @@
 //! `/v1/chat/completions` against the toy model. Its chat prompt ends with a newline, so a reply is the alphabet.
 
+mod tools;
+
 use poem::http::StatusCode;
 use serde_json::{Value, json};
 
@@ -149,10 +151,10 @@ async fn errors_have_openais_shape() {
     let message = "logit_bias has token 300, but the tokens of alphabet are below 259";
     assert_eq!((status.as_u16(), &error["message"]), (400, &json!(message)));
 
-    let (status, error) = fault(&stage, &json!({"tools": [{"type": "function"}]})).await;
+    let (status, error) = fault(&stage, &json!({"functions": [{"name": "f"}]})).await;
     assert_eq!(
         (status.as_u16(), &error["code"], &error["param"]),
-        (400, &json!("unsupported_parameter"), &json!("tools"))
+        (400, &json!("unsupported_parameter"), &json!("functions"))
     );
 
     let (status, error) = fault(&stage, &json!({"model": "gpt-4o"})).await;

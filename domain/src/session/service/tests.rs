@@ -124,17 +124,17 @@ async fn nothing_at_all_starts_from_the_start_token_which_is_shown() {
 async fn a_chat_reuses_the_prefix_it_shares_with_what_was_said() {
     let house = house();
     let session = Some(house.service.open(None, Some(128)).await.unwrap());
-    let message = |role, content: &str| Message { role, content: content.to_owned() };
+    let message = |role, content: &str| Message::new(role, content);
     let mut chat = vec![message(Role::User, "hello")];
-    let first = house.say(asking(session, Prompt::Chat(chat.clone()), Length::NewTokens(3))).await.unwrap();
+    let first = house.say(asking(session, Prompt::Chat(chat.clone().into()), Length::NewTokens(3))).await.unwrap();
     chat.extend([message(Role::Assistant, &first.0), message(Role::User, "more")]);
-    let second = house.say(asking(session, Prompt::Chat(chat.clone()), Length::NewTokens(3))).await.unwrap();
+    let second = house.say(asking(session, Prompt::Chat(chat.clone().into()), Length::NewTokens(3))).await.unwrap();
     assert_eq!(second.1.cached_tokens, first.1.prompt_tokens + 2, "all but the last token of the first reply");
-    let alone = house.say(asking(None, Prompt::Chat(chat.clone()), Length::NewTokens(3))).await.unwrap();
+    let alone = house.say(asking(None, Prompt::Chat(chat.clone().into()), Length::NewTokens(3))).await.unwrap();
     assert_eq!(second.0, alone.0);
     // An edit of the first message goes back to where the texts part.
     chat[0].content = "help!".into();
-    let edited = house.say(asking(session, Prompt::Chat(chat), Length::NewTokens(3))).await.unwrap();
+    let edited = house.say(asking(session, Prompt::Chat(chat.into()), Length::NewTokens(3))).await.unwrap();
     assert_eq!(edited.1.cached_tokens, "User:hel".len());
 }
 
