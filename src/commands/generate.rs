@@ -206,6 +206,7 @@ fn request(options: &Options) -> ReplyRequest {
     ReplyRequest {
         model: None,
         session: None,
+        owner: None,
         prompt: prompt(options),
         length: Length::NewTokens(options.max_new_tokens),
         sampling: sampling(options),

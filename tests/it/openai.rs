@@ -168,3 +168,25 @@ async fn a_call_that_must_be_has_the_arguments_that_its_schema_says() {
     let message = answer["error"]["message"].as_str().unwrap();
     assert!(message.starts_with("the schema of the tool odd cannot be used: "), "{answer}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_without_a_session_says_warm_what_it_says_cold() {
+    // Rounded activations may turn where two tokens are as probable as each other.
+    let exact = format!("{}\nactivations = \"f32\"\n", smollm2());
+    let (warm, cold) =
+        (Server::start(&exact).await, Server::start(&format!("{exact}[sessions]\nprefix_cache = 0\n")).await);
+    let mut messages = vec![json!({"role": "user", "content": "Name three colours, and say why you like them."})];
+    for turn in 0..4 {
+        let body = json!({"messages": messages, "temperature": 0, "max_tokens": 24});
+        let [warm, cold] =
+            [post(&warm, "/v1/chat/completions", body.clone()).await, post(&cold, "/v1/chat/completions", body).await];
+        let said = &warm["choices"][0]["message"];
+        assert_eq!(*said, cold["choices"][0]["message"], "turn {turn}");
+        let cached = |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+        let prompt = warm["usage"]["prompt_tokens"].as_u64().unwrap();
+        assert_eq!(cached(&cold), 0);
+        let expected = if turn == 0 { 0..=0 } else { prompt / 2..=prompt - 1 };
+        assert!(expected.contains(&cached(&warm)), "turn {turn}: {} of {prompt}", cached(&warm));
+        messages.extend([said.clone(), json!({"role": "user", "content": "Go on."})]);
+    }
+}

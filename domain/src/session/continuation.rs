@@ -68,6 +68,18 @@ impl Continuation {
         Ok(continuation)
     }
 
+    /// The whole prompt, where nothing is kept of what was there.
+    pub(super) fn whole(&self) -> Option<&[TokenId]> {
+        (self.kept == 0).then_some(&*self.added)
+    }
+
+    /// The same prompt, added to a conversation that begins as it does.
+    pub(super) fn after(self, conversation: &Conversation) -> Self {
+        let Self { kept: 0, mut added, text } = self else { return self };
+        let kept = common_prefix(&conversation.tokens, &added);
+        Self { kept, added: added.split_off(kept), text }
+    }
+
     /// Tokens before the reply.
     pub(super) fn total(&self) -> usize {
         self.kept + self.added.len()

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
+use super::Owner;
 use crate::{
     generation::{Sampling, StopRule},
     model::{Chat, Grammar, ModelId, TokenId},
@@ -42,6 +43,8 @@ pub struct ReplyRequest {
     pub model: Option<ModelId>,
     /// Which session to continue; `None` is a reply on its own.
     pub session: Option<Uuid>,
+    /// On whose behalf, where that is known: without a session, what was computed for the same one is used again.
+    pub owner: Option<Owner>,
     /// What to continue.
     pub prompt: Prompt,
     /// How long.
@@ -78,6 +81,8 @@ pub struct Limits {
     pub max_length: usize,
     /// A session is forgotten this long after its last reply ended.
     pub idle: Duration,
+    /// Conversations without a session that are kept, while nobody needs their room, for requests that begin as they do.
+    pub prefixes: usize,
     /// Replies written at the same time.
     pub concurrent: usize,
     /// Requests that may wait for their turn.
@@ -95,6 +100,7 @@ impl Default for Limits {
             default_length: 1024,
             max_length: 8192,
             idle: Duration::from_secs(300),
+            prefixes: 8,
             concurrent: 8,
             queue: 64,
             prefill_chunk: 128,

@@ -114,6 +114,7 @@ impl Talk<'_> {
         let request = ReplyRequest {
             model: None,
             session: Some(self.session),
+            owner: None,
             prompt,
             length: Length::NewTokens(self.dice.one(1..10)),
             sampling: Sampling::greedy(),

@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     error::Fault,
+    guard::owner,
     reply::Running,
     settings::ApiSettings,
     table::{self, Table},
@@ -52,7 +53,8 @@ pub(crate) struct Chat {
 impl Chat {
     async fn complete(&self, mut request: Request) -> Result<Response, Fault> {
         let body = request.take_body();
-        let ask = ChatAsk::read(&super::json(&request, body, &self.settings).await?)?;
+        let mut ask = ChatAsk::read(&super::json(&request, body, &self.settings).await?)?;
+        ask.request.owner = owner(&request);
         let logprobs = ask.request.sampling.alternatives.is_some();
         let running = self.start(ask.request).await?;
         let scanner = Scanner::new(running.call_form(), ask.tools);

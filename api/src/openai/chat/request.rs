@@ -42,6 +42,7 @@ impl ChatAsk {
         let request = ReplyRequest {
             model,
             session,
+            owner: None,
             prompt: Prompt::Chat(Chat { messages, tools: tools.offered.clone() }),
             length,
             sampling: Sampling { alternatives: alternatives(&fields)?, ..openai::sampling(&fields)? },

@@ -138,6 +138,21 @@ async fn a_session_takes_the_common_prefix_from_its_cache() {
 }
 
 #[tokio::test]
+async fn without_a_session_what_was_computed_before_counts_as_cached() {
+    let stage = Stage::new();
+    let asked = json!({"messages": [{"role": "user", "content": "Say the alphabet, please."}]});
+    let mut cached = Vec::new();
+    for _ in 0..2 {
+        let (_, body) = ask(&stage, &asked).await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["choices"][0]["message"]["content"], "abcdefghijklmnopqrstuvwxyz");
+        cached.push(body["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap());
+        assert_eq!(body["usage"]["prompt_tokens"], "User:Say the alphabet, please.\n".len());
+    }
+    assert_eq!(cached, [0, "User:Say the alphabet, please.\n".len() as u64 - 1]);
+}
+
+#[tokio::test]
 async fn errors_have_openais_shape() {
     let stage = Stage::new();
     let (status, error) = fault(&stage, &json!({"temperature": "hot"})).await;

@@ -1,5 +1,7 @@
 //! The service over mocked neighbours: a store that replicas share, a clock that is moved by hand.
 
+mod prefix;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -27,7 +29,15 @@ struct House {
 }
 
 fn limits() -> Limits {
-    Limits { max_sessions: 3, default_length: 64, max_length: 128, concurrent: 2, queue: 1, ..Limits::default() }
+    Limits {
+        max_sessions: 3,
+        default_length: 64,
+        max_length: 128,
+        prefixes: 0,
+        concurrent: 2,
+        queue: 1,
+        ..Limits::default()
+    }
 }
 
 fn house() -> House {
@@ -35,6 +45,15 @@ fn house() -> House {
 }
 
 fn replica(records: &Arc<Mutex<HashMap<Uuid, SessionRecord>>>, clock: &Arc<AtomicU64>, room: usize) -> House {
+    built(records, clock, room, limits())
+}
+
+fn built(
+    records: &Arc<Mutex<HashMap<Uuid, SessionRecord>>>,
+    clock: &Arc<AtomicU64>,
+    room: usize,
+    limits: Limits,
+) -> House {
     let ledger = Arc::<Ledger>::default();
     let entry = |id: &str| ModelEntry {
         tokenizer: Arc::new(testing::tokenizer()),
@@ -43,7 +62,7 @@ fn replica(records: &Arc<Mutex<HashMap<Uuid, SessionRecord>>>, clock: &Arc<Atomi
     };
     let catalogue = Catalogue::new(vec![entry("m"), entry("other")], "m".into()).unwrap();
     let store = Arc::new(testing::store(records));
-    let service = SessionService::new(catalogue, store, limits(), testing::ambient(clock));
+    let service = SessionService::new(catalogue, store, limits, testing::ambient(clock));
     House { ledger, clock: clock.clone(), records: records.clone(), service }
 }
 
@@ -51,6 +70,7 @@ fn asking(session: Option<Uuid>, prompt: Prompt, length: Length) -> ReplyRequest
     ReplyRequest {
         model: None,
         session,
+        owner: None,
         prompt,
         length,
         sampling: Sampling::greedy(),
