@@ -104,15 +104,16 @@ fn tool_choice() -> MetaSchema {
 /// A function that is offered.
 fn tool() -> MetaSchema {
     let schema = MetaSchema {
+        nullable: true,
         description: Some("A JSON schema of the arguments, of at most 64 KB; without one there are none."),
         ..MetaSchema::new("object")
     };
     let strict = boolean("Hold the arguments to the schema also where the model need not call anything.");
     let members = [
         ("name", function_name()),
-        ("description", text("What it does, for the model; at most 64 KB.")),
+        ("description", MetaSchema { nullable: true, ..text("What it does, for the model; at most 64 KB.") }),
         ("parameters", schema),
-        ("strict", or(strict, false)),
+        ("strict", MetaSchema { nullable: true, ..or(strict, false) }),
     ];
     let function = object("The function.", vec!["name"], members);
     object(
@@ -160,9 +161,10 @@ pub(super) fn register(registry: &mut Registry) {
     let parts = list(named(PART), "Texts that are put together.");
     let words = MetaSchema { nullable: true, ..text("The text; null is fine for the assistant.") };
     let content = one_of(vec![inline(words), inline(parts)], "What is said.");
-    let calls = MetaSchema { max_items: Some(MAX_TOOLS), ..list(named(CALL), "What the assistant asked for.") };
+    let calls =
+        MetaSchema { nullable: true, max_items: Some(MAX_TOOLS), ..list(named(CALL), "What the assistant asked for.") };
     let answered = "Which call it answers. Needed where the role is tool.";
-    let answered = MetaSchema { min_length: Some(1), max_length: Some(256), ..text(answered) };
+    let answered = MetaSchema { nullable: true, min_length: Some(1), max_length: Some(256), ..text(answered) };
     let parts_of_it = [("role", role), ("content", content), ("tool_calls", calls), ("tool_call_id", answered)];
     let message = object("One message of a chat.", vec!["role"], parts_of_it);
     registry.schemas.insert(TOOL.to_owned(), tool());

@@ -65,7 +65,7 @@ fn one(at: &str, value: &Value) -> Result<Message, Fault> {
     let fields = Fields(members);
     let tool_calls = calls(&format!("{at}.tool_calls"), fields.get("tool_calls"), role)?;
     let content = content(&format!("{at}.content"), members.get("content"), role)?;
-    let answers = (role == Role::Tool).then(|| answered(at, &fields)).transpose()?;
+    let answers = answered(at, &fields, role)?;
     Ok(Message { role, content, tool_calls, answers })
 }
 
@@ -125,10 +125,12 @@ fn call(at: &str, value: &Value) -> Result<ToolCall, Fault> {
     Ok(ToolCall { id, name, arguments: arguments.to_owned() })
 }
 
-fn answered(at: &str, fields: &Fields<'_>) -> Result<Answered, Fault> {
-    let id = id(&format!("{at}.tool_call_id"), fields.get("tool_call_id").unwrap_or(&Value::Null))?;
+fn answered(at: &str, fields: &Fields<'_>, role: Role) -> Result<Option<Answered>, Fault> {
+    let given = fields.get("tool_call_id").or((role == Role::Tool).then_some(&Value::Null));
+    let given = given.map(|value| id(&format!("{at}.tool_call_id"), value)).transpose()?;
+    let Some(id) = given.filter(|_| role == Role::Tool) else { return Ok(None) };
     let name = fields.get("name").map(|name| tools::name(&format!("{at}.name"), name)).transpose()?;
-    Ok(Answered { id, name })
+    Ok(Some(Answered { id, name }))
 }
 
 fn id(at: &str, value: &Value) -> Result<String, Fault> {
@@ -186,6 +188,7 @@ mod tests {
             (json!({"role": "tool", "content": "x"}), "messages[0].tool_call_id"),
             (json!({"role": "tool", "tool_call_id": "x".repeat(257), "content": "x"}), "messages[0].tool_call_id"),
             (json!({"role": "tool", "tool_call_id": "1", "content": null}), "messages[0].content"),
+            (json!({"role": "user", "content": "x", "tool_call_id": 5}), "messages[0].tool_call_id"),
             (json!({"role": "user", "content": "x", "tool_calls": [1]}), "messages[0].tool_calls"),
             (json!({"role": "assistant", "tool_calls": {"a": 1}}), "messages[0].tool_calls"),
             (json!({"role": "assistant", "tool_calls": [1]}), "messages[0].tool_calls[0]"),
