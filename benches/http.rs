@@ -19,7 +19,9 @@ use async_trait::async_trait;
 use corolla_api::{ApiSettings, Connections, Metrics, routes, serve};
 use corolla_domain::{
     generation::{Sampling, StopRule},
-    model::{BlockRange, Grammar, Hidden, Hop, LogitRow, Logits, Message, ModelId, ModelSpec, SwarmMap, TokenId, Want},
+    model::{
+        BlockRange, CallForm, Chat, Grammar, Hidden, Hop, LogitRow, Logits, ModelId, ModelSpec, SwarmMap, TokenId, Want,
+    },
     ports::{
         BlockSession, Constraint, FaultKind, LocalModel, PortError, RemoteSwarm, SessionNeed, StepInput, Timestamp,
         Tokenizer,
@@ -71,8 +73,12 @@ impl Tokenizer for Clock {
         Ok(tokens.iter().map(|token| format!("<{}>", token.0)).collect())
     }
 
-    fn chat_prompt(&self, _: &[Message]) -> Result<String, PortError> {
+    fn chat_prompt(&self, _: &Chat) -> Result<String, PortError> {
         Ok("?".to_owned())
+    }
+
+    fn call_form(&self) -> CallForm {
+        CallForm::Tagged
     }
 
     async fn constrain(&self, _: &Grammar, _: usize, _: TokenId) -> Result<Box<dyn Constraint>, PortError> {
@@ -169,6 +175,7 @@ async fn bare(service: &Arc<SessionService>, clock: Clock) -> Vec<u32> {
             let request = ReplyRequest {
                 model: None,
                 session: None,
+                owner: None,
                 prompt: Prompt::Text("?".to_owned()),
                 length: Length::NewTokens(TOKENS),
                 sampling: Sampling::greedy(),

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use choice::Access;
 pub(crate) use choice::{Backend as TypedBackend, Blocks, Dtype as TypedDtype, LogFormat, Reach as TypedReach};
 use corolla_api::Connections;
 use corolla_domain::{
@@ -28,6 +29,9 @@ pub(crate) use typed::{HostFlags, Overrides};
 
 /// The file that is read where none is named.
 const DEFAULT_FILE: &str = "corolla.toml";
+
+/// More conversations than any machine has room to keep.
+const MAX_PREFIXES: usize = 100_000;
 
 /// Where sessions are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,6 +154,15 @@ fn check(typed: typed::Typed) -> Result<Settings, String> {
             faults.push(format!("{key} = {value} is out of range; it may be {low} to {high}"));
         }
     }
+    // Where strangers share the server without names, one could tell by the clock what another has asked.
+    let prefixes = match typed.access {
+        Access::Open => 0,
+        Access::Auto => Limits::default().prefixes,
+    };
+    let prefixes = sessions.prefix_cache.unwrap_or(prefixes);
+    if prefixes > MAX_PREFIXES {
+        faults.push(format!("sessions.prefix_cache = {prefixes} is out of range; it may be 0 to {MAX_PREFIXES}"));
+    }
     let seconds = |number: usize| Duration::from_secs(number as u64);
     let listen = listen.map_err(|fault| faults.push(fault)).ok();
     let guard = guard::check(typed.access, typed.api_keys).map_err(|fault| faults.push(fault)).ok();
@@ -164,6 +177,7 @@ fn check(typed: typed::Typed) -> Result<Settings, String> {
                 default_length: sessions.default_length,
                 max_length: sessions.max_length,
                 idle: seconds(sessions.idle_seconds),
+                prefixes,
                 concurrent: typed.limits.concurrent,
                 queue: typed.limits.queue,
                 prefill_chunk: typed.limits.prefill_chunk,

@@ -163,9 +163,12 @@ impl Metrics {
         gauge("turns_running", "Replies being written", now.turns_running);
         gauge("turns_waiting", "Requests waiting for their turn", now.turns_waiting);
         gauge("sessions_live", "Sessions open in this process", now.sessions_live);
+        gauge("prefixes_kept", "Conversations without a session that are kept for others", now.prefixes_kept);
         let mut counter = |name, help, value: u64| counts.register(name, help, ConstCounter::new(value));
         counter("turns_started", "Replies begun", now.turns_started);
         counter("prompt_tokens_cached", "Prompt tokens found computed already", now.prompt_tokens_cached);
+        counter("prefix_hits", "Replies without a session that went on from a kept one", now.prefix_hits);
+        counter("prefix_tokens", "Prompt tokens that these found computed already", now.prefix_tokens);
         counter("tokens_computed", "Positions run through the blocks", now.tokens_computed);
         counter("tokens_generated", "Tokens produced", now.tokens_generated);
         let mut out = String::new();

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use corolla_domain::{
-    model::{Message, ModelId, Role},
+    model::{Chat, Message, ModelId, Role},
     session::{ModelState, SessionService},
 };
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi, payload::Json};
@@ -125,7 +125,7 @@ fn describe(id: &ModelId, state: &ModelState, default: bool, missing: Option<Str
     };
     let spec = entry.map(|entry| entry.local.spec());
     let spec = spec.as_deref();
-    let hello = Message { role: Role::User, content: "Hello".to_owned() };
+    let hello = Chat::from(vec![Message::new(Role::User, "Hello")]);
     ModelInfo {
         id: id.to_string(),
         default,
@@ -135,7 +135,7 @@ fn describe(id: &ModelId, state: &ModelState, default: bool, missing: Option<Str
             (ModelState::Loaded(_) | ModelState::Failed(_), _) => State::Missing,
         },
         missing,
-        chat: entry.map(|entry| entry.tokenizer.chat_prompt(&[hello]).is_ok()),
+        chat: entry.map(|entry| entry.tokenizer.chat_prompt(&hello).is_ok()),
         family: spec.map(|spec| spec.family.clone()),
         context_length: spec.and_then(|spec| spec.max_positions).map(|positions| positions as u64),
         dtype: spec.map(|spec| spec.dtype.clone()),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use corolla_domain::{
     generation::{Chunk, FinishReason, Likelihood},
-    model::ModelId,
+    model::{CallForm, ModelId},
     session::{Reply, ReplyRequest, SessionService, Usage},
 };
 
@@ -62,6 +62,11 @@ impl Running {
     /// Who answers.
     pub(crate) fn model(&self) -> &ModelId {
         self.reply.model()
+    }
+
+    /// How calls of tools stand in its text.
+    pub(crate) fn call_form(&self) -> CallForm {
+        self.reply.call_form()
     }
 
     /// The `Server-Timing` header: what was computed, what was found computed already, and how long each part took.

@@ -3,6 +3,8 @@
 //! After `a` comes `b`, after `z` the end-of-text token, after anything else `a`. A token is a byte (id = byte + 3);
 //! 1 is `<s>` and 2 is `</s>`.
 
+mod script;
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -16,7 +18,7 @@ use std::{
 use async_trait::async_trait;
 use corolla_domain::{
     model::{
-        BlockRange, Grammar, Hidden, Hop, LogitRow, Logits, Message, ModelId, ModelSpec, PeerId, ServerFacts,
+        BlockRange, CallForm, Chat, Grammar, Hidden, Hop, LogitRow, Logits, ModelId, ModelSpec, PeerId, ServerFacts,
         ServerInfo, SwarmMap, TokenId, Want,
     },
     ports::{
@@ -31,6 +33,8 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::{ApiSettings, Connections, routes, serve};
+
+pub(crate) use script::Script;
 
 pub(crate) const MODEL: &str = "alphabet";
 
@@ -143,8 +147,12 @@ impl Tokenizer for Bytes {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    fn chat_prompt(&self, messages: &[Message]) -> Result<String, PortError> {
-        Ok(messages.iter().map(|message| format!("{:?}:{}\n", message.role, message.content)).collect())
+    fn call_form(&self) -> CallForm {
+        CallForm::Tagged
+    }
+
+    fn chat_prompt(&self, chat: &Chat) -> Result<String, PortError> {
+        Ok(chat.messages.iter().map(|message| format!("{:?}:{}\n", message.role, message.content)).collect())
     }
 
     async fn constrain(&self, _: &Grammar, _: usize, _: TokenId) -> Result<Box<dyn Constraint>, PortError> {

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::{
-    model::{BlockRange, Hidden, LogitRow, Logits, Message, ModelSpec, TokenId},
+    model::{BlockRange, CallForm, Chat, Hidden, LogitRow, Logits, ModelSpec, TokenId},
     ports::{
         BlockSession, FaultKind, MockBlockEngine, MockLocalModel, MockSessionStore, MockTokenizer, PortError,
         SessionNeed, SessionRecord, StepInput, Timestamp,
@@ -59,8 +59,9 @@ pub(crate) fn tokenizer() -> MockTokenizer {
         }
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     });
-    mock.expect_chat_prompt().returning(|messages: &[Message]| {
-        Ok(messages.iter().map(|m| format!("{:?}:{}\n", m.role, m.content)).collect::<String>() + "Assistant:")
+    mock.expect_call_form().return_const(CallForm::Tagged);
+    mock.expect_chat_prompt().returning(|chat: &Chat| {
+        Ok(chat.messages.iter().map(|m| format!("{:?}:{}\n", m.role, m.content)).collect::<String>() + "Assistant:")
     });
     mock
 }

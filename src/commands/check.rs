@@ -38,6 +38,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), Stop> {
         limits.max_length,
         limits.idle.as_secs()
     );
+    let _ = writeln!(text, "prefixes       {} kept of conversations without a session", limits.prefixes);
     let _ = writeln!(text, "replies        {} at a time, {} waiting", limits.concurrent, limits.queue);
     let access = match settings.guard.keys(settings.listen).map_err(Stop::usage)?.as_slice() {
         [] => "everybody who reaches the server".to_owned(),

@@ -185,7 +185,7 @@ fn timings(load_s: f64, prefill_s: f64, decode_s: f64, usage: Usage) -> Timings 
 async fn prompt_ids(options: &Options, entry: &ModelEntry) -> Result<Vec<TokenId>, Stop> {
     let tokenizer = &entry.tokenizer;
     let encoded = match prompt(options) {
-        Prompt::Chat(messages) => match tokenizer.chat_prompt(&messages) {
+        Prompt::Chat(chat) => match tokenizer.chat_prompt(&chat) {
             Ok(text) => tokenizer.encode(&text, false).await,
             Err(fault) => Err(fault),
         },
@@ -196,7 +196,7 @@ async fn prompt_ids(options: &Options, entry: &ModelEntry) -> Result<Vec<TokenId
 
 fn prompt(options: &Options) -> Prompt {
     if options.chat {
-        Prompt::Chat(vec![Message { role: Role::User, content: options.prompt.clone() }])
+        Prompt::Chat(vec![Message::new(Role::User, options.prompt.as_str())].into())
     } else {
         Prompt::Text(options.prompt.clone())
     }
@@ -206,6 +206,7 @@ fn request(options: &Options) -> ReplyRequest {
     ReplyRequest {
         model: None,
         session: None,
+        owner: None,
         prompt: prompt(options),
         length: Length::NewTokens(options.max_new_tokens),
         sampling: sampling(options),

@@ -28,6 +28,15 @@ fn a_file_overrides_the_defaults_and_leaves_the_rest() {
 }
 
 #[test]
+fn prefixes_are_kept_where_those_who_ask_are_told_apart() {
+    let kept = |text| with_model(text).unwrap().limits.prefixes;
+    assert_eq!(kept(""), Limits::default().prefixes);
+    assert_eq!(kept("access = \"open\""), 0);
+    assert_eq!(kept("access = \"open\"\n[sessions]\nprefix_cache = 3"), 3);
+    assert_eq!(kept("[sessions]\nprefix_cache = 0"), 0);
+}
+
+#[test]
 fn a_fault_names_key_value_and_fix() {
     for (text, fault) in [
         (
@@ -41,6 +50,7 @@ fn a_fault_names_key_value_and_fix() {
         ),
         ("default_model = \"x\"", "default_model = \"x\" is none of the models; there is: m"),
         ("[sessions]\nmax_sessions = 0", "sessions.max_sessions = 0 is out of range; it may be 1 to 1000000"),
+        ("[sessions]\nprefix_cache = 100001", "sessions.prefix_cache = 100001 is out of range; it may be 0 to 100000"),
         (
             "[sessions]\nstore = \"disk\"",
             "sessions.store = \"disk\" is no store; write \"memory\" or \"redis://host:port\"",

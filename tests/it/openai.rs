@@ -137,3 +137,56 @@ async fn a_reply_is_what_its_schema_says() {
     let answer: Value = response.json().await.unwrap();
     assert!(answer["error"]["message"].as_str().unwrap().starts_with("the JSON schema cannot be used: "), "{answer}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_must_be_has_the_arguments_that_its_schema_says() {
+    let server = Server::start(&smollm2()).await;
+    let mut dice = 11;
+    for seed in 0..12 {
+        let schemas = [object(&mut dice, 1), object(&mut dice, 1)];
+        let tool = |(name, schema): (&str, &Value)| json!({"type": "function", "function": {"name": name, "parameters": schema}});
+        let tools: Vec<Value> = ["plant", "water"].into_iter().zip(&schemas).map(tool).collect();
+        let body = json!({"messages": [{"role": "user", "content": "Look after the garden."}], "seed": seed, "tools": tools,
+            "temperature": 1.5, "max_tokens": 400, "tool_choice": "required", "parallel_tool_calls": false});
+        let answer = post(&server, "/v1/chat/completions", body).await;
+        let choice = &answer["choices"][0];
+        assert_eq!(
+            (&choice["finish_reason"], &choice["message"]["content"]),
+            (&json!("tool_calls"), &Value::Null),
+            "{answer}"
+        );
+        let [call] = choice["message"]["tool_calls"].as_array().unwrap().as_slice() else { panic!("{answer}") };
+        let schema = &schemas[usize::from(call["function"]["name"] == "water")];
+        let arguments: Value = serde_json::from_str(call["function"]["arguments"].as_str().unwrap()).unwrap();
+        assert!(fits(&arguments, schema), "{arguments} for {schema}");
+    }
+    let odd = json!({"type": "function", "function": {"name": "odd", "parameters": {"type": "nonsense"}}});
+    let wrong = json!({"messages": [{"role": "user", "content": "Hi"}], "tools": [odd], "tool_choice": "required"});
+    let response = server.http.post(format!("{}/v1/chat/completions", server.base)).json(&wrong).send().await.unwrap();
+    assert_eq!(response.status(), 400);
+    let answer: Value = response.json().await.unwrap();
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("the schema of the tool odd cannot be used: "), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_without_a_session_says_warm_what_it_says_cold() {
+    // Rounded activations may turn where two tokens are as probable as each other.
+    let exact = format!("{}\nactivations = \"f32\"\n", smollm2());
+    let (warm, cold) =
+        (Server::start(&exact).await, Server::start(&format!("{exact}[sessions]\nprefix_cache = 0\n")).await);
+    let mut messages = vec![json!({"role": "user", "content": "Name three colours, and say why you like them."})];
+    for turn in 0..4 {
+        let body = json!({"messages": messages, "temperature": 0, "max_tokens": 24});
+        let [warm, cold] =
+            [post(&warm, "/v1/chat/completions", body.clone()).await, post(&cold, "/v1/chat/completions", body).await];
+        let said = &warm["choices"][0]["message"];
+        assert_eq!(*said, cold["choices"][0]["message"], "turn {turn}");
+        let cached = |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+        let prompt = warm["usage"]["prompt_tokens"].as_u64().unwrap();
+        assert_eq!(cached(&cold), 0);
+        let expected = if turn == 0 { 0..=0 } else { prompt / 2..=prompt - 1 };
+        assert!(expected.contains(&cached(&warm)), "turn {turn}: {} of {prompt}", cached(&warm));
+        messages.extend([said.clone(), json!({"role": "user", "content": "Go on."})]);
+    }
+}

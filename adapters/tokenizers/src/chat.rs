@@ -3,13 +3,17 @@
 use std::fmt::Write;
 
 use corolla_domain::{
-    model::{Message, Role},
+    model::{CallForm, Chat},
     ports::{FaultKind, PortError},
 };
-use minijinja::{Environment, Error, ErrorKind, State, Value, context, syntax::SyntaxConfig, value::Kwargs};
+use minijinja::{
+    Environment, Error, ErrorKind, State, Value, context,
+    syntax::SyntaxConfig,
+    value::{Kwargs, Serde},
+};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use crate::python_json;
+use crate::{python_json, tools};
 
 /// Work a rendering may do: instructions, and the bytes it makes at 64 for one, so about 128 MB in all; an honest template
 /// needs about 50 for a message. Lists are joined by `+` without being counted: a model's template is trusted so far.
@@ -18,48 +22,101 @@ const FUEL: u64 = 2_000_000;
 const RECURSION: usize = 100;
 /// Longest template read, and longest list or map printed; honest ones have a few kilobytes.
 const MAX_TEMPLATE: usize = 1024 * 1024;
-const NAME: &str = "chat";
+/// The names of the two templates.
+const NAMES: [&str; 2] = ["chat", "tools"];
 
-/// How a model wants a conversation written.
-pub(crate) enum Chat {
-    /// Ready to render.
-    Template { environment: Box<Environment<'static>>, bos: Option<String>, eos: Option<String> },
-    /// The reason why there is none.
-    None(String),
+/// The templates that come with a model.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Sources {
+    /// For any chat.
+    pub(crate) chat: Option<String>,
+    /// For chats with tools, where it is another one.
+    pub(crate) tools: Option<String>,
 }
 
-impl Chat {
-    pub(crate) fn new(template: Option<&str>, bos: Option<String>, eos: Option<String>) -> Self {
-        let Some(template) = template else {
-            return Self::None(
+/// How a model wants a conversation written.
+pub(crate) enum Template {
+    /// Ready to render.
+    Ready { environment: Box<Environment<'static>>, chat: Writer, tools: Option<Writer>, around: Around },
+    /// The reason why there is none.
+    Missing(String),
+}
+
+/// One template, by name, and how it has calls of tools written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Writer {
+    name: &'static str,
+    form: Option<CallForm>,
+}
+
+/// The texts of the tokens that begin and end a conversation.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Around {
+    pub(crate) bos: Option<String>,
+    pub(crate) eos: Option<String>,
+}
+
+impl Template {
+    pub(crate) fn new(sources: &Sources, around: Around) -> Self {
+        let Some(template) = &sources.chat else {
+            return Self::Missing(
                 "the model has no chat template; send plain text instead, or use a model trained for chat".to_owned(),
             );
         };
-        if template.len() > MAX_TEMPLATE {
-            return Self::None(format!("the model's chat template is longer than {MAX_TEMPLATE} bytes"));
-        }
         let mut environment = Box::new(environment());
-        match environment.add_template_owned(NAME, without_training_marks(template)) {
-            Ok(()) => Self::Template { environment, bos, eos },
-            Err(fault) => Self::None(format!("the model's chat template cannot be used: {}", sentence(&fault))),
+        let mut add = |name: &'static str, template: &str| {
+            if template.len() > MAX_TEMPLATE {
+                return Err(format!("the model's chat template is longer than {MAX_TEMPLATE} bytes"));
+            }
+            let added = environment.add_template_owned(name, without_training_marks(template));
+            added.map_err(|fault| format!("the model's chat template cannot be used: {}", sentence(&fault)))?;
+            Ok(Writer { name, form: tools::form(template) })
+        };
+        let tools = sources.tools.as_deref().map(|template| add(NAMES[1], template)).transpose();
+        match (add(NAMES[0], template), tools) {
+            (Ok(chat), Ok(tools)) => Self::Ready { environment, chat, tools, around },
+            (Err(reason), _) | (_, Err(reason)) => Self::Missing(reason),
         }
     }
 
-    pub(crate) fn prompt(&self, messages: &[Message]) -> Result<String, PortError> {
-        let (environment, bos, eos) = match self {
-            Self::Template { environment, bos, eos } => (environment, bos, eos),
-            Self::None(reason) => return Err(PortError::new(FaultKind::Unsupported, reason.clone())),
+    /// How it has calls of tools written.
+    pub(crate) fn form(&self) -> CallForm {
+        let form = match self {
+            Self::Ready { chat, tools, .. } => tools.as_ref().unwrap_or(chat).form,
+            Self::Missing(_) => None,
         };
+        form.unwrap_or(CallForm::Tagged)
+    }
+
+    pub(crate) fn prompt(&self, chat: &Chat) -> Result<String, PortError> {
+        let (environment, writer, around) = match self {
+            Self::Ready { environment, chat: plain, tools, around } => {
+                let apart = tools.as_ref().filter(|_| tools::concern(chat));
+                (environment, apart.unwrap_or(plain), around)
+            }
+            Self::Missing(reason) => return Err(PortError::new(FaultKind::Unsupported, reason.clone())),
+        };
+        let told;
+        let (messages, tools): (_, Option<Value>) = if writer.form.is_none() && tools::concern(chat) {
+            told = tools::in_words(chat)
+                .map_err(|fault| PortError::invalid(format!("the tools cannot be written: {fault}")))?;
+            (&told, None)
+        } else {
+            let tools = || chat.tools.iter().map(tools::tool).map(Serde).map(Value::from).collect();
+            (&chat.messages, (!chat.tools.is_empty()).then(tools))
+        };
+        let message = |message| Value::from(Serde(tools::message(message, writer.form)));
         let or_undefined = |token: &Option<String>| token.as_ref().map_or(Value::UNDEFINED, Value::from);
+        let Around { bos, eos } = around;
         let variables = context! {
             messages => messages.iter().map(message).collect::<Value>(),
-            tools => Value::from(()),
+            tools => tools.unwrap_or(Value::from(())),
             documents => Value::from(()),
             bos_token => or_undefined(bos),
             eos_token => or_undefined(eos),
             add_generation_prompt => true,
         };
-        let rendered = environment.get_template(NAME).and_then(|template| template.render(variables));
+        let rendered = environment.get_template(writer.name).and_then(|template| template.render(variables));
         rendered.map_err(|fault| match fault.kind() {
             ErrorKind::OutOfFuel => {
                 PortError::new(FaultKind::Unsupported, "the model's chat template takes too long for these messages")
@@ -111,15 +168,6 @@ impl Write for Bounded {
         self.0.push_str(part);
         Ok(())
     }
-}
-
-fn message(message: &Message) -> Value {
-    let role = match message.role {
-        Role::System => "system",
-        Role::User => "user",
-        Role::Assistant => "assistant",
-    };
-    Value::from_pairs([("role", role), ("content", &message.content)])
 }
 
 /// Python's spelling of the constants where Jinja's differs.

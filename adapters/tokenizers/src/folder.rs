@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tokenizers::Tokenizer;
 
 use crate::{
-    chat::Chat,
+    chat::{Around, Sources, Template},
     pieces::{self, Pieces},
     tokenizer::{HfTokenizer, Vocabulary},
 };
@@ -33,10 +33,13 @@ pub(crate) fn load(folder: &Path) -> Result<HfTokenizer, PortError> {
     set(&mut after, eos, config.add_eos_token);
     let own_file = read(&folder.join("chat_template.jinja"))?;
     let own_file = own_file.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    let template = own_file.or_else(|| config.chat_template.and_then(Templates::chosen));
+    let sources = match own_file {
+        Some(template) => Sources { chat: Some(template), tools: None },
+        None => config.chat_template.map(Templates::chosen).unwrap_or_default(),
+    };
     let text = |token: Option<Named>| token.map(|t| t.text().to_owned());
-    let chat = Chat::new(template.as_deref(), text(config.bos_token), text(config.eos_token));
-    Ok(HfTokenizer::new(Vocabulary { encoder, pieces, before, after }, chat))
+    let template = Template::new(&sources, Around { bos: text(config.bos_token), eos: text(config.eos_token) });
+    Ok(HfTokenizer::new(Vocabulary { encoder, pieces, before, after }, template))
 }
 
 /// The contents of a file; `None` where there is none.
@@ -235,23 +238,25 @@ impl Named {
 #[serde(untagged)]
 enum Templates {
     One(String),
-    Several(Vec<Template>),
+    Several(Vec<NamedTemplate>),
 }
 
 #[derive(Deserialize)]
-struct Template {
+struct NamedTemplate {
     name: String,
     template: String,
 }
 
 impl Templates {
-    /// The one named `default`; else the only one.
-    fn chosen(self) -> Option<String> {
+    /// The one named `default`, else the only one; and the one named `tool_use`.
+    fn chosen(self) -> Sources {
         match self {
-            Self::One(template) => Some(template),
-            Self::Several(mut several) => {
-                let at = several.iter().position(|t| t.name == "default").or((several.len() == 1).then_some(0))?;
-                Some(several.swap_remove(at).template)
+            Self::One(template) => Sources { chat: Some(template), tools: None },
+            Self::Several(several) => {
+                let named = |name| several.iter().find(|it: &&NamedTemplate| it.name == name);
+                let text = |it: &NamedTemplate| it.template.clone();
+                let only = (several.len() == 1).then(|| &several[0]);
+                Sources { chat: named("default").or(only).map(text), tools: named("tool_use").map(text) }
             }
         }
     }

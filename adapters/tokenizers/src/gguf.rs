@@ -8,7 +8,7 @@ use tokenizers::{AddedToken, models::bpe::Vocab};
 
 use crate::{
     byte_level,
-    chat::Chat,
+    chat::{Around, Sources, Template},
     pieces::{self, MAX_ID, Pieces},
     sentencepiece,
     tokenizer::{HfTokenizer, Vocabulary},
@@ -114,16 +114,16 @@ fn build(gguf: &Gguf) -> Result<HfTokenizer, PortError> {
     let fallback = |id| (name == "llama").then_some(id);
     let bos = special(gguf, tokens, "tokenizer.ggml.bos_token_id")?.or(fallback(1));
     let eos = special(gguf, tokens, "tokenizer.ggml.eos_token_id")?.or(fallback(2));
-    let chat = Chat::new(
-        gguf.str("tokenizer.chat_template"),
-        bos.and_then(|id| table.text(id)),
-        eos.and_then(|id| table.text(id)),
-    );
+    let text = |id: Option<u32>| id.and_then(|id| table.text(id));
+    let source = |key| gguf.str(key).map(str::to_owned);
+    let sources =
+        Sources { chat: source("tokenizer.chat_template"), tools: source("tokenizer.chat_template.tool_use") };
+    let template = Template::new(&sources, Around { bos: text(bos), eos: text(eos) });
     let before = bos.filter(|_| gguf.bool("tokenizer.ggml.add_bos_token").unwrap_or(add_bos));
     let after = eos.filter(|_| gguf.bool("tokenizer.ggml.add_eos_token").unwrap_or(false));
     let vocabulary =
         Vocabulary { encoder, pieces: table, before: before.into_iter().collect(), after: after.into_iter().collect() };
-    Ok(HfTokenizer::new(vocabulary, chat))
+    Ok(HfTokenizer::new(vocabulary, template))
 }
 
 fn kinds(gguf: &Gguf, tokens: &Strings) -> Result<Vec<TokenKind>, PortError> {

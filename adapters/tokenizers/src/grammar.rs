@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use corolla_domain::{
-    model::{Grammar, TokenId},
+    model::{CallForm, Grammar, TokenId},
     ports::{Constraint, PortError, TokenSet},
 };
 use llguidance::{
@@ -14,7 +14,7 @@ use llguidance::{
 };
 use serde_json::{Value, json};
 
-use crate::pieces::Pieces;
+use crate::{calls, pieces::Pieces};
 
 /// Longest schema, in bytes.
 const MAX_SCHEMA: usize = 64 << 10;
@@ -49,27 +49,44 @@ impl Grammars {
     }
 
     /// The grammar, from its start on. Not for the executor.
-    pub(crate) fn compile(&self, grammar: &Grammar) -> Result<Compiled, PortError> {
-        let schema = match grammar {
-            Grammar::JsonObject => json!({"type": "object"}),
-            Grammar::JsonSchema(text) if text.len() > MAX_SCHEMA => {
-                let length = text.len();
-                return Err(PortError::invalid(format!(
-                    "the JSON schema has {length} bytes, at most {MAX_SCHEMA} are taken"
-                )));
+    pub(crate) fn compile(&self, grammar: &Grammar, form: CallForm) -> Result<Compiled, PortError> {
+        match grammar {
+            Grammar::JsonObject => self.of_schema("the JSON schema", &json!({"type": "object"})),
+            Grammar::JsonSchema(text) => self.of_schema("the JSON schema", &schema("the JSON schema", text)?),
+            Grammar::Calls(calls) => {
+                let whole = self.started(TopLevelGrammar::from_lark(calls::lark(calls, form)?));
+                whole.map_err(|error| {
+                    let parts = calls::schemas(calls).and_then(|parts| {
+                        parts.iter().try_for_each(|(what, schema)| self.of_schema(what, schema).map(drop))
+                    });
+                    parts.err().unwrap_or_else(|| PortError::invalid(format!("the tools cannot be used: {error}")))
+                })
             }
-            Grammar::JsonSchema(text) => serde_json::from_str(text)
-                .map_err(|error| PortError::invalid(format!("the JSON schema is not valid JSON: {error}")))?,
-        };
-        let parser = self.0.create_parser(TopLevelGrammar::from_json_schema(plain(schema)));
-        let parser =
-            parser.map_err(|error| PortError::invalid(format!("the JSON schema cannot be used: {}", short(error))))?;
+        }
+    }
+
+    fn of_schema(&self, what: &str, schema: &Value) -> Result<Compiled, PortError> {
+        let grammar = TopLevelGrammar::from_json_schema(plain(schema.clone()));
+        self.started(grammar).map_err(|error| PortError::invalid(format!("{what} cannot be used: {error}")))
+    }
+
+    fn started(&self, grammar: TopLevelGrammar) -> Result<Compiled, String> {
+        let parser = self.0.create_parser(grammar).map_err(short)?;
         Ok(Compiled::at_start_of(&Matcher::new(Ok(parser))))
     }
 }
 
+/// The schema that `text` is; `what` says whose.
+pub(crate) fn schema(what: &str, text: &str) -> Result<Value, PortError> {
+    if text.len() > MAX_SCHEMA {
+        let length = text.len();
+        return Err(PortError::invalid(format!("{what} has {length} bytes, at most {MAX_SCHEMA} are taken")));
+    }
+    serde_json::from_str(text).map_err(|error| PortError::invalid(format!("{what} is not valid JSON: {error}")))
+}
+
 /// The schema, such that there is one way of writing each value: small models would go on with spaces for ever.
-fn plain(schema: Value) -> Value {
+pub(crate) fn plain(schema: Value) -> Value {
     let style = json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
     match schema {
         Value::Object(mut members) => {
@@ -103,7 +120,7 @@ impl Constraint for Compiled {
         let work = move || {
             let mask = locked(&now).compute_mask_or_eos();
             let mask =
-                mask.map_err(|error| PortError::invalid(format!("the JSON schema is too complex: {}", short(error))))?;
+                mask.map_err(|error| PortError::invalid(format!("the grammar is too complex: {}", short(error))))?;
             Ok(TokenSet(mask.as_slice().to_vec()))
         };
         // Most masks take microseconds, but a rare one takes milliseconds.
@@ -133,7 +150,7 @@ fn short(error: impl ToString) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A token a byte, `</s>` as 256, and some words.
@@ -149,13 +166,16 @@ mod tests {
         pieces
     }
 
+    pub(crate) fn grammars() -> Grammars {
+        Grammars::new(&pieces(), 263, TokenId(256)).unwrap()
+    }
+
     fn compile(schema: &Value) -> Result<Compiled, PortError> {
-        let grammars = Grammars::new(&pieces(), 263, TokenId(256)).unwrap();
-        grammars.compile(&Grammar::JsonSchema(schema.to_string()))
+        grammars().compile(&Grammar::JsonSchema(schema.to_string()), CallForm::Tagged)
     }
 
     /// Whether the text is taken byte by byte, and may end there.
-    async fn takes(mut grammar: Box<dyn Constraint>, text: &str) -> bool {
+    pub(crate) async fn takes(mut grammar: Box<dyn Constraint>, text: &str) -> bool {
         for byte in text.bytes().map(|byte| TokenId(u32::from(byte))) {
             if !grammar.allowed().await.unwrap().has(byte) {
                 return false;

@@ -2,6 +2,7 @@
 //! folders in Hugging Face layout, chat templates on `minijinja`.
 
 mod byte_level;
+mod calls;
 mod chat;
 mod folder;
 mod gguf;
@@ -10,6 +11,7 @@ mod pieces;
 mod python_json;
 mod sentencepiece;
 mod tokenizer;
+mod tools;
 
 use std::path::Path;
 

@@ -29,6 +29,16 @@ impl Pieces {
         Some(())
     }
 
+    /// Makes the token of that text, where there is one, a part of texts like any other.
+    pub(crate) fn show(&mut self, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        for piece in self.table.iter_mut().flatten().filter(|piece| *piece.bytes == *text.as_bytes()) {
+            piece.special = false;
+        }
+    }
+
     /// The bytes of a token, and whether it is a special one.
     pub(crate) fn bytes(&self, token: TokenId) -> Option<(&[u8], bool)> {
         self.get(token).map(|piece| (&*piece.bytes, piece.special))

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use corolla_domain::{
-    model::{Grammar, Message, TokenId},
+    model::{CallForm, Chat, Grammar, TokenId},
     ports::{Constraint, PortError, Tokenizer},
 };
 use tokio::sync::{OnceCell, Semaphore};
 
-use crate::{chat::Chat, grammar::Grammars, pieces::Pieces};
+use crate::{chat::Template, grammar::Grammars, pieces::Pieces};
 
 /// Texts up to so many bytes are encoded on the executor: below its budget of 500 µs.
 const SHORT: usize = 512;
@@ -21,7 +21,7 @@ const LONG_AT_ONCE: usize = 2;
 #[derive(Clone)]
 pub struct HfTokenizer {
     vocabulary: Arc<Vocabulary>,
-    chat: Arc<Chat>,
+    template: Arc<Template>,
     long: Arc<Semaphore>,
     /// Made when the first grammar is asked for.
     grammars: Arc<OnceCell<Grammars>>,
@@ -51,9 +51,12 @@ impl Vocabulary {
 }
 
 impl HfTokenizer {
-    pub(crate) fn new(vocabulary: Vocabulary, chat: Chat) -> Self {
+    pub(crate) fn new(mut vocabulary: Vocabulary, template: Template) -> Self {
         let long = Arc::new(Semaphore::new(LONG_AT_ONCE));
-        Self { vocabulary: Arc::new(vocabulary), chat: Arc::new(chat), long, grammars: Arc::default() }
+        for mark in [template.form().opening(), template.form().closing()] {
+            vocabulary.pieces.show(mark);
+        }
+        Self { vocabulary: Arc::new(vocabulary), template: Arc::new(template), long, grammars: Arc::default() }
     }
 }
 
@@ -71,8 +74,12 @@ impl Tokenizer for HfTokenizer {
         self.vocabulary.pieces.decode(tokens, skip_special)
     }
 
-    fn chat_prompt(&self, messages: &[Message]) -> Result<String, PortError> {
-        self.chat.prompt(messages)
+    fn chat_prompt(&self, chat: &Chat) -> Result<String, PortError> {
+        self.template.prompt(chat)
+    }
+
+    fn call_form(&self) -> CallForm {
+        self.template.form()
     }
 
     async fn constrain(&self, grammar: &Grammar, vocab: usize, end: TokenId) -> Result<Box<dyn Constraint>, PortError> {
@@ -81,9 +88,9 @@ impl Tokenizer for HfTokenizer {
             apart(&self.long, "reading the vocabulary", move || Grammars::new(&vocabulary.pieces, vocab, end))
         };
         self.grammars.get_or_try_init(make).await?;
-        let (grammars, grammar) = (Arc::clone(&self.grammars), grammar.clone());
+        let (grammars, grammar, form) = (Arc::clone(&self.grammars), grammar.clone(), self.call_form());
         let compile = move || match grammars.get() {
-            Some(grammars) => grammars.compile(&grammar),
+            Some(grammars) => grammars.compile(&grammar, form),
             None => Err(PortError::internal("the vocabulary was not read")),
         };
         Ok(Box::new(apart(&self.long, "compiling a grammar", compile).await?))

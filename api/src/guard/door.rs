@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use corolla_domain::session::Owner;
 use poem::{
     Endpoint, Error, Request, Response,
     http::{HeaderValue, Method, StatusCode, header},
@@ -25,7 +26,13 @@ pub(crate) struct Guarded<E> {
 
 /// What a request holds until its answer is out. Stands on the request and on its response, for what goes on after both.
 #[derive(Debug)]
-pub(crate) struct Held(#[allow(dead_code, reason = "held until it is dropped")] Option<Entry>);
+pub(crate) struct Held(Option<Entry>);
+
+/// Whose key the request brought, where one was asked for.
+pub(crate) fn owner(request: &Request) -> Option<Owner> {
+    let Held(entry) = &**request.data::<Arc<Held>>()?;
+    entry.as_ref().map(|entry| entry.name.clone())
+}
 
 impl<E: Endpoint<Output = Response>> Endpoint for Guarded<E> {
     type Output = Response;

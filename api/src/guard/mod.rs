@@ -11,5 +11,5 @@ mod tests;
 pub use keys::ApiKey;
 
 pub(crate) use cors::Cors;
-pub(crate) use door::{Guarded, Held, RequestId, is_open};
+pub(crate) use door::{Guarded, Held, RequestId, is_open, owner};
 pub(crate) use keys::Keys;

@@ -277,3 +277,29 @@ async fn a_client_that_reads_nothing_loses_its_reply() {
     until(|| stage.service.meter().snapshot().turns_running == 0).await;
     assert!(stage.service.meter().snapshot().turns_started > 0);
 }
+
+#[tokio::test]
+async fn what_one_key_has_asked_is_not_computed_already_for_another() {
+    let stage = Stage::new();
+    let client = guarded(&stage, vec![key("ann"), key("bob")]);
+    let prompt = "a secret that takes some tokens";
+    let chat = serde_json::json!({"messages": [{"role": "user", "content": prompt}], "max_tokens": 2});
+    let text = serde_json::json!({"prompt": prompt, "max_tokens": 2});
+    let mut found = Vec::new();
+    for (path, body) in [("/v1/chat/completions", &chat), ("/v1/completions", &text)] {
+        for name in ["ann", "bob", "ann", "bob"] {
+            let request = client.post(path).header("authorization", format!("Bearer corolla-{name}")).body_json(body);
+            let said = said(request.send().await).await;
+            let cached = &said["usage"]["prompt_tokens_details"]["cached_tokens"];
+            found.push(cached.as_u64().unwrap() > 0);
+        }
+    }
+    for name in ["ann", "bob", "ann"] {
+        let form = format!("inputs=another {prompt}&max_new_tokens=2");
+        let request = client.post("/api/v1/generate").header("authorization", format!("Bearer corolla-{name}"));
+        let response = request.content_type("application/x-www-form-urlencoded").body(form).send().await;
+        let timing = response.0.headers()["server-timing"].to_str().unwrap().to_owned();
+        found.push(!timing.contains("cached=0 "));
+    }
+    assert_eq!(found, [false, false, true, true, false, false, true, true, false, false, true]);
+}

@@ -69,7 +69,7 @@ fn unsupported(param: &str, message: String) -> Fault {
 /// nothing.
 fn refuse(fields: &Fields<'_>, names: &[&str]) -> Result<(), Fault> {
     let harmless = |name: &str, value: &Value| match name {
-        "tool_choice" | "function_call" => matches!(value.as_str(), Some("none" | "auto")),
+        "function_call" => matches!(value.as_str(), Some("none" | "auto")),
         "modalities" => value.as_array().is_some_and(|all| all.iter().all(|one| one == "text")),
         "suffix" => value == "",
         _ => {

@@ -63,6 +63,7 @@ impl Ask {
             request: ReplyRequest {
                 model: model.map(ModelId::from),
                 session: session_id,
+                owner: None,
                 prompt: inputs.map_or(Prompt::Nothing, |text| Prompt::Text(text.to_owned())),
                 length,
                 sampling,

@@ -32,6 +32,7 @@ pub(crate) use describe::generate_members;
 
 use crate::{
     error::Fault,
+    guard::owner,
     reply::Running,
     settings::ApiSettings,
     table::{self, Table},
@@ -52,7 +53,10 @@ impl V1 {
         let body = request.take_body();
         let params = Params::from_request(&request, body, &self.settings).await?;
         Ok(match params.and_then(|params| Ask::read(&params)) {
-            Ok(ask) => self.reply(ask).await,
+            Ok(mut ask) => {
+                ask.request.owner = owner(&request);
+                self.reply(ask).await
+            }
             Err(fault) => failure(&fault, None),
         })
     }

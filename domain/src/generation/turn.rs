@@ -174,6 +174,12 @@ impl<C: DerefMut<Target = Conversation> + Send> Turn<C> {
         self.computed
     }
 
+    /// Who makes text of its tokens.
+    #[must_use]
+    pub fn tokenizer(&self) -> &dyn Tokenizer {
+        &*self.model.tokenizer
+    }
+
     /// The conversation being continued.
     #[must_use]
     pub fn conversation(&self) -> &C {

@@ -9,13 +9,15 @@ mod message;
 mod route_report;
 mod spec;
 mod swarm_map;
+mod tool;
 
 pub use block_range::BlockRange;
 pub use draw::{Draw, Noise, Penalties, Words};
-pub use grammar::Grammar;
+pub use grammar::{Calls, Grammar, Otherwise};
 pub use hidden::{ElementType, Hidden};
 pub use logits::{LogitRow, Logits, Want};
-pub use message::{Message, Role};
+pub use message::{Answered, Chat, Message, Role};
 pub use route_report::{Failover, HopReport, RouteReport};
 pub use spec::{ModelId, ModelSpec, TokenId};
 pub use swarm_map::{Hop, PeerId, ServerFacts, ServerInfo, SwarmMap};
+pub use tool::{CallForm, Tool, ToolCall};

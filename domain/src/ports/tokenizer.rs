@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{Constraint, PortError};
-use crate::model::{Grammar, Message, TokenId};
+use crate::model::{CallForm, Chat, Grammar, TokenId};
 
 /// Text to tokens and back, for one model.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
@@ -18,10 +18,14 @@ pub trait Tokenizer: Send + Sync {
     /// every split after the first token. `InvalidInput` for a token outside the vocabulary.
     fn decode(&self, tokens: &[TokenId], skip_special: bool) -> Result<String, PortError>;
 
-    /// `messages` as one text in the model's chat format, ending where the assistant's reply begins. Encode it with
-    /// `add_special = false`. `Unsupported` where the model has no chat template; `InvalidInput` where its template
-    /// refuses the messages.
-    fn chat_prompt(&self, messages: &[Message]) -> Result<String, PortError>;
+    /// `chat` as one text in the model's chat format, ending where the assistant's reply begins. Encode it with
+    /// `add_special = false`. Tools that are offered MUST be in it, whether or not the model's template knows of any.
+    /// `Unsupported` where the model has no chat template; `InvalidInput` where its template refuses the messages.
+    fn chat_prompt(&self, chat: &Chat) -> Result<String, PortError>;
+
+    /// How [`Tokenizer::chat_prompt`] tells the model to write calls of the tools it offers. What the form puts around
+    /// a call MUST be text: `skip_special` does not leave it out.
+    fn call_form(&self) -> CallForm;
 
     /// `grammar` over the first `vocab` tokens, of which `end` ends a text. `InvalidInput` where the grammar is wrong or
     /// too large, `Unsupported` where grammars are.

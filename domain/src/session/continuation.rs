@@ -55,8 +55,8 @@ impl Continuation {
                 }
                 Self { kept: tokens.len(), added: added.clone(), text: Text::Fresh }
             }
-            Prompt::Chat(messages) => Self::chat(tokens, speaker.chat(messages, "").await?)?,
-            Prompt::Begun(messages, begun) => Self::chat(tokens, speaker.chat(messages, begun).await?)?,
+            Prompt::Chat(chat) => Self::chat(tokens, speaker.chat(chat, "").await?)?,
+            Prompt::Begun(chat, begun) => Self::chat(tokens, speaker.chat(chat, begun).await?)?,
         };
         Ok(continuation)
     }
@@ -68,6 +68,18 @@ impl Continuation {
         }
         let kept = common_prefix(tokens, &chat);
         Ok(Self { kept, added: chat.split_off(kept), text: Text::Fresh })
+    }
+
+    /// The whole prompt, where nothing is kept of what was there.
+    pub(super) fn whole(&self) -> Option<&[TokenId]> {
+        (self.kept == 0).then_some(&*self.added)
+    }
+
+    /// The same prompt, added to a conversation that begins as it does.
+    pub(super) fn after(self, conversation: &Conversation) -> Self {
+        let Self { kept: 0, mut added, text } = self else { return self };
+        let kept = common_prefix(&conversation.tokens, &added);
+        Self { kept, added: added.split_off(kept), text }
     }
 
     /// Tokens before the reply.

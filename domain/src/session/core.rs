@@ -9,11 +9,12 @@ use super::{
     Ambient, Catalogue, Length, Limits, Meter, ModelEntry, Prompt, ReplyError,
     continuation::{Continuation, common_prefix},
     gate::Gate,
+    prefix::{Owner, Prefixes},
     table::{Entry, Live, Seat, Table},
 };
 use crate::{
     generation::Conversation,
-    model::{Message, ModelId, ModelSpec, TokenId},
+    model::{Chat, ModelId, ModelSpec, TokenId},
     ports::{FaultKind, Observer, PortError, SessionNeed, SessionRecord, SessionStore, Timestamp},
     routing::{Bans, Chain},
 };
@@ -25,6 +26,7 @@ pub(super) struct Core {
     pub(super) ambient: Ambient,
     pub(super) meter: Arc<Meter>,
     pub(super) table: Table,
+    pub(super) prefixes: Prefixes,
     pub(super) gate: Gate,
     pub(super) observer: Arc<dyn Observer>,
 }
@@ -50,8 +52,8 @@ impl Speaker {
     }
 
     /// The tokens of a chat whose reply begins with `begun`.
-    pub(super) async fn chat(&self, messages: &[Message], begun: &str) -> Result<Vec<TokenId>, PortError> {
-        let text = self.entry.tokenizer.chat_prompt(messages)? + begun;
+    pub(super) async fn chat(&self, chat: &Chat, begun: &str) -> Result<Vec<TokenId>, PortError> {
+        let text = self.entry.tokenizer.chat_prompt(chat)? + begun;
         self.entry.tokenizer.encode(&text, false).await
     }
 }
@@ -84,8 +86,8 @@ impl Core {
             Prompt::Nothing => Vec::new(),
             Prompt::Text(text) => speaker.entry.tokenizer.encode(text, true).await?,
             Prompt::Tokens(tokens) => tokens.clone(),
-            Prompt::Chat(messages) => speaker.chat(messages, "").await?,
-            Prompt::Begun(messages, begun) => speaker.chat(messages, begun).await?,
+            Prompt::Chat(chat) => speaker.chat(chat, "").await?,
+            Prompt::Begun(chat, begun) => speaker.chat(chat, begun).await?,
         };
         speaker.check_tokens("the prompt", &tokens)?;
         let (asked, limit) = (tokens.len(), self.longest(&speaker.spec));
@@ -103,6 +105,29 @@ impl Core {
         let speaker = self.speaker(model.unwrap_or(self.catalogue.default_id()))?;
         let conversation = self.conversation(&speaker, self.longest(&speaker.spec));
         Ok((Seat::Own(Box::new(conversation)), speaker))
+    }
+
+    /// A conversation for a reply without a session that may reach `length` positions, and what is to be added to it. One
+    /// that was kept is taken where it begins as `prompt` does, unless the prompt is to be read `anew`: who names a seed
+    /// wants the same tokens each time, and computed in other steps numbers may differ in their last digits.
+    pub(super) async fn own(
+        &self,
+        speaker: &Speaker,
+        owner: Option<&Owner>,
+        prompt: Continuation,
+        (length, anew): (usize, bool),
+    ) -> (Conversation, Continuation) {
+        let whole = prompt.whole().filter(|_| !anew);
+        let kept = whole.and_then(|tokens| self.prefixes.take(&speaker.spec.id, owner, tokens, length));
+        let conversation = match kept {
+            Some(conversation) => conversation,
+            None => {
+                let bounds = (self.limits.default_length, self.longest(&speaker.spec));
+                self.conversation(speaker, self.prefixes.length_for(speaker, length, bounds).await)
+            }
+        };
+        let prompt = prompt.after(&conversation);
+        (conversation, prompt)
     }
 
     /// A place in a session: waits until nobody else writes there, and takes over what other replicas stored.
@@ -177,9 +202,12 @@ impl Core {
         }
     }
 
-    /// Frees the cache of the session that has been idle for longest; whether there was one. It is replayed when the
-    /// session goes on.
+    /// Frees the cache of a prefix that is kept, else of the session that has been idle for longest; whether there was one.
+    /// A session is replayed when it goes on.
     pub(super) fn evict_idle(&self) -> bool {
+        if self.prefixes.evict() {
+            return true;
+        }
         for (id, entry) in self.table.rows() {
             let Ok(mut slot) = entry.live.clone().try_lock_owned() else { continue };
             let Some(live) = slot.as_mut().filter(|live| live.conversation.blocks.position() > 0) else { continue };

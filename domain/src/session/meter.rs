@@ -15,6 +15,9 @@ pub struct Meter {
     pub(super) tokens_computed: AtomicU64,
     pub(super) tokens_generated: AtomicU64,
     pub(super) sessions_live: AtomicU64,
+    pub(super) prefixes_kept: AtomicU64,
+    pub(super) prefix_hits: AtomicU64,
+    pub(super) prefix_tokens: AtomicU64,
 }
 
 /// What a [`Meter`] showed at one moment.
@@ -34,6 +37,12 @@ pub struct MeterReading {
     pub tokens_generated: u64,
     /// Sessions this process holds now.
     pub sessions_live: u64,
+    /// Conversations without a session that are kept for requests that begin as they do.
+    pub prefixes_kept: u64,
+    /// Replies that one of them was taken for.
+    pub prefix_hits: u64,
+    /// Prompt positions that these had not to compute.
+    pub prefix_tokens: u64,
 }
 
 impl Meter {
@@ -48,7 +57,15 @@ impl Meter {
             tokens_computed: self.tokens_computed.load(Relaxed),
             tokens_generated: self.tokens_generated.load(Relaxed),
             sessions_live: self.sessions_live.load(Relaxed),
+            prefixes_kept: self.prefixes_kept.load(Relaxed),
+            prefix_hits: self.prefix_hits.load(Relaxed),
+            prefix_tokens: self.prefix_tokens.load(Relaxed),
         }
+    }
+
+    pub(super) fn prefix_hit(&self, tokens: usize) {
+        self.prefix_hits.fetch_add(1, Relaxed);
+        self.prefix_tokens.fetch_add(tokens as u64, Relaxed);
     }
 }
 

@@ -4,10 +4,12 @@ use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use tokio::time::Instant;
 
-use super::{ReplyError, Usage, continuation::Undo, core::Core, gate::Pass, service::SessionService, table::Seat};
+use super::{
+    Owner, ReplyError, Usage, continuation::Undo, core::Core, gate::Pass, service::SessionService, table::Seat,
+};
 use crate::{
     generation::{Chunk, Turn},
-    model::{ModelId, RouteReport},
+    model::{CallForm, ModelId, RouteReport},
     ports::{Event, FaultKind},
     routing::InProcessSwarm,
 };
@@ -16,23 +18,32 @@ use crate::{
 /// every token that was produced.
 pub struct Reply {
     core: Arc<Core>,
-    model: ModelId,
+    party: Party,
     turn: Turn<Seat>,
     usage: Usage,
     undo: Undo,
+    /// Positions it may reach.
+    needed: usize,
     /// Failovers of the session before this reply.
     failed_over: usize,
     asked: Instant,
     finished: bool,
+    failed: bool,
     _pass: Pass,
+}
+
+/// Who speaks, and to whom.
+pub(super) struct Party {
+    pub(super) model: ModelId,
+    pub(super) owner: Option<Owner>,
 }
 
 impl Reply {
     pub(super) fn new(
         core: Arc<Core>,
-        model: ModelId,
+        party: Party,
         turn: Turn<Seat>,
-        (cached, undo): (usize, Undo),
+        (cached, undo, needed): (usize, Undo, usize),
         (asked, pass): (Instant, Pass),
     ) -> Self {
         let usage =
@@ -40,7 +51,8 @@ impl Reply {
         core.meter.turns_started.fetch_add(1, Relaxed);
         core.meter.prompt_tokens_cached.fetch_add(cached as u64, Relaxed);
         let failed_over = turn.conversation().blocks.report().failed_over;
-        Self { core, model, turn, usage, undo, failed_over, asked, finished: false, _pass: pass }
+        let (finished, failed) = (false, false);
+        Self { core, party, turn, usage, undo, needed, failed_over, asked, finished, failed, _pass: pass }
     }
 
     /// The next token's chunk; `None` after the one that carried a finish reason.
@@ -53,9 +65,12 @@ impl Reply {
             let chunk = self.turn.next().await;
             self.count(since, chunk.as_ref().is_ok_and(|c| c.as_ref().is_some_and(|c| !c.tokens.is_empty())));
             match chunk {
-                // The cache is full: the session that was idle for longest gives up its part and is replayed later.
-                Err(fault) if fault.kind() == FaultKind::Capacity && self.core.evict_idle() => {}
-                chunk => break chunk?,
+                // The cache is full: what is idle gives up its part, and is replayed later where it is a session.
+                Err(fault) if fault.kind() == FaultKind::Capacity && (self.shrink() || self.core.evict_idle()) => {}
+                chunk => {
+                    self.failed = chunk.is_err();
+                    break chunk?;
+                }
             }
         };
         let last = chunk.as_ref().is_some_and(|c| c.finish.is_some());
@@ -97,7 +112,34 @@ impl Reply {
     /// Who is speaking.
     #[must_use]
     pub fn model(&self) -> &ModelId {
-        &self.model
+        &self.party.model
+    }
+
+    /// How calls of tools stand in its text.
+    #[must_use]
+    pub fn call_form(&self) -> CallForm {
+        self.turn.tokenizer().call_form()
+    }
+
+    /// Asks for no more room than this reply needs; whether it had asked for more, and was given none.
+    fn shrink(&mut self) -> bool {
+        let needed = self.needed;
+        let Seat::Own(conversation) = self.turn.conversation_mut() else { return false };
+        if conversation.max_length <= needed || conversation.blocks.position() > 0 {
+            return false;
+        }
+        let Ok(speaker) = self.core.speaker(&self.party.model) else { return false };
+        let smaller = self.core.conversation(&speaker, needed);
+        (conversation.max_length, conversation.blocks) = (needed, smaller.blocks);
+        true
+    }
+
+    /// Leaves a conversation of its own to later requests that begin as it does.
+    fn keep(&mut self) {
+        let Ok(speaker) = self.core.speaker(&self.party.model) else { return };
+        let Seat::Own(conversation) = self.turn.conversation_mut() else { return };
+        let left = std::mem::replace(&mut **conversation, self.core.conversation(&speaker, 1));
+        self.core.prefixes.keep(&self.party.model, self.party.owner.take(), left, (self.core.ambient.now)());
     }
 
     fn count(&mut self, since: Instant, token: bool) {
@@ -106,7 +148,7 @@ impl Reply {
         self.core.meter.tokens_computed.fetch_add(computed as u64, Relaxed);
         if token {
             let first = self.usage.new_tokens == 0;
-            self.core.observer.observe(&Event::Token { model: &self.model, first, took: since.elapsed() });
+            self.core.observer.observe(&Event::Token { model: &self.party.model, first, took: since.elapsed() });
             self.usage.new_tokens += 1;
             self.core.meter.tokens_generated.fetch_add(1, Relaxed);
         }
@@ -117,12 +159,15 @@ impl Drop for Reply {
     fn drop(&mut self) {
         let now = (self.core.ambient.now)();
         let (tokens, finished) = (self.usage.new_tokens, self.finished);
-        self.core.observer.observe(&Event::Ended { model: &self.model, tokens, finished });
+        self.core.observer.observe(&Event::Ended { model: &self.party.model, tokens, finished });
         if self.usage.new_tokens == 0 {
             self.undo.apply(self.turn.conversation_mut());
         }
         if let Seat::Shared(_, entry) = self.turn.conversation() {
             entry.last_used.store(now.0, Relaxed);
+        }
+        if !self.failed {
+            self.keep();
         }
     }
 }

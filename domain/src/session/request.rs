@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
+use super::Owner;
 use crate::{
     generation::{Sampling, StopRule},
-    model::{Grammar, Message, ModelId, TokenId},
+    model::{Chat, Grammar, ModelId, TokenId},
     ports::Timestamp,
     routing::Patience,
 };
@@ -21,9 +22,9 @@ pub enum Prompt {
     /// These tokens, appended to the session as they are.
     Tokens(Vec<TokenId>),
     /// A whole chat. In a session the longest common prefix with what was said before is not computed again.
-    Chat(Vec<Message>),
+    Chat(Chat),
     /// A whole chat, and the beginning of the reply, which goes on after it.
-    Begun(Vec<Message>, String),
+    Begun(Chat, String),
 }
 
 /// How long a reply may become.
@@ -44,6 +45,8 @@ pub struct ReplyRequest {
     pub model: Option<ModelId>,
     /// Which session to continue; `None` is a reply on its own.
     pub session: Option<Uuid>,
+    /// On whose behalf, where that is known: without a session, what was computed for the same one is used again.
+    pub owner: Option<Owner>,
     /// What to continue.
     pub prompt: Prompt,
     /// How long.
@@ -80,6 +83,8 @@ pub struct Limits {
     pub max_length: usize,
     /// A session is forgotten this long after its last reply ended.
     pub idle: Duration,
+    /// Conversations without a session that are kept, while nobody needs their room, for requests that begin as they do.
+    pub prefixes: usize,
     /// Replies written at the same time.
     pub concurrent: usize,
     /// Requests that may wait for their turn.
@@ -97,6 +102,7 @@ impl Default for Limits {
             default_length: 1024,
             max_length: 8192,
             idle: Duration::from_secs(300),
+            prefixes: 8,
             concurrent: 8,
             queue: 64,
             prefill_chunk: 128,

@@ -4,7 +4,7 @@ use super::{Prompt, ReplyError, SessionService, core::Core, core::Speaker};
 use crate::{
     generation::{Detokenizer, Likelihood, Sampling, TokenScore},
     model::{Hidden, ModelId, TokenId, Want},
-    ports::{PortError, StepInput},
+    ports::{FaultKind, PortError, StepInput},
     routing::Forward,
 };
 
@@ -87,7 +87,14 @@ pub(super) async fn through(
     for chunk in tokens.chunks(core.limits.prefill_chunk.max(1)) {
         let hidden = entry.local.embed(vec![chunk.to_vec()]).await?;
         let start = blocks.position();
-        pieces.push((start, blocks.step(StepInput::from(hidden)).await?));
+        let output = loop {
+            match blocks.step(StepInput::from(hidden.clone())).await {
+                // What is kept in case it is of use gives way to what is.
+                Err(fault) if fault.kind() == FaultKind::Capacity && core.prefixes.evict() => {}
+                output => break output?,
+            }
+        };
+        pieces.push((start, output));
     }
     Ok(pieces)
 }

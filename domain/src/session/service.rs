@@ -10,6 +10,8 @@ use super::{
     continuation::{Continuation, Undo},
     core::{Core, Speaker, missing_blocks},
     gate::Gate,
+    prefix::Prefixes,
+    reply::Party,
     table::{Live, Seat, Table},
 };
 use crate::{
@@ -45,7 +47,8 @@ impl SessionService {
         let meter = Arc::<Meter>::default();
         let gate = Gate::new(limits.concurrent, limits.queue, meter.clone());
         let table = Table::new(meter.clone());
-        Self { core: Arc::new(Core { catalogue, store, limits, ambient, meter, table, gate, observer }) }
+        let prefixes = Prefixes::new(limits.prefixes, meter.clone());
+        Self { core: Arc::new(Core { catalogue, store, limits, ambient, meter, table, prefixes, gate, observer }) }
     }
 
     /// The models offered.
@@ -124,7 +127,7 @@ impl SessionService {
         };
         let biased: Vec<TokenId> = request.sampling.bias.iter().map(|(token, _)| *token).collect();
         speaker.check_tokens("logit_bias", &biased)?;
-        let prompt = Continuation::of(&speaker, &seat, &request.prompt).await?;
+        let mut prompt = Continuation::of(&speaker, &seat, &request.prompt).await?;
         let ending = ending(&speaker, &request.stop).await?;
         let constraint = match &request.grammar {
             Some(grammar) => Some(constraint(&speaker, grammar).await?),
@@ -133,9 +136,11 @@ impl SessionService {
         let new_tokens = core.new_tokens(&speaker.spec, &seat, &prompt, request.length)?;
         let pass = admission.turn().await?;
         core.observer.observe(&Event::Started { model: &speaker.spec.id, waited: asked.elapsed() });
+        let needed = prompt.total() + new_tokens;
         if let Seat::Own(conversation) = &mut seat {
-            // Now that it is known, set aside exactly what this reply can need.
-            **conversation = core.conversation(&speaker, prompt.total() + new_tokens);
+            // Now that it is known what this reply can need.
+            let anew = request.sampling.seed.is_some();
+            (**conversation, prompt) = core.own(&speaker, request.owner.as_ref(), prompt, (needed, anew)).await;
         }
         let undo = Undo::of(&seat, &prompt);
         let cached = prompt.apply(&mut seat).await?;
@@ -144,7 +149,8 @@ impl SessionService {
         let turn = Turn::new(model, seat, sampling, request.stop, new_tokens, core.limits.prefill_chunk)?
             .ending_with(ending)
             .within(constraint);
-        Ok(Reply::new(core.clone(), speaker.spec.id.clone(), turn, (cached, undo), (asked, pass)))
+        let party = Party { model: speaker.spec.id.clone(), owner: request.owner };
+        Ok(Reply::new(core.clone(), party, turn, (cached, undo, needed), (asked, pass)))
     }
 
     /// The text of tokens, special ones included.
@@ -177,6 +183,7 @@ impl SessionService {
     /// Forgets expired sessions and stores what has not been stored. To be called every few seconds.
     pub async fn sweep(&self) {
         let core = &self.core;
+        core.prefixes.expire(core.limits.idle, (core.ambient.now)());
         for (id, entry) in core.table.rows() {
             let Ok(mut live) = entry.live.clone().try_lock_owned() else { continue };
             let Some(live) = live.as_mut().filter(|live| live.dirty) else { continue };

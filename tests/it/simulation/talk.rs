@@ -99,7 +99,7 @@ impl Talk<'_> {
                 content += &characters(&new);
                 self.truth = self.truth.back(kept);
                 new.into_iter().for_each(|token| self.truth.push(token));
-                return Prompt::Chat(vec![Message { role: Role::User, content }]);
+                return Prompt::Chat(vec![Message::new(Role::User, content)].into());
             }
             _ => {}
         }
@@ -114,6 +114,7 @@ impl Talk<'_> {
         let request = ReplyRequest {
             model: None,
             session: Some(self.session),
+            owner: None,
             prompt,
             length: Length::NewTokens(self.dice.one(1..10)),
             sampling: Sampling::greedy(),

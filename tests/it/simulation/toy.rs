@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use corolla_domain::{
-    model::{BlockRange, Grammar, Hidden, LogitRow, Logits, Message, ModelSpec, TokenId, Want},
+    model::{BlockRange, CallForm, Chat, Grammar, Hidden, LogitRow, Logits, ModelSpec, TokenId, Want},
     ports::{Constraint, FaultKind, LocalModel, PortError, Tokenizer},
 };
 
@@ -95,8 +95,12 @@ impl Tokenizer for Toy {
         Ok(characters(tokens))
     }
 
-    fn chat_prompt(&self, messages: &[Message]) -> Result<String, PortError> {
-        Ok(messages.iter().map(|m| m.content.as_str()).collect())
+    fn call_form(&self) -> CallForm {
+        CallForm::Tagged
+    }
+
+    fn chat_prompt(&self, chat: &Chat) -> Result<String, PortError> {
+        Ok(chat.messages.iter().map(|m| m.content.as_str()).collect())
     }
 
     async fn constrain(&self, _: &Grammar, _: usize, _: TokenId) -> Result<Box<dyn Constraint>, PortError> {

@@ -50,6 +50,7 @@ pub async fn all(tokenizer: &dyn Tokenizer, facts: Facts) {
     ids_outside_the_vocabulary_are_invalid(tokenizer, facts);
     special_tokens_stand_around_the_text(tokenizer).await;
     special_tokens_are_found_shown_and_skipped(tokenizer, facts).await;
+    marks_of_calls_are_text(tokenizer).await;
     a_dropped_encoding_harms_nothing(tokenizer).await;
 }
 
@@ -154,6 +155,15 @@ pub async fn special_tokens_are_found_shown_and_skipped(tokenizer: &dyn Tokenize
     let (shown, skipped) = (tokenizer.decode(&tokens, false).unwrap(), tokenizer.decode(&tokens, true).unwrap());
     assert_eq!(shown, format!("{space}one{text}{space}two"));
     assert_eq!(skipped, format!("{space}one{space}two"));
+}
+
+/// What stands around a call of a tool is not left out with special tokens.
+pub async fn marks_of_calls_are_text(tokenizer: &dyn Tokenizer) {
+    let form = tokenizer.call_form();
+    for mark in [form.opening(), form.closing()] {
+        let tokens = tokenizer.encode(mark, false).await.unwrap();
+        assert_eq!(tokenizer.decode(&tokens, true).unwrap().trim_start(), mark);
+    }
 }
 
 /// Dropping an encoding under way leaves the tokenizer as it was.

@@ -2,7 +2,10 @@
 
 use std::{fs, path::Path};
 
-use corolla_domain::ports::{FaultKind, PortError, Tokenizer};
+use corolla_domain::{
+    model::Chat,
+    ports::{FaultKind, PortError, Tokenizer},
+};
 use tempfile::TempDir;
 use testkit::fixtures;
 
@@ -156,7 +159,10 @@ fn a_template_of_its_own_file_or_of_a_list_is_found() {
     let listed = folder();
     let config = r#"{"chat_template": [{"name": "tools", "template": "no"}, {"name": "default", "template": "yes"}]}"#;
     fs::write(listed.path().join("tokenizer_config.json"), config).unwrap();
-    assert_eq!(corolla_tokenizers::load(listed.path()).unwrap().chat_prompt(&[]).unwrap(), "yes");
+    assert_eq!(corolla_tokenizers::load(listed.path()).unwrap().chat_prompt(&Chat::default()).unwrap(), "yes");
     fs::write(listed.path().join("chat_template.jinja"), "from the file\n").unwrap();
-    assert_eq!(corolla_tokenizers::load(listed.path()).unwrap().chat_prompt(&[]).unwrap(), "from the file");
+    assert_eq!(
+        corolla_tokenizers::load(listed.path()).unwrap().chat_prompt(&Chat::default()).unwrap(),
+        "from the file"
+    );
 }

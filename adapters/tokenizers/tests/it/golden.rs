@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use corolla_domain::{
-    model::{Message, TokenId},
+    model::{self, Message, TokenId},
     ports::{FaultKind, Tokenizer},
 };
 use corolla_tokenizers::HfTokenizer;
@@ -97,7 +97,7 @@ fn agree(ours: &str, theirs: &str) -> bool {
 #[tokio::test]
 async fn tiny_bloom_speaks_as_transformers() {
     let (tokenizer, _) = speaks_as_transformers("tiny-bloom").await;
-    let refused = tokenizer.chat_prompt(&[]).unwrap_err();
+    let refused = tokenizer.chat_prompt(&model::Chat::default()).unwrap_err();
     assert_eq!(refused.kind(), FaultKind::Unsupported);
     assert!(refused.context().contains("has no chat template; send plain text"), "{refused}");
 }
@@ -112,7 +112,7 @@ async fn tiny_llama_speaks_and_chats_as_transformers() {
     let (tokenizer, golden) = speaks_as_transformers("tiny-llama").await;
     assert!(golden.chat.len() > 3);
     for chat in golden.chat.into_iter().filter(|chat| chat.add_generation_prompt) {
-        let prompt = tokenizer.chat_prompt(&chat.messages);
+        let prompt = tokenizer.chat_prompt(&chat.messages.clone().into());
         if let Some(error) = chat.error {
             let refused = prompt.unwrap_err();
             assert_eq!(refused.kind(), FaultKind::InvalidInput);
@@ -131,7 +131,7 @@ async fn smollm2_speaks_and_chats_as_llama_cpp() {
     let golden: Replies = read(fixtures::path("golden/smollm2.json"));
     for case in golden.cases {
         if let Some(messages) = case.messages {
-            assert_eq!(tokenizer.chat_prompt(&messages).unwrap(), case.prompt);
+            assert_eq!(tokenizer.chat_prompt(&messages.into()).unwrap(), case.prompt);
         }
         assert_eq!(tokenizer.encode(&case.prompt, false).await.unwrap(), case.prompt_ids, "{:?}", case.prompt);
         let text = tokenizer.decode(&case.new_ids, false).unwrap();

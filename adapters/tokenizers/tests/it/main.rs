@@ -7,3 +7,4 @@ mod golden;
 mod promises;
 mod speed;
 mod templates;
+mod tools;

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Instant};
 
 use corolla_domain::{
-    model::{Message, Role},
+    model::{Chat, Message, Role},
     ports::{FaultKind, PortError, Tokenizer},
 };
 use serde::Deserialize;
@@ -24,7 +24,7 @@ struct Case {
     texts: Vec<Option<String>>,
 }
 
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in ["tokenizer.json", "tokenizer_config.json"] {
         fs::copy(fixtures::path("models/tiny-llama").join(file), folder.path().join(file)).unwrap();
@@ -34,11 +34,11 @@ fn folder() -> TempDir {
 
 fn prompt(folder: &TempDir, template: &str, messages: &[Message]) -> Result<String, PortError> {
     fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
-    corolla_tokenizers::load(folder.path()).unwrap().chat_prompt(messages)
+    corolla_tokenizers::load(folder.path()).unwrap().chat_prompt(&Chat::from(messages.to_vec()))
 }
 
 fn hello() -> [Message; 1] {
-    [Message { role: Role::User, content: "hello".to_owned() }]
+    [Message::new(Role::User, "hello")]
 }
 
 #[test]
@@ -98,8 +98,8 @@ fn a_broken_template_leaves_the_model_usable() {
 #[test]
 fn long_conversations_fit() {
     let messages: Vec<_> = (0..2000)
-        .map(|i| Message { role: if i % 2 == 0 { Role::User } else { Role::Assistant }, content: "word ".repeat(200) })
+        .map(|i| Message::new(if i % 2 == 0 { Role::User } else { Role::Assistant }, "word ".repeat(200)))
         .collect();
     let tokenizer = corolla_tokenizers::load(&fixtures::path("models/tiny-llama")).unwrap();
-    assert!(tokenizer.chat_prompt(&messages[..1999]).unwrap().len() > 1_900_000);
+    assert!(tokenizer.chat_prompt(&messages[..1999].to_vec().into()).unwrap().len() > 1_900_000);
 }

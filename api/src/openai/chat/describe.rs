@@ -7,7 +7,10 @@ use poem_openapi::{
     types::Type,
 };
 
-use super::shape::{Completion, Piece};
+use super::{
+    shape::{Completion, Piece},
+    tools::{MAX_NAME, MAX_TOOLS},
+};
 use crate::{
     fault::ChatFaultBody,
     openai::describe::{alternatives, errors, shared_members, stream_schema},
@@ -25,10 +28,11 @@ pub(super) const PATH: &str = "/v1/chat/completions";
 const REQUEST: &str = "ChatRequest";
 const MESSAGE: &str = "ChatMessage";
 const PART: &str = "ChatTextPart";
+const TOOL: &str = "ChatTool";
+const CALL: &str = "ChatMessageToolCall";
 
 /// Members of OpenAI's requests that change what a reply is, and that this server does not honour yet.
-pub(super) const UNSUPPORTED: [&str; 7] =
-    ["tools", "tool_choice", "functions", "function_call", "modalities", "audio", "prediction"];
+pub(super) const UNSUPPORTED: [&str; 5] = ["functions", "function_call", "modalities", "audio", "prediction"];
 
 /// Members of a request that are read.
 pub(super) fn members() -> Vec<Member> {
@@ -53,6 +57,15 @@ pub(super) fn members() -> Vec<Member> {
                 false,
             ),
         ),
+        (
+            "tools",
+            MetaSchema {
+                max_items: Some(MAX_TOOLS),
+                ..list(named(TOOL), "Functions that the model may ask for. Their names differ.")
+            },
+        ),
+        ("tool_choice", tool_choice()),
+        ("parallel_tool_calls", or(boolean("Whether one reply may ask for several functions."), true)),
         (
             "session_id",
             text(
@@ -79,17 +92,93 @@ fn response_format() -> MetaSchema {
     object("What the text must be. Tokens that would lead out of it cannot be drawn.", vec!["type"], members)
 }
 
+/// Whether and what the model must call.
+fn tool_choice() -> MetaSchema {
+    let words = MetaSchema {
+        enum_items: ["none", "auto", "required"].map(Into::into).to_vec(),
+        ..text("none: tools are not shown. auto: the model decides. required: it calls at least one.")
+    };
+    let function = object("The function.", vec!["name"], [("name", function_name())]);
+    let one = object(
+        "This one is called, once.",
+        vec!["type", "function"],
+        [("type", always_function()), ("function", function)],
+    );
+    let shapes = vec![inline(words), inline(one)];
+    one_of(
+        shapes,
+        "Whether tools are called. A call that must be is made by a grammar: it is one, with right arguments.",
+    )
+}
+
+/// A function that is offered.
+fn tool() -> MetaSchema {
+    let schema = MetaSchema {
+        nullable: true,
+        description: Some("A JSON schema of the arguments, of at most 64 KB; without one there are none."),
+        ..MetaSchema::new("object")
+    };
+    let strict = boolean("Hold the arguments to the schema also where the model need not call anything.");
+    let members = [
+        ("name", function_name()),
+        ("description", MetaSchema { nullable: true, ..text("What it does, for the model; at most 64 KB.") }),
+        ("parameters", schema),
+        ("strict", MetaSchema { nullable: true, ..or(strict, false) }),
+    ];
+    let function = object("The function.", vec!["name"], members);
+    object(
+        "A function that the model may ask for.",
+        vec!["type", "function"],
+        [("type", always_function()), ("function", function)],
+    )
+}
+
+/// A call in a message.
+fn call() -> MetaSchema {
+    let members = [("name", function_name()), ("arguments", text("Its arguments as JSON."))];
+    let function = object("The function and its arguments.", vec!["name", "arguments"], members);
+    let id = MetaSchema { min_length: Some(1), max_length: Some(256), ..text("Names the call.") };
+    object(
+        "A function that the assistant asked for.",
+        vec!["id", "type", "function"],
+        [("id", id), ("type", always_function()), ("function", function)],
+    )
+}
+
+fn function_name() -> MetaSchema {
+    MetaSchema {
+        min_length: Some(1),
+        max_length: Some(MAX_NAME),
+        pattern: Some("^[A-Za-z0-9_-]+$".to_owned()),
+        ..text("Its name.")
+    }
+}
+
+fn always_function() -> MetaSchema {
+    MetaSchema { enum_items: vec!["function".into()], ..text("Always `function`.") }
+}
+
 pub(super) fn register(registry: &mut Registry) {
     Tag::Chat.register(registry);
     Completion::register(registry);
     Piece::register(registry);
     ChatFaultBody::register(registry);
-    let roles = ["system", "developer", "user", "assistant"].map(Into::into).to_vec();
-    let role = MetaSchema { enum_items: roles, ..text("Who speaks. developer is the same as system.") };
+    let roles = ["system", "developer", "user", "assistant", "tool"].map(Into::into).to_vec();
+    let role = MetaSchema {
+        enum_items: roles,
+        ..text("Who speaks. developer is the same as system; tool is what a function returned.")
+    };
     let parts = list(named(PART), "Texts that are put together.");
     let words = MetaSchema { nullable: true, ..text("The text; null is fine for the assistant.") };
     let content = one_of(vec![inline(words), inline(parts)], "What is said.");
-    let message = object("One message of a chat.", vec!["role"], [("role", role), ("content", content)]);
+    let calls =
+        MetaSchema { nullable: true, max_items: Some(MAX_TOOLS), ..list(named(CALL), "What the assistant asked for.") };
+    let answered = "Which call it answers. Needed where the role is tool.";
+    let answered = MetaSchema { nullable: true, min_length: Some(1), max_length: Some(256), ..text(answered) };
+    let parts_of_it = [("role", role), ("content", content), ("tool_calls", calls), ("tool_call_id", answered)];
+    let message = object("One message of a chat.", vec!["role"], parts_of_it);
+    registry.schemas.insert(TOOL.to_owned(), tool());
+    registry.schemas.insert(CALL.to_owned(), call());
     registry.schemas.insert(MESSAGE.to_owned(), message);
     let kind = MetaSchema { enum_items: vec!["text".into()], ..text("Always `text`.") };
     let part = object("A part of a message.", vec!["type", "text"], [("type", kind), ("text", text("The text."))]);
@@ -117,7 +206,8 @@ pub(super) fn api() -> MetaApi {
         description: "Writes the assistant's next message. Streamed, each event's `data` is a ChatChunk; the stream \
                       ends with `data: [DONE]`, and a failure on the way is an event whose data is a ChatError. \
                       Comment lines keep a slow stream open. Closing the connection stops the compute. Unknown members \
-                      are passed over; tools are refused by name.",
+                      are passed over. A call of a tool leaves the text and stands \
+                      in `tool_calls`; in a stream it comes whole.",
         params: Vec::new(),
         request: Some(body("The chat.", true, &[("application/json", REQUEST)])),
         responses: errors(fine),

@@ -1,16 +1,22 @@
 //! `/v1/chat/completions`: chat in the shape that OpenAI's clients speak.
 
 mod describe;
+mod messages;
 mod request;
+mod scan;
 mod shape;
 mod stream;
+mod tools;
 
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use corolla_domain::session::{ReplyRequest, SessionService};
+use corolla_domain::{
+    generation::FinishReason,
+    session::{ReplyRequest, SessionService},
+};
 use poem::{
     Request, Response,
     http::{HeaderValue, Method},
@@ -28,11 +34,13 @@ use super::{
 };
 use crate::{
     error::Fault,
+    guard::owner,
     reply::Running,
     settings::ApiSettings,
     table::{self, Table},
 };
 use request::ChatAsk;
+use scan::Scanner;
 use shape::{Choice, Completion, Said};
 
 /// The chat operation.
@@ -45,15 +53,17 @@ pub(crate) struct Chat {
 impl Chat {
     async fn complete(&self, mut request: Request) -> Result<Response, Fault> {
         let body = request.take_body();
-        let ask = ChatAsk::read(&super::json(&request, body, &self.settings).await?)?;
+        let mut ask = ChatAsk::read(&super::json(&request, body, &self.settings).await?)?;
+        ask.request.owner = owner(&request);
         let logprobs = ask.request.sampling.alternatives.is_some();
         let running = self.start(ask.request).await?;
+        let scanner = Scanner::new(running.call_form(), ask.tools);
         match ask.stream {
             Some(StreamOptions { include_usage }) => {
-                let events = stream::Events::new(running, ask.n, logprobs, include_usage);
+                let events = stream::Events::new((running, scanner), ask.n, logprobs, include_usage);
                 Ok(response(events, self.settings.keep_alive))
             }
-            None => whole(running, ask.n, logprobs).await,
+            None => whole(running, scanner, ask.n, logprobs).await,
         }
     }
 
@@ -66,7 +76,7 @@ impl Chat {
 }
 
 /// The replies in one piece.
-async fn whole(mut running: Running, n: usize, logprobs: bool) -> Result<Response, Fault> {
+async fn whole(mut running: Running, mut scanner: Scanner, n: usize, logprobs: bool) -> Result<Response, Fault> {
     let stamp = Stamp::new("chatcmpl", running.model());
     let mut choices = Vec::with_capacity(n);
     for index in 0..n {
@@ -74,10 +84,19 @@ async fn whole(mut running: Running, n: usize, logprobs: bool) -> Result<Respons
             running.again(index);
         }
         let all = running.collect().await;
+        let mut found = scanner.push(&all.text);
+        let rest = scanner.finish();
+        found.text += &rest.text;
+        found.calls.extend(rest.calls);
+        let called = !found.calls.is_empty();
         choices.push(Choice {
             index: index as u64,
-            finish_reason: finish_reason(&all.end?).to_owned(),
-            message: Said { role: "assistant".to_owned(), content: all.text },
+            finish_reason: reason(&all.end?, called).to_owned(),
+            message: Said {
+                role: "assistant".to_owned(),
+                content: (!called || !found.text.is_empty()).then_some(found.text),
+                tool_calls: called.then(|| found.calls.into_iter().map(Into::into).collect()),
+            },
             logprobs: logprobs.then(|| all.likelihoods.into()),
         });
     }
@@ -95,6 +114,14 @@ async fn whole(mut running: Running, n: usize, logprobs: bool) -> Result<Respons
         response.headers_mut().insert("server-timing", timing);
     }
     Ok(response)
+}
+
+/// Why a reply ended, of which calls may be a part.
+fn reason(finish: &FinishReason, called: bool) -> &'static str {
+    match finish_reason(finish) {
+        "stop" if called => "tool_calls",
+        other => other,
+    }
 }
 
 impl OpenApi for Chat {

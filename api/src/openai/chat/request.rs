@@ -2,15 +2,16 @@
 
 use corolla_domain::{
     generation::Sampling,
-    model::{Grammar, Message, Role},
+    model::{Chat, Grammar, Message, Role},
     session::{Length, Prompt, ReplyRequest},
 };
 use serde_json::Value;
 
+use super::{messages, tools::Tools};
 use crate::{
     error::Fault,
     fields::{Fields, kind},
-    openai::{self, StreamOptions, unsupported},
+    openai::{self, StreamOptions},
 };
 
 /// What is asked for.
@@ -22,6 +23,8 @@ pub(super) struct ChatAsk {
     pub(super) stream: Option<StreamOptions>,
     /// How many replies.
     pub(super) n: usize,
+    /// Names of the tools that may be called.
+    pub(super) tools: Vec<String>,
 }
 
 impl ChatAsk {
@@ -31,36 +34,44 @@ impl ChatAsk {
         let fields = openai::members(body)?;
         openai::refuse(&fields, &super::describe::UNSUPPORTED)?;
         let model = openai::model(&fields)?;
-        let prompt = prompt(&fields)?;
+        let tools = Tools::read(&fields)?;
+        let prompt = prompt(&fields, &tools)?;
         let max_tokens = fields.count("max_tokens")?;
         let length = fields.count("max_completion_tokens")?.or(max_tokens).map_or(Length::Rest, Length::NewTokens);
         let session = openai::session(&fields)?;
         let request = ReplyRequest {
             model,
             session,
+            owner: None,
             prompt,
             length,
             sampling: Sampling { alternatives: alternatives(&fields)?, ..openai::sampling(&fields)? },
-            grammar: grammar(fields.get("response_format"))?,
+            grammar: tools.grammar(grammar(fields.get("response_format"))?)?,
             stop: openai::stop(&fields)?,
         };
-        Ok(Self { request, stream: openai::stream(&fields)?, n: openai::choices(&fields)? })
+        let names = tools.offered.iter().map(|tool| tool.name.clone()).collect();
+        Ok(Self { request, stream: openai::stream(&fields)?, n: openai::choices(&fields)?, tools: names })
     }
 }
 
 /// The chat, and what of the reply is there already.
-fn prompt(fields: &Fields<'_>) -> Result<Prompt, Fault> {
+fn prompt(fields: &Fields<'_>, tools: &Tools) -> Result<Prompt, Fault> {
     let name = "continue_final_message";
-    let mut messages = messages(fields.get("messages"))?;
+    let mut chat = Chat { messages: messages::read(fields.get("messages"))?, tools: tools.offered.clone() };
     if !fields.flag(name)?.unwrap_or(false) {
-        return Ok(Prompt::Chat(messages));
+        return Ok(Prompt::Chat(chat));
+    }
+    if !chat.tools.is_empty() {
+        return Err(Fault::invalid(name, format!("{name} goes with no tools: a call begins with the reply")));
     }
     if fields.get("response_format").is_some_and(|format| format["type"] != "text") {
         let message = format!("{name} goes with no response_format but text: a grammar begins with the reply");
         return Err(Fault::invalid(name, message));
     }
-    match messages.pop() {
-        Some(Message { role: Role::Assistant, content }) => Ok(Prompt::Begun(messages, content)),
+    match chat.messages.pop() {
+        Some(Message { role: Role::Assistant, content, tool_calls, .. }) if tool_calls.is_empty() => {
+            Ok(Prompt::Begun(chat, content))
+        }
         _ => Err(Fault::invalid(name, format!("{name} needs a message of the assistant at the end of messages"))),
     }
 }
@@ -95,76 +106,6 @@ fn alternatives(fields: &Fields<'_>) -> Result<Option<usize>, Fault> {
     }
 }
 
-fn messages(value: Option<&Value>) -> Result<Vec<Message>, Fault> {
-    let list = match value {
-        None => return Err(Fault::invalid("messages", "messages is missing")),
-        Some(Value::Array(list)) if list.is_empty() => {
-            return Err(Fault::invalid("messages", "messages must not be empty"));
-        }
-        Some(Value::Array(list)) => list,
-        Some(other) => {
-            return Err(Fault::invalid("messages", format!("messages must be a list, not {}", kind(other))));
-        }
-    };
-    list.iter().enumerate().map(|(index, message)| one_message(&format!("messages[{index}]"), message)).collect()
-}
-
-fn one_message(at: &str, value: &Value) -> Result<Message, Fault> {
-    let Value::Object(members) = value else {
-        return Err(Fault::invalid(at, format!("{at} must be an object, not {}", kind(value))));
-    };
-    let role_at = format!("{at}.role");
-    let role = match members.get("role").and_then(Value::as_str) {
-        Some("system" | "developer") => Role::System,
-        Some("user") => Role::User,
-        Some("assistant") => Role::Assistant,
-        Some(role @ ("tool" | "function")) => {
-            return Err(unsupported(
-                &role_at,
-                format!("messages of the role {role} are not supported by this server yet"),
-            ));
-        }
-        _ => {
-            let message = format!("{role_at} must be one of system, developer, user, assistant");
-            return Err(Fault::invalid(&role_at, message));
-        }
-    };
-    for name in ["tool_calls", "function_call", "audio"] {
-        if members.get(name).is_some_and(|value| !value.is_null() && *value != Value::Array(Vec::new())) {
-            let at = format!("{at}.{name}");
-            return Err(unsupported(&at, format!("{at} is not supported by this server yet")));
-        }
-    }
-    let content = content(&format!("{at}.content"), members.get("content"), role)?;
-    Ok(Message { role, content })
-}
-
-/// A text, or a list of parts that are all texts.
-fn content(at: &str, value: Option<&Value>, role: Role) -> Result<String, Fault> {
-    match value {
-        Some(Value::String(text)) => Ok(text.clone()),
-        None | Some(Value::Null) if role == Role::Assistant => Ok(String::new()),
-        Some(Value::Array(parts)) => {
-            let part = |(index, part): (usize, &Value)| {
-                let at = format!("{at}[{index}]");
-                match (part["type"].as_str(), part["text"].as_str()) {
-                    (Some("text"), Some(text)) => Ok(text.to_owned()),
-                    (Some(kind), _) if kind != "text" => Err(unsupported(
-                        &at,
-                        format!("{at}: parts of the type {kind:.40} are not supported, only text"),
-                    )),
-                    _ => Err(Fault::invalid(&at, format!("{at} must be {{\"type\":\"text\",\"text\":\"...\"}}"))),
-                }
-            };
-            parts.iter().enumerate().map(part).collect()
-        }
-        Some(other) => {
-            Err(Fault::invalid(at, format!("{at} must be a string or a list of text parts, not {}", kind(other))))
-        }
-        None => Err(Fault::invalid(at, format!("{at} is missing"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use corolla_domain::model::TokenId;
@@ -188,33 +129,22 @@ mod tests {
         assert_eq!(ask.request.length, Length::Rest);
         assert_eq!(ask.request.sampling, Sampling::at_temperature(1.0));
         assert!(ask.request.stop.skip_special && !ask.request.stop.include);
-        let Prompt::Chat(messages) = ask.request.prompt else { panic!("not a chat") };
-        assert_eq!(messages, [Message { role: Role::User, content: "Hi".into() }]);
-    }
-
-    #[test]
-    fn content_may_be_text_parts() {
-        let parts = json!({"messages": [
-            {"role": "developer", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-            {"role": "assistant", "content": null},
-        ]});
-        let ask = ChatAsk::read(&parts).unwrap();
-        let Prompt::Chat(messages) = ask.request.prompt else { panic!("not a chat") };
-        assert_eq!(messages[0], Message { role: Role::System, content: "ab".into() });
-        assert_eq!(messages[1], Message { role: Role::Assistant, content: String::new() });
+        assert_eq!(ask.request.prompt, Prompt::Chat(vec![Message::new(Role::User, "Hi")].into()));
     }
 
     #[test]
     fn a_last_message_of_the_assistant_is_gone_on_with_where_that_is_asked_for() {
         let last = |role: &str| json!([{"role": "user", "content": "Hi"}, {"role": role, "content": "Hel"}]);
         let prompt = |extra: &Value| read(extra).map(|ask| ask.request.prompt);
-        let hi = vec![Message { role: Role::User, content: "Hi".into() }];
+        let hi = vec![Message::new(Role::User, "Hi")].into();
         let begun = prompt(&json!({"messages": last("assistant"), "continue_final_message": true})).unwrap();
         assert_eq!(begun, Prompt::Begun(hi, "Hel".to_owned()));
         let off = prompt(&json!({"messages": last("assistant"), "continue_final_message": false})).unwrap();
-        assert!(matches!(off, Prompt::Chat(all) if all.len() == 2));
+        assert!(matches!(off, Prompt::Chat(all) if all.messages.len() == 2));
+        let tools = json!([{"type": "function", "function": {"name": "look"}}]);
         for wrong in [
             json!({"continue_final_message": true}),
+            json!({"messages": last("assistant"), "continue_final_message": true, "tools": tools}),
             json!({"messages": last("assistant"), "continue_final_message": true, "response_format": {"type": "json_object"}}),
         ] {
             assert_eq!(read(&wrong).unwrap_err().param.as_deref(), Some("continue_final_message"), "{wrong}");
@@ -230,8 +160,6 @@ mod tests {
         }
         let nothing = json!({"n": 1, "tools": [], "logit_bias": {}, "logprobs": false});
         assert!(read(&nothing).is_ok());
-        let image = json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]});
-        assert_eq!(read(&image).unwrap_err().param.as_deref(), Some("messages[0].content[0]"));
     }
 
     #[test]

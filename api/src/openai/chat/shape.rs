@@ -2,6 +2,9 @@
 
 use poem_openapi::Object;
 
+use uuid::Uuid;
+
+use super::scan::Call;
 use crate::{
     openai::{likelihood::ChatLogprobs, shape::TokenUsage},
     route::ReplyRoute,
@@ -39,7 +42,8 @@ pub(crate) struct Choice {
     /// How probable its tokens were, where `logprobs` asked for it.
     #[oai(skip_serializing_if_is_none)]
     pub(super) logprobs: Option<ChatLogprobs>,
-    /// `stop`: the model ended or a stop text appeared. `length`: no more tokens were allowed or had room.
+    /// `stop`: the model ended or a stop text appeared. `tool_calls`: the same, and functions are asked for. `length`: no
+    /// more tokens were allowed or had room.
     pub(super) finish_reason: String,
 }
 
@@ -49,8 +53,41 @@ pub(crate) struct Choice {
 pub(crate) struct Said {
     /// Always `assistant`.
     pub(super) role: String,
-    /// The text.
-    pub(super) content: String,
+    /// The text; null where there is nothing but calls.
+    #[oai(nullable)]
+    pub(super) content: Option<String>,
+    /// Functions that the model asks for.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) tool_calls: Option<Vec<AskedCall>>,
+}
+
+/// A function that the model asks for.
+#[derive(Debug, Object)]
+#[oai(rename = "ChatToolCall")]
+pub(crate) struct AskedCall {
+    /// Names this call, for the message that answers it.
+    id: String,
+    /// Always `function`.
+    r#type: String,
+    /// Which function, and its arguments.
+    function: AskedFunction,
+}
+
+/// A function and its arguments.
+#[derive(Debug, Object)]
+#[oai(rename = "ChatToolCallFunction")]
+pub(crate) struct AskedFunction {
+    /// Its name.
+    name: String,
+    /// A JSON object.
+    arguments: String,
+}
+
+impl From<Call> for AskedCall {
+    fn from(call: Call) -> Self {
+        let function = AskedFunction { name: call.name, arguments: call.arguments };
+        Self { id: format!("call_{}", Uuid::new_v4().simple()), r#type: "function".to_owned(), function }
+    }
 }
 
 /// A piece of a streamed reply.
@@ -87,7 +124,7 @@ pub(crate) struct PieceChoice {
     /// How probable its tokens were, where `logprobs` asked for it.
     #[oai(skip_serializing_if_is_none)]
     pub(super) logprobs: Option<ChatLogprobs>,
-    /// Set on the last piece of the text: `stop` or `length`.
+    /// Set on the last piece of the text: `stop`, `tool_calls` or `length`.
     #[oai(nullable)]
     pub(super) finish_reason: Option<String>,
 }
@@ -102,4 +139,29 @@ pub(crate) struct Delta {
     /// More text.
     #[oai(skip_serializing_if_is_none)]
     pub(super) content: Option<String>,
+    /// Functions that the model asks for, each whole.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) tool_calls: Option<Vec<PieceCall>>,
+}
+
+/// A function that the model asks for, in a stream.
+#[derive(Debug, Object)]
+#[oai(rename = "ChatChunkToolCall")]
+pub(crate) struct PieceCall {
+    /// Which of the reply's calls, from 0 on.
+    index: u64,
+    /// Names this call, for the message that answers it.
+    id: String,
+    /// Always `function`.
+    r#type: String,
+    /// Which function, and its arguments.
+    function: AskedFunction,
+}
+
+impl PieceCall {
+    /// A call, which is the `nth` of its reply.
+    pub(super) fn new(nth: usize, call: Call) -> Self {
+        let AskedCall { id, r#type, function } = call.into();
+        Self { index: nth as u64, id, r#type, function }
+    }
 }

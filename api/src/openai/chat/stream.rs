@@ -6,10 +6,14 @@ use corolla_domain::generation::Likelihood;
 use poem::web::sse::Event;
 use poem_openapi::types::ToJSON;
 
-use super::shape::{Delta, Piece, PieceChoice};
+use super::{
+    reason,
+    scan::{Found, Scanner},
+    shape::{Delta, Piece, PieceCall, PieceChoice},
+};
 use crate::{
     openai::{
-        shape::{Stamp, finish_reason},
+        shape::Stamp,
         stream::{Source, done, failure},
     },
     reply::Running,
@@ -19,6 +23,9 @@ use crate::{
 /// The pieces of chat replies, one reply after the other.
 pub(super) struct Events {
     running: Running,
+    scanner: Scanner,
+    /// Calls of the reply that is being written.
+    calls: usize,
     stamp: Stamp,
     n: usize,
     logprobs: bool,
@@ -31,15 +38,29 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(running: Running, n: usize, logprobs: bool, include_usage: bool) -> Self {
+    pub(super) fn new((running, scanner): (Running, Scanner), n: usize, logprobs: bool, include_usage: bool) -> Self {
         let stamp = Stamp::new("chatcmpl", running.model());
-        Self { running, stamp, n, logprobs, include_usage, told: Told::default(), index: 0, begun: false, over: false }
+        let told = Told::default();
+        Self {
+            running,
+            scanner,
+            calls: 0,
+            stamp,
+            n,
+            logprobs,
+            include_usage,
+            told,
+            index: 0,
+            begun: false,
+            over: false,
+        }
     }
 
     /// What follows the end of a reply: the next one, or the end of all.
     fn finish(&mut self, ready: &mut Vec<Event>) {
         if self.index + 1 < self.n {
             self.index += 1;
+            self.calls = 0;
             self.running.again(self.index);
             ready.push(self.hello());
             return;
@@ -53,8 +74,21 @@ impl Events {
     }
 
     fn hello(&self) -> Event {
-        let hello = Delta { role: Some("assistant".to_owned()), content: Some(String::new()) };
+        let hello = Delta { role: Some("assistant".to_owned()), content: Some(String::new()), tool_calls: None };
         event(self.piece(vec![self.choice(hello, Vec::new(), None)]))
+    }
+
+    /// What to add to the reply; nothing where nothing was found, unless it shall go out all the same.
+    fn more(&mut self, found: Found, anyway: bool) -> Option<Delta> {
+        let first = self.calls;
+        self.calls += found.calls.len();
+        let calls: Vec<PieceCall> = (first..).zip(found.calls).map(|(nth, call)| PieceCall::new(nth, call)).collect();
+        if found.text.is_empty() && calls.is_empty() && !anyway {
+            return None;
+        }
+        let tool_calls = (!calls.is_empty()).then_some(calls);
+        let content = (!found.text.is_empty() || tool_calls.is_none()).then_some(found.text);
+        Some(Delta { role: None, content, tool_calls })
     }
 
     fn choice(&self, delta: Delta, likelihoods: Vec<Likelihood>, finish_reason: Option<String>) -> PieceChoice {
@@ -85,8 +119,13 @@ impl Source for Events {
         while ready.is_empty() && !self.over {
             match self.running.next().await {
                 Ok(Some(chunk)) => {
-                    if !chunk.text.is_empty() || (self.logprobs && !chunk.likelihoods.is_empty()) {
-                        let more = Delta { role: None, content: Some(chunk.text) };
+                    let mut found = self.scanner.push(&chunk.text);
+                    if chunk.finish.is_some() {
+                        let rest = self.scanner.finish();
+                        found.text += &rest.text;
+                        found.calls.extend(rest.calls);
+                    }
+                    if let Some(more) = self.more(found, self.logprobs && !chunk.likelihoods.is_empty()) {
                         let route = match chunk.finish {
                             None => self.told.due(self.running.route(), Instant::now()),
                             Some(_) => None, // the piece that ends the text has it
@@ -95,7 +134,8 @@ impl Source for Events {
                         ready.push(event(Piece { route, ..self.piece(vec![choice]) }));
                     }
                     if let Some(finish) = chunk.finish {
-                        let end = self.choice(Delta::default(), Vec::new(), Some(finish_reason(&finish).to_owned()));
+                        let end = Some(reason(&finish, self.calls > 0).to_owned());
+                        let end = self.choice(Delta::default(), Vec::new(), end);
                         ready.push(event(Piece { route: self.running.route(), ..self.piece(vec![end]) }));
                         self.finish(&mut ready);
                     }

@@ -1,5 +1,7 @@
 //! `/v1/chat/completions` against the toy model. Its chat prompt ends with a newline, so a reply is the alphabet.
 
+mod tools;
+
 use poem::http::StatusCode;
 use serde_json::{Value, json};
 
@@ -136,6 +138,21 @@ async fn a_session_takes_the_common_prefix_from_its_cache() {
 }
 
 #[tokio::test]
+async fn without_a_session_what_was_computed_before_counts_as_cached() {
+    let stage = Stage::new();
+    let asked = json!({"messages": [{"role": "user", "content": "Say the alphabet, please."}]});
+    let mut cached = Vec::new();
+    for _ in 0..2 {
+        let (_, body) = ask(&stage, &asked).await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["choices"][0]["message"]["content"], "abcdefghijklmnopqrstuvwxyz");
+        cached.push(body["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap());
+        assert_eq!(body["usage"]["prompt_tokens"], "User:Say the alphabet, please.\n".len());
+    }
+    assert_eq!(cached, [0, "User:Say the alphabet, please.\n".len() as u64 - 1]);
+}
+
+#[tokio::test]
 async fn errors_have_openais_shape() {
     let stage = Stage::new();
     let (status, error) = fault(&stage, &json!({"temperature": "hot"})).await;
@@ -149,10 +166,10 @@ async fn errors_have_openais_shape() {
     let message = "logit_bias has token 300, but the tokens of alphabet are below 259";
     assert_eq!((status.as_u16(), &error["message"]), (400, &json!(message)));
 
-    let (status, error) = fault(&stage, &json!({"tools": [{"type": "function"}]})).await;
+    let (status, error) = fault(&stage, &json!({"functions": [{"name": "f"}]})).await;
     assert_eq!(
         (status.as_u16(), &error["code"], &error["param"]),
-        (400, &json!("unsupported_parameter"), &json!("tools"))
+        (400, &json!("unsupported_parameter"), &json!("functions"))
     );
 
     let (status, error) = fault(&stage, &json!({"model": "gpt-4o"})).await;

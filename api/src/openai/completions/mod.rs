@@ -22,6 +22,7 @@ use poem_openapi::{
 use super::{StreamOptions, shape::Stamp, stream::response};
 use crate::{
     error::Fault,
+    guard::owner,
     settings::ApiSettings,
     table::{self, Table},
 };
@@ -39,7 +40,8 @@ pub(crate) struct Completions {
 impl Completions {
     async fn complete(&self, mut request: Request) -> Result<Response, Fault> {
         let body = request.take_body();
-        let ask = CompletionAsk::read(&super::json(&request, body, &self.settings).await?)?;
+        let mut ask = CompletionAsk::read(&super::json(&request, body, &self.settings).await?)?;
+        ask.like.owner = owner(&request);
         let stream = ask.stream;
         let work = Work::begin(self.service.clone(), self.settings.reply_timeout, ask).await?;
         match stream {

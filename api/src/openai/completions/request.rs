@@ -66,6 +66,7 @@ impl CompletionAsk {
         let like = ReplyRequest {
             model: openai::model(&fields)?,
             session,
+            owner: None,
             prompt: Prompt::Nothing,
             length: Length::NewTokens(new_tokens),
             sampling: Sampling { alternatives, ..openai::sampling(&fields)? },

@@ -117,6 +117,7 @@ async fn a_session_is_continued() {
     let record = stage.service.reply(corolla_domain::session::ReplyRequest {
         model: None,
         session: Some(uuid::Uuid::parse_str(&id).unwrap()),
+        owner: None,
         prompt: corolla_domain::session::Prompt::Nothing,
         length: corolla_domain::session::Length::NewTokens(1),
         sampling: corolla_domain::generation::Sampling::greedy(),

@@ -16,6 +16,14 @@ fn chat(document: &mut Value) {
         {"role": "system", "content": "You are a helpful assistant."},
         {"role": "user", "content": "What is the capital of France?"},
     ]);
+    let asked = json!({"role": "user", "content": "How warm is it in Rome?"});
+    let city = json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]});
+    let weather = json!({"type": "function", "function": {"name": "get_weather", "description": "The weather in a city.",
+                         "parameters": city}});
+    let function = json!({"name": "get_weather", "arguments": "{\"city\":\"Rome\"}"});
+    let call = json!({"id": "call_5e2b", "type": "function", "function": function});
+    let called = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+    let returned = json!({"role": "tool", "tool_call_id": "call_5e2b", "content": "21 degrees"});
     put(
         document,
         path,
@@ -28,21 +36,23 @@ fn chat(document: &mut Value) {
                 json!({"messages": messages, "stream": true, "stream_options": {"include_usage": true},
                    "session_id": SESSION, "temperature": 0.75, "top_p": 0.9}),
             ),
+            ("With a tool", json!({"messages": [asked], "tools": [weather], "tool_choice": "auto"})),
+            ("What the tool returned", json!({"messages": [asked, called, returned], "tools": [weather]})),
         ],
     );
     let usage = json!({"prompt_tokens": 31, "completion_tokens": 8, "total_tokens": 39,
                        "prompt_tokens_details": {"cached_tokens": 0}});
     let said = json!({"role": "assistant", "content": "The capital of France is Paris."});
+    let reply = |message: &Value, finish: &str| {
+        json!({"id": "chatcmpl-1f0c", "object": "chat.completion", "created": 1_750_000_000, "model": "smollm2-135m-instruct",
+               "choices": [{"index": 0, "message": message, "finish_reason": finish}], "usage": usage})
+    };
     put(
         document,
         path,
         "200",
         JSON,
-        &[(
-            "A reply",
-            json!({"id": "chatcmpl-1f0c", "object": "chat.completion", "created": 1_750_000_000, "model": "smollm2-135m-instruct",
-               "choices": [{"index": 0, "message": said, "finish_reason": "stop"}], "usage": usage}),
-        )],
+        &[("A reply", reply(&said, "stop")), ("A call of a tool", reply(&called, "tool_calls"))],
     );
     let chunk = |delta: Value, finish: Value| {
         json!({"id": "chatcmpl-1f0c", "object": "chat.completion.chunk", "created": 1_750_000_000,
@@ -53,7 +63,13 @@ fn chat(document: &mut Value) {
     let word = chunk(json!({"content": "Paris"}), Value::Null);
     let end = chunk(json!({}), json!("stop"));
     let broken = chat_error("server_error", "unavailable", "the block server at 10.0.0.7 is gone", None);
-    let streams = [("A reply", json!([begin, word, end])), ("A failure on the way", json!([begin, word, broken]))];
+    let streamed = json!({"index": 0, "id": "call_5e2b", "type": "function", "function": function});
+    let asks = chunk(json!({"tool_calls": [streamed]}), Value::Null);
+    let streams = [
+        ("A reply", json!([begin, word, end])),
+        ("A call of a tool", json!([begin, asks, chunk(json!({}), json!("tool_calls"))])),
+        ("A failure on the way", json!([begin, word, broken])),
+    ];
     put(document, path, "200", "text/event-stream", &streams);
     errors(document, path);
 }
@@ -110,8 +126,8 @@ fn errors(document: &mut Value, path: &str) {
             "Not supported",
             wrong,
             "unsupported_parameter",
-            "tools is not supported by this server yet",
-            Some("tools"),
+            "functions is not supported by this server yet",
+            Some("functions"),
         ),
         (
             "400",

@@ -1,5 +1,7 @@
 //! The service over mocked neighbours: a store that replicas share, a clock that is moved by hand.
 
+mod prefix;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -12,7 +14,7 @@ use std::{
 use super::*;
 use crate::{
     generation::{FinishReason, Sampling, StopRule},
-    model::{BlockRange, Message, Role, SwarmMap},
+    model::{BlockRange, Chat, Message, Role, SwarmMap},
     ports::{FaultKind, MockBlockEngine, MockRemoteSwarm, PortError},
     routing::{InProcessSwarm, JoinedSwarm},
     session::{Length, ModelEntry, Prompt, Usage},
@@ -27,7 +29,15 @@ struct House {
 }
 
 fn limits() -> Limits {
-    Limits { max_sessions: 3, default_length: 64, max_length: 128, concurrent: 2, queue: 1, ..Limits::default() }
+    Limits {
+        max_sessions: 3,
+        default_length: 64,
+        max_length: 128,
+        prefixes: 0,
+        concurrent: 2,
+        queue: 1,
+        ..Limits::default()
+    }
 }
 
 fn house() -> House {
@@ -35,6 +45,15 @@ fn house() -> House {
 }
 
 fn replica(records: &Arc<Mutex<HashMap<Uuid, SessionRecord>>>, clock: &Arc<AtomicU64>, room: usize) -> House {
+    built(records, clock, room, limits())
+}
+
+fn built(
+    records: &Arc<Mutex<HashMap<Uuid, SessionRecord>>>,
+    clock: &Arc<AtomicU64>,
+    room: usize,
+    limits: Limits,
+) -> House {
     let ledger = Arc::<Ledger>::default();
     let entry = |id: &str| ModelEntry {
         tokenizer: Arc::new(testing::tokenizer()),
@@ -43,7 +62,7 @@ fn replica(records: &Arc<Mutex<HashMap<Uuid, SessionRecord>>>, clock: &Arc<Atomi
     };
     let catalogue = Catalogue::new(vec![entry("m"), entry("other")], "m".into()).unwrap();
     let store = Arc::new(testing::store(records));
-    let service = SessionService::new(catalogue, store, limits(), testing::ambient(clock));
+    let service = SessionService::new(catalogue, store, limits, testing::ambient(clock));
     House { ledger, clock: clock.clone(), records: records.clone(), service }
 }
 
@@ -51,6 +70,7 @@ fn asking(session: Option<Uuid>, prompt: Prompt, length: Length) -> ReplyRequest
     ReplyRequest {
         model: None,
         session,
+        owner: None,
         prompt,
         length,
         sampling: Sampling::greedy(),
@@ -124,24 +144,24 @@ async fn nothing_at_all_starts_from_the_start_token_which_is_shown() {
 async fn a_chat_reuses_the_prefix_it_shares_with_what_was_said() {
     let house = house();
     let session = Some(house.service.open(None, Some(128)).await.unwrap());
-    let message = |role, content: &str| Message { role, content: content.to_owned() };
+    let message = |role, content: &str| Message::new(role, content);
     let mut chat = vec![message(Role::User, "hello")];
-    let first = house.say(asking(session, Prompt::Chat(chat.clone()), Length::NewTokens(3))).await.unwrap();
+    let first = house.say(asking(session, Prompt::Chat(chat.clone().into()), Length::NewTokens(3))).await.unwrap();
     chat.extend([message(Role::Assistant, &first.0), message(Role::User, "more")]);
-    let second = house.say(asking(session, Prompt::Chat(chat.clone()), Length::NewTokens(3))).await.unwrap();
+    let second = house.say(asking(session, Prompt::Chat(chat.clone().into()), Length::NewTokens(3))).await.unwrap();
     assert_eq!(second.1.cached_tokens, first.1.prompt_tokens + 2, "all but the last token of the first reply");
-    let alone = house.say(asking(None, Prompt::Chat(chat.clone()), Length::NewTokens(3))).await.unwrap();
+    let alone = house.say(asking(None, Prompt::Chat(chat.clone().into()), Length::NewTokens(3))).await.unwrap();
     assert_eq!(second.0, alone.0);
     // An edit of the first message goes back to where the texts part.
     chat[0].content = "help!".into();
-    let edited = house.say(asking(session, Prompt::Chat(chat), Length::NewTokens(3))).await.unwrap();
+    let edited = house.say(asking(session, Prompt::Chat(chat.into()), Length::NewTokens(3))).await.unwrap();
     assert_eq!(edited.1.cached_tokens, "User:hel".len());
 }
 
 #[tokio::test]
 async fn a_reply_that_has_begun_goes_on_after_its_words() {
     let house = house();
-    let chat = vec![Message { role: Role::User, content: "hello".to_owned() }];
+    let chat = Chat::from(vec![Message::new(Role::User, "hello")]);
     let whole = house.say(asking(None, Prompt::Chat(chat.clone()), Length::NewTokens(6))).await.unwrap();
     let begun = Prompt::Begun(chat.clone(), whole.0[..4].to_owned());
     let rest = house.say(asking(None, begun.clone(), Length::NewTokens(2))).await.unwrap();
