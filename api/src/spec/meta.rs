@@ -4,8 +4,8 @@ use poem::http::Method;
 use poem_openapi::{
     Tags as _,
     registry::{
-        MetaHeader, MetaMediaType, MetaOperation, MetaOperationParam, MetaParamIn, MetaPath, MetaRequest, MetaResponse,
-        MetaResponses, MetaSchema, MetaSchemaRef,
+        MetaDiscriminatorObject, MetaHeader, MetaMediaType, MetaOperation, MetaOperationParam, MetaParamIn, MetaPath,
+        MetaRequest, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef,
     },
     types::Type,
 };
@@ -53,6 +53,22 @@ pub(crate) fn list(items: MetaSchemaRef, description: &'static str) -> MetaSchem
 /// One of several shapes.
 pub(crate) fn one_of(shapes: Vec<MetaSchemaRef>, description: &'static str) -> MetaSchema {
     MetaSchema { description: Some(description), one_of: shapes, ..MetaSchema::ANY }
+}
+
+/// One of several named shapes: `property` tells by its value which.
+pub(crate) fn one_of_by(
+    property: &'static str,
+    shapes: &[(&'static str, &'static str)],
+    description: &'static str,
+) -> MetaSchema {
+    let place = |(value, shape): &(&str, &str)| ((*value).to_owned(), format!("#/components/schemas/{shape}"));
+    MetaSchema {
+        discriminator: Some(MetaDiscriminatorObject {
+            property_name: property,
+            mapping: shapes.iter().map(place).collect(),
+        }),
+        ..one_of(shapes.iter().map(|(_, shape)| named(shape)).collect(), description)
+    }
 }
 
 /// With a default.

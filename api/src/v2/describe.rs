@@ -4,7 +4,7 @@
 use poem::http::Method;
 use poem_openapi::{
     Tags as _,
-    registry::{MetaApi, MetaDiscriminatorObject, MetaMediaType, MetaResponse, MetaSchema, Registry},
+    registry::{MetaApi, MetaMediaType, MetaResponse, MetaSchema, Registry},
     types::Type as _,
 };
 
@@ -14,7 +14,8 @@ use crate::{
     spec::{
         Tag,
         meta::{
-            Member, Operation, boolean, header, inline, integer, json, list, named, object, one_of, operation, text,
+            Member, Operation, boolean, header, inline, integer, json, list, named, object, one_of, one_of_by,
+            operation, text,
         },
     },
     v1::generate_members,
@@ -66,12 +67,8 @@ pub(super) fn register(registry: &mut Registry) {
     members.push(("extra_stop_sequences", MetaSchema { nullable: true, max_items: Some(16), ..more }));
     let generate = object("A request for a reply; the parameters of /api/v1/generate.", vec!["type"], members);
     registry.schemas.insert(GENERATE.to_owned(), generate);
-    let mapping = [("open_inference_session", OPEN), ("generate", GENERATE)];
-    let mapping = mapping.map(|(kind, schema)| (kind.to_owned(), format!("#/components/schemas/{schema}"))).to_vec();
-    let asked = MetaSchema {
-        discriminator: Some(MetaDiscriminatorObject { property_name: "type", mapping }),
-        ..one_of(vec![named(OPEN), named(GENERATE)], "A frame that the client sends.")
-    };
+    let asked = [("open_inference_session", OPEN), ("generate", GENERATE)];
+    let asked = one_of_by("type", &asked, "A frame that the client sends.");
     registry.schemas.insert(ASKED.to_owned(), asked);
     let mut answer = object(
         "A frame that the server sends.",

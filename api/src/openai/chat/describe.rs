@@ -17,8 +17,8 @@ use crate::{
     spec::{
         Tag,
         meta::{
-            Member, Operation, body, boolean, header, inline, integer, json, list, named, object, one_of, operation,
-            or, text,
+            Member, Operation, body, boolean, header, inline, integer, json, list, named, object, one_of, one_of_by,
+            operation, or, text,
         },
     },
 };
@@ -30,6 +30,9 @@ const MESSAGE: &str = "ChatMessage";
 const PART: &str = "ChatTextPart";
 const TOOL: &str = "ChatTool";
 const CALL: &str = "ChatMessageToolCall";
+const FREE: &str = "ChatFormatText";
+const JSON_OBJECT: &str = "ChatFormatJsonObject";
+const JSON_SCHEMA: &str = "ChatFormatJsonSchema";
 
 /// Members of OpenAI's requests that change what a reply is, and that this server does not honour yet.
 pub(super) const UNSUPPORTED: [&str; 5] = ["functions", "function_call", "modalities", "audio", "prediction"];
@@ -80,16 +83,24 @@ pub(super) fn members() -> Vec<Member> {
 
 /// What the text must be.
 fn response_format() -> MetaSchema {
-    let kinds = ["text", "json_object", "json_schema"].map(Into::into).to_vec();
-    let kind = MetaSchema { enum_items: kinds, ..text("json_object is an object of any members.") };
+    let shapes = [("text", FREE), ("json_object", JSON_OBJECT), ("json_schema", JSON_SCHEMA)];
+    one_of_by("type", &shapes, "What the text must be. Tokens that would lead out of it cannot be drawn.")
+}
+
+/// The shapes of that.
+fn register_formats(registry: &mut Registry) {
+    let kind = |name: &'static str| ("type", MetaSchema { enum_items: vec![name.into()], ..MetaSchema::new("string") });
     let schema = MetaSchema { description: Some("The schema, of at most 64 KB."), ..MetaSchema::new("object") };
     let named = object(
-        "The schema, where type is json_schema.",
+        "The schema.",
         vec!["schema"],
         [("name", text("A name for it; it is not used.")), ("strict", boolean("Always so.")), ("schema", schema)],
     );
-    let members = [("type", kind), ("json_schema", named)];
-    object("What the text must be. Tokens that would lead out of it cannot be drawn.", vec!["type"], members)
+    let mut add = |name: &str, shape: MetaSchema| registry.schemas.insert(name.to_owned(), shape);
+    add(FREE, object("Any text.", vec!["type"], [kind("text")]));
+    add(JSON_OBJECT, object("A JSON object of any members.", vec!["type"], [kind("json_object")]));
+    let members = [kind("json_schema"), ("json_schema", named)];
+    add(JSON_SCHEMA, object("JSON that a schema describes.", vec!["type", "json_schema"], members));
 }
 
 /// Whether and what the model must call.
@@ -177,6 +188,7 @@ pub(super) fn register(registry: &mut Registry) {
     let answered = MetaSchema { nullable: true, min_length: Some(1), max_length: Some(256), ..text(answered) };
     let parts_of_it = [("role", role), ("content", content), ("tool_calls", calls), ("tool_call_id", answered)];
     let message = object("One message of a chat.", vec!["role"], parts_of_it);
+    register_formats(registry);
     registry.schemas.insert(TOOL.to_owned(), tool());
     registry.schemas.insert(CALL.to_owned(), call());
     registry.schemas.insert(MESSAGE.to_owned(), message);
