@@ -6,6 +6,7 @@
 //! kernel. Where many rows are so near to each other that this would not pay, all of them are computed.
 
 mod bounds;
+mod candidates;
 mod compact;
 mod dithered;
 mod drawn;

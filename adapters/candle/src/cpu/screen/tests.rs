@@ -304,7 +304,7 @@ fn few_rows_are_computed_for_a_draw() {
 }
 
 #[test]
-fn where_all_rows_are_alike_none_is_tried() {
+fn where_all_rows_are_alike_all_are_computed() {
     let (set, pool) = (sets()[0], Pool::new(Some(2)).unwrap());
     let mut case = clear(3);
     case.x.fill(0.0);
