@@ -35,15 +35,18 @@ def left(name, weight, states, bases):
     plain, _ = rounded(weight, torch.zeros(weight.shape[1]))
     dithered, scales = rounded(weight, torch.rand(weight.shape[1]) - 0.5)
     lost = weight - plain
+    length = lost.norm(dim=1)
+    known = {whose: (basis, lost @ basis) for whose, basis in bases.items()}
+    beside = {whose: (length.pow(2) - inside.pow(2).sum(1)).clamp_min(0).sqrt() for whose, (_, inside) in known.items()}
     counts = {}
     for x in states:
         best = (weight @ x).max()
         count = lambda bound, upper: counts.setdefault(bound, []).append(int((upper >= best).sum()))
-        count("Cauchy and Schwarz", plain @ x + lost.norm(dim=1) * x.norm())
-        for whose, basis in bases.items():
-            known, inside = lost @ basis, basis.T @ x
-            beside = (lost.pow(2).sum(1) - known.pow(2).sum(1)).clamp_min(0).sqrt() * (x - basis @ inside).norm()
-            count(f"the same beside {DIRECTIONS} directions of {whose}", plain @ x + known @ inside + beside)
+        count("Cauchy and Schwarz", plain @ x + length * x.norm())
+        for whose, (basis, of_rows) in known.items():
+            inside = basis.T @ x
+            outside = beside[whose] * (x - basis @ inside).norm()
+            count(f"the same beside {DIRECTIONS} directions of {whose}", plain @ x + of_rows @ inside + outside)
         count("dither", dithered @ x + TIMES * (scales.pow(2) @ grouped(x).pow(2).sum(-1) / 12).sqrt())
     for bound, some in counts.items():
         some = torch.tensor(some, dtype=torch.float)
