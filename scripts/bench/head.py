@@ -3,7 +3,7 @@
 
 SCREEN_EXAMPLE is target/release/examples/screen, FOLDER what the example wide_head made. Both programs map the same file and stay for
 the whole run; in each round every contender gives one token, in turns, and ratios are those of a round. Torch's time is that of its best
-way to multiply. Screened tokens are checked against those of the whole head in every round. At the end the screened head runs alone
+way to multiply. Screened tokens are checked against those of the whole head in every round. At the end each screened head runs alone
 and tells its memory. `make bench-head` does all of it.
 """
 import argparse
@@ -18,6 +18,7 @@ import sys
 HERE = pathlib.Path(__file__).resolve().parent
 TENSOR = "word_embeddings.weight"
 WAYS = ["mv", "linear", "matmul"]
+SCREENS = ["int8", "int4"]
 
 
 class Program:
@@ -57,11 +58,13 @@ def table(example, folder, threads, rounds):
     for nth in range(rounds):
         times.setdefault("torch", []).append(torch.ask(best)[0])
         for way in ["greedy", "draw"]:
-            (exact, wanted), (screened, found) = ours.ask(f"exact {way} {nth}"), ours.ask(f"screened {way} {nth}")
-            if wanted != found:
-                sys.exit(f"state {nth}, {way}: the whole head gives token {wanted}, the screened one {found}")
+            exact, wanted = ours.ask(f"exact {way} {nth}")
             times.setdefault(f"exact, {way}", []).append(exact)
-            times.setdefault(f"screened, {way}", []).append(screened)
+            for screen in SCREENS:
+                screened, found = ours.ask(f"{screen} {way} {nth}")
+                if wanted != found:
+                    sys.exit(f"state {nth}, {way}: the whole head gives token {wanted}, the one with screen {screen} {found}")
+                times.setdefault(f"{screen}, {way}", []).append(screened)
     torch.end()
     ours.end()
     print(f"\n{threads} thread(s), torch {torch.greeting.split()[1]}, its best way: {best}; medians of {rounds} rounds\n")
@@ -82,7 +85,8 @@ def main():
     for threads in options.threads:
         table(options.example, options.folder, threads, options.rounds)
     print("\nby itself:", flush=True)
-    subprocess.run([options.example, options.folder, "0", str(options.rounds)], check=True)
+    for screen in SCREENS:
+        subprocess.run([options.example, options.folder, "0", str(options.rounds)], check=True, env={**os.environ, "SCREENS": screen})
 
 
 if __name__ == "__main__":

@@ -146,6 +146,8 @@ pub(super) enum Screen {
     Off,
     /// A copy of the head in 8 bits.
     Int8,
+    /// A copy of the head in 4 bits.
+    Int4,
 }
 
 /// Where embeddings and head of a model on a card are kept.
@@ -195,6 +197,17 @@ impl Kernels {
             Self::Avx512 => Some(KernelSet::Avx512),
             Self::Avx2 => Some(KernelSet::Avx2),
             Self::Scalar => Some(KernelSet::Scalar),
+        }
+    }
+}
+
+impl Screen {
+    /// The one that is meant, if any.
+    pub(super) fn chosen(self) -> Option<fit::Screen> {
+        match self {
+            Self::Off => None,
+            Self::Int8 => Some(fit::Screen::Int8),
+            Self::Int4 => Some(fit::Screen::Int4),
         }
     }
 }

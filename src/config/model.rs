@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use corolla_domain::{
-    fit::{Dtype, Kernels},
+    fit::{Dtype, Kernels, Screen},
     model::{BlockRange, ModelId},
 };
 
 use super::{
-    choice::{Activations, Blocks, Head, Screen},
+    choice::{Activations, Blocks, Head},
     swarm::{self, HostSettings, SwarmSettings},
     typed,
 };
@@ -110,8 +110,8 @@ pub(crate) struct ComputeSettings {
     pub(crate) kernels: Option<Kernels>,
     /// Whether the processor multiplies weights with activations as they are, rounded nowhere.
     pub(crate) exact_activations: bool,
-    /// Whether the processor finds the best tokens with a screen over the head.
-    pub(crate) screen: bool,
+    /// The screen over the head with which the processor finds the best tokens.
+    pub(crate) screen: Option<Screen>,
     /// Whether a model that does not fit is refused.
     pub(crate) check_memory: bool,
 }
@@ -233,7 +233,7 @@ fn check_compute(at: usize, model: &typed::Model) -> Result<ComputeSettings, Str
     }
     let head_on_processor = model.head == Some(Head::Cpu);
     // It belongs to the head, wherever the blocks are.
-    if model.screen != Screen::Off && !head_on_processor && backend.is_some_and(|backend| !backend.screens()) {
+    if model.screen.chosen().is_some() && !head_on_processor && backend.is_some_and(|backend| !backend.screens()) {
         return Err(only("screen", Backend::CandleCpu));
     }
     let card = model.device.as_ref().map(|device| {
@@ -250,7 +250,7 @@ fn check_compute(at: usize, model: &typed::Model) -> Result<ComputeSettings, Str
         head_on_processor,
         kernels,
         exact_activations: model.activations == Activations::F32,
-        screen: model.screen == Screen::Int8,
+        screen: model.screen.chosen(),
         check_memory: model.memory_check,
     })
 }

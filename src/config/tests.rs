@@ -1,7 +1,7 @@
 //! Faults in a configuration file, and the order of the layers.
 
 use corolla_domain::{
-    fit::{Dtype, Kernels},
+    fit::{Dtype, Kernels, Screen},
     model::BlockRange,
 };
 
@@ -158,7 +158,7 @@ fn what_computes_is_read_and_what_contradicts_it_is_named() {
         head_on_processor: false,
         kernels: None,
         exact_activations: false,
-        screen: false,
+        screen: None,
         check_memory: true,
     };
     assert_eq!(open, left_open);
@@ -174,7 +174,7 @@ fn what_computes_is_read_and_what_contradicts_it_is_named() {
             head_on_processor: true,
             kernels: Some(Kernels::Avx2),
             exact_activations: true,
-            screen: true,
+            screen: Some(Screen::Int8),
             check_memory: false,
         }
     );
@@ -192,7 +192,7 @@ fn what_computes_is_read_and_what_contradicts_it_is_named() {
             "models[0].screen is for backend = \"candle-cpu\" only; leave it out, or use that backend".into(),
         ),
         (
-            "backend = \"tch\"\nblocks_backend = \"candle-cpu\"\nscreen = \"int8\"",
+            "backend = \"tch\"\nblocks_backend = \"candle-cpu\"\nscreen = \"int4\"",
             "models[0].screen is for backend = \"candle-cpu\" only; leave it out, or use that backend".into(),
         ),
         (

@@ -50,7 +50,7 @@ pub(super) async fn load(plan: &ModelPlan) -> Result<(Arc<dyn LocalModel>, Optio
     if choice.head_on_processor {
         ends = Side { backend: Backend::CandleCpu.name(), card: None, ..ends };
     }
-    if plan.settings.compute.screen && !Backend::named(ends.backend).is_some_and(Backend::screens) {
+    if plan.settings.compute.screen.is_some() && !Backend::named(ends.backend).is_some_and(Backend::screens) {
         let (model, backend) = (&plan.settings.id, ends.backend);
         tracing::warn!(%model, backend, "this backend screens no head; backend = \"candle-cpu\" or head = \"cpu\" does");
     }

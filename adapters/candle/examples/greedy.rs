@@ -1,6 +1,6 @@
 //! Greedy decoding of token ids, timed: `cargo run --release -p corolla-candle --example greedy -- MODEL COUNT ID...`
-//! Environment: `THREADS`, `DTYPE` (`f32`, `bf16`), `ACTIVATIONS` (`f32`), `SCREEN` (the head is
-//! screened where it is set).
+//! Environment: `THREADS`, `DTYPE` (`f32`, `bf16`), `ACTIVATIONS` (`f32`), `SCREEN` (`int8`,
+//! `int4`).
 
 use std::{error::Error, time::Instant};
 
@@ -30,7 +30,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Ok("f32") => Activations::F32,
         _ => Activations::Auto,
     };
-    let target = Target::Cpu { dtype, kernels: None, activations, screen: std::env::var("SCREEN").is_ok(), threads };
+    let named = std::env::var("SCREEN").ok();
+    let screen = fit::Screen::ALL.into_iter().find(|screen| Some(screen.name()) == named.as_deref());
+    let target = Target::Cpu { dtype, kernels: None, activations, screen, threads };
     let model = corolla_candle::load(config, target).await?;
     let (local, engine) = (model.local().ok_or("no ends")?, model.engine().ok_or("no blocks")?);
     println!("{:?} loaded in {:.2?}", local.spec(), started.elapsed());

@@ -37,7 +37,7 @@ async fn main() -> Outcome<()> {
     let config = LoadConfig { id: "example".into(), path, ends: true, blocks: BlockChoice::All, cache_tokens: 65_536 };
     let model = corolla_candle::load(
         config,
-        Target::Cpu { dtype, kernels: None, activations: Activations::Auto, screen: false, threads },
+        Target::Cpu { dtype, kernels: None, activations: Activations::Auto, screen: None, threads },
     )
     .await?;
     let (local, engine) = (model.local().ok_or("no ends")?, model.engine().ok_or("no blocks")?);

@@ -1,7 +1,7 @@
 //! What a caller decides about one model on this machine.
 
 use corolla_checkpoint::{GgmlType, Stored};
-use corolla_domain::fit::{Dtype, Kernels};
+use corolla_domain::fit::{Dtype, Kernels, Screen};
 
 /// What activations are multiplied as. Sums are f32 in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,9 +25,9 @@ pub enum Target {
         kernels: Option<Kernels>,
         /// What activations are multiplied as.
         activations: Activations,
-        /// Whether the highest scores over the vocabulary are found with a copy of the head in 8 bits, where weights are
-        /// wider: the same scores, with fewer bytes read and more kept.
-        screen: bool,
+        /// The copy of the head with which the highest scores over the vocabulary are found, where weights are wider than 8
+        /// bits: the same scores, with fewer bytes read and more kept.
+        screen: Option<Screen>,
         /// Threads, the worker's own included; `None` takes as many as affinity and control groups leave the process.
         threads: Option<usize>,
     },
@@ -49,7 +49,7 @@ impl Target {
     /// On the processor, with everything left open.
     #[must_use]
     pub fn cpu() -> Self {
-        Self::Cpu { dtype: Dtype::Stored, kernels: None, activations: Activations::Auto, screen: false, threads: None }
+        Self::Cpu { dtype: Dtype::Stored, kernels: None, activations: Activations::Auto, screen: None, threads: None }
     }
 }
 

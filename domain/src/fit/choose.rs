@@ -5,7 +5,7 @@
 //! where that has no room, the widest quantised form that has.
 
 use super::{
-    Bytes, Demand, Dtype, Kernels, Machine, Place, Room, Stored, check_kernels,
+    Bytes, Demand, Dtype, Kernels, Machine, Place, Room, Screen, Stored, check_kernels,
     machine::{Backend, Card},
 };
 
@@ -24,8 +24,8 @@ pub struct Wish {
     pub head_on_processor: bool,
     /// Which kernels the processor runs.
     pub kernels: Option<Kernels>,
-    /// Whether the processor has a screen over the head.
-    pub screen: bool,
+    /// What screen the processor has over the head.
+    pub screen: Option<Screen>,
     /// Whether what does not fit is refused.
     pub check_memory: bool,
 }
@@ -39,7 +39,7 @@ impl Default for Wish {
             card: None,
             head_on_processor: false,
             kernels: None,
-            screen: false,
+            screen: None,
             check_memory: true,
         }
     }
@@ -233,7 +233,7 @@ impl Ask<'_> {
         let stays = backend.place == Place::Card && self.wish.head_on_processor;
         let backend = self.machine.processor().filter(|_| stays).unwrap_or(backend);
         let kept = dtype.kept(&self.demand.stored, backend.widens);
-        if self.wish.screen && backend.screens { self.demand.screened_ends(kept) } else { self.demand.ends(kept) }
+        self.demand.screened_ends(kept, self.wish.screen.filter(|_| backend.screens))
     }
 
     /// The blocks on that backend; `None` where they cannot be kept so.

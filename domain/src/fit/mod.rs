@@ -7,6 +7,7 @@ mod explain;
 mod machine;
 mod need;
 mod say;
+mod screen;
 mod table;
 
 pub use choose::{Choice, Side, Wish, choose, choose_all};
@@ -14,6 +15,7 @@ pub use dtype::{Dtype, Stored};
 pub use machine::{Backend, Card, Features, Kernels, Machine, Place, Room, check_kernels};
 pub use need::{Bytes, Demand, Part, Parts, Sizes};
 pub use say::bytes;
+pub use screen::Screen;
 pub use table::{Row, table};
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{iter::Sum, ops::Add, ops::Range};
 
-use super::{Dtype, Stored};
+use super::{Dtype, Screen, Stored};
 
 /// Rows of the vocabulary's scores that are computed at a time.
 const SCORED_ROWS: u64 = 16;
@@ -174,16 +174,17 @@ impl Demand {
         Some(Bytes { weights: self.ends.bytes(dtype)?, cache: 0, working: self.working_ends })
     }
 
-    /// The same with a screen over the head: a byte a number, and three numbers of four bytes a row. The head's own
-    /// numbers stay on disk where they are kept as they are there. No screen where the head is not twice as large.
+    /// The same with a screen over the head, if one is given. The head's own numbers stay on disk where they are kept as they
+    /// are there. No screen where the head has no 16 bits a number.
     #[must_use]
-    pub fn screened_ends(&self, dtype: Dtype) -> Option<Bytes> {
+    pub fn screened_ends(&self, dtype: Dtype, screen: Option<Screen>) -> Option<Bytes> {
         let ends = self.ends(dtype)?;
+        let Some(screen) = screen else { return Some(ends) };
         let Part { matrices, row, stored, .. } = self.head;
         if self.head.bytes(dtype)? < matrices.saturating_mul(2) {
             return Some(ends);
         }
-        let screen = matrices.saturating_add(matrices.checked_div(row).unwrap_or(0).saturating_mul(12));
+        let screen = screen.bytes(matrices.checked_div(row).unwrap_or(0), row);
         // The form is that of the blocks, which the head may differ from: then its size does, too.
         let stays = dtype.keeps(&self.stored) && self.head.bytes(dtype) == self.head.bytes(Dtype::Stored);
         let on_disk = if stays { stored } else { 0 };

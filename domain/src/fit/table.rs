@@ -1,6 +1,6 @@
 //! Everything a model could be kept in, side by side.
 
-use super::{Bytes, Demand, Dtype, Room};
+use super::{Bytes, Demand, Dtype, Room, Screen};
 
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,11 +18,10 @@ pub struct Row {
 /// What `demand` takes in each dtype, and where that fits. On the processor [it widens](Dtype::kept) or not, and there may be
 /// a screen over the head.
 #[must_use]
-pub fn table(demand: &Demand, (widens, screen): (bool, bool), room: &Room) -> Vec<Row> {
+pub fn table(demand: &Demand, (widens, screen): (bool, Option<Screen>), room: &Room) -> Vec<Row> {
     let row = |dtype: Dtype| {
         let kept = dtype.kept(demand.stored(), widens);
-        let ends = if screen { demand.screened_ends(kept) } else { demand.ends(kept) };
-        let bytes = ends.and_then(|ends| Some(ends + demand.blocks(kept)?));
+        let bytes = demand.screened_ends(kept, screen).and_then(|ends| Some(ends + demand.blocks(kept)?));
         let fits = |bytes: Option<Bytes>, free: u64| bytes.is_some_and(|bytes| bytes.total() <= free);
         let fits_card = |free: &u64| fits(demand.all(dtype), *free);
         let cards = room.cards.iter().map(|(name, free)| (*name, free.iter().map(fits_card).collect()));

@@ -208,9 +208,7 @@ fn rows_that_are_no_multiples_of_32_are_not_quantised() {
     let demand = Demand::new(&parts, 0..2, Stored::F32, sizes, 64, 8);
     assert_eq!(demand.all(Dtype::Q8_0), None);
     assert!(demand.all(Dtype::Bf16).is_some());
-    assert!(
-        table(&demand, (false, false), &machine(GB, true).room()).iter().all(|row| row.fits == row.bytes.is_some())
-    );
+    assert!(table(&demand, (false, None), &machine(GB, true).room()).iter().all(|row| row.fits == row.bytes.is_some()));
     let fault = decide(&demand, &Wish::default(), &machine(1000, true)).unwrap_err();
     assert!(fault.starts_with("not enough memory: bf16 needs"), "{fault}");
     let wish = Wish { dtype: Some(Dtype::Q4_0), ..Wish::default() };
@@ -327,13 +325,16 @@ fn no_number_overflows() {
 #[test]
 fn a_screen_is_counted_where_the_head_is_wide_and_on_the_processor() {
     let rows = 128_256u64;
-    let (numbers, screen) = (rows * 4096, rows * (4096 + 12));
+    let numbers = rows * 4096;
     let demand = llama_8b("bf16");
-    let more = |demand: &Demand, dtype| {
-        let [with, without] = [demand.screened_ends(dtype), demand.ends(dtype)].map(|bytes| bytes.unwrap().weights);
-        with.cast_signed() - without.cast_signed()
+    let more_with = |screen, demand: &Demand, dtype| {
+        let ends = [demand.screened_ends(dtype, Some(screen)), demand.ends(dtype)];
+        let [with, without] = ends.map(|bytes| bytes.unwrap().weights.cast_signed());
+        with - without
     };
-    let screen_more = screen.cast_signed();
+    let more = |demand: &Demand, dtype| more_with(Screen::Int8, demand, dtype);
+    let screen_more = (rows * (4096 + 12)).cast_signed();
+    assert_eq!(more_with(Screen::Int4, &demand, Dtype::F32), (rows * (4096 / 2 + 4096 / 64 + 12)).cast_signed());
     assert_eq!(more(&demand, Dtype::F32), screen_more);
     for dtype in [Dtype::Stored, Dtype::Bf16] {
         assert_eq!(more(&demand, dtype), screen_more - 2 * numbers.cast_signed(), "the head stays on disk");
@@ -353,7 +354,7 @@ fn a_screen_is_counted_where_the_head_is_wide_and_on_the_processor() {
         let dtype = Some(Dtype::F32);
         let wish = Wish { backend: Some(backend), dtype, head_on_processor, ..Wish::default() };
         let without = weights(wish.clone());
-        let with = weights(Wish { screen: true, ..wish });
+        let with = weights(Wish { screen: Some(Screen::Int8), ..wish });
         // There, the head is kept as it is in the file.
         assert_eq!(with - without, if screened { screen_more - 2 * numbers.cast_signed() } else { 0 }, "{backend}");
     }
@@ -376,7 +377,7 @@ fn single_precision_takes_16_bits_of_a_16_bit_file_where_they_are_widened() {
         assert!((beyond - f64::from(wider)).abs() < 0.1, "{stored} on {backend}: {beyond}");
     }
     let weights = |widens| -> Vec<u64> {
-        let rows = table(&llama_8b("bf16"), (widens, false), &machine.room());
+        let rows = table(&llama_8b("bf16"), (widens, None), &machine.room());
         rows.into_iter().take(3).map(|row| row.bytes.unwrap().weights).collect()
     };
     let [stored, f32, bf16] = weights(true)[..] else { panic!("three rows") };
@@ -387,9 +388,12 @@ fn single_precision_takes_16_bits_of_a_16_bit_file_where_they_are_widened() {
 #[test]
 fn what_would_help_is_told_with_the_screen() {
     let (demand, machine) = (llama_8b("f32"), machine(5 * GB, true));
-    // Embeddings and head in bf16, 2 x 1.05 GB, and a screen of 0.53.
+    // Embeddings and head in bf16, 2 x 1.05 GB, and a screen of 0.53 or 0.27.
     let wish = |screen| Wish { dtype: Some(Dtype::Bf16), screen, ..Wish::default() };
     let fault = |screen| decide(&demand, &wish(screen), &machine).unwrap_err();
-    assert!(fault(false).contains("blocks = \"swarm\" (needs 2.1 GB here)"), "{}", fault(false));
-    assert!(fault(true).contains("blocks = \"swarm\" (needs 2.6 GB here)"), "{}", fault(true));
+    assert!(fault(None).contains("blocks = \"swarm\" (needs 2.1 GB here)"), "{}", fault(None));
+    for (screen, needs) in [(Screen::Int8, "2.6"), (Screen::Int4, "2.4")] {
+        let fault = fault(Some(screen));
+        assert!(fault.contains(&format!("blocks = \"swarm\" (needs {needs} GB here)")), "{fault}");
+    }
 }

@@ -1,4 +1,4 @@
-//! The screened head beside the exact one on many hidden states: whether both give the same scores, to the bit, and the same
+//! Screened heads beside the exact one on many hidden states: whether all give the same scores, to the bit, and the same
 //! tokens, and how long each takes: `cargo run --release -p corolla-candle --example screen -- MODEL STATES [ROUNDS]`
 //!
 //! Half of the states are the model's own, of text it makes up; the others are made to be hard: along a row of the head,
@@ -6,11 +6,12 @@
 //! scaled far up or down. With `ENDS` set the model's blocks stay on disk, and all states are of the second sort.
 //!
 //! For each state, the best token, the best 40 and some more by name are asked for, and one is drawn. `ROUNDS` (default
-//! 200) single states, the model's own and such that have a likely token, are then timed in turns. With `STATES` 0 the
+//! 200) single states, the model's own and such that have a likely token, are then timed in turns. With `STATES` 0 a
 //! screened head alone is timed, and the memory told that it takes. With `turns` in their place, each line that comes in is
 //! answered with one time, so that another program can take turns (see `turns.rs`).
 //!
-//! Environment: `DTYPE` (`f32`, `f16`, else `bf16`), `ACTIVATIONS` (`f32`), `THREADS`, `KERNELS`.
+//! Environment: `SCREENS` (`int8,int4`; of the first alone the memory is told), `SEED` (a number; others make other states), `DTYPE`
+//! (`f32`, `f16`, else `bf16`), `ACTIVATIONS` (`f32`), `THREADS`, `KERNELS`.
 
 mod pair;
 mod states;
@@ -22,13 +23,13 @@ use corolla_candle::{Activations, Target};
 use corolla_checkpoint::Checkpoint;
 use corolla_compute::{BlockChoice, LoadConfig, Model};
 use corolla_domain::{
-    fit::{Dtype, Kernels},
+    fit::{Dtype, Kernels, Screen},
     generation::Sampling,
     ports::LocalModel,
 };
 
 use self::{
-    pair::{FEW, Pair, choose, median},
+    pair::{FEW, Heads, choose, median},
     states::{Hard, Noise},
 };
 
@@ -49,31 +50,45 @@ async fn main() -> Outcome<()> {
     if states == 0 {
         return alone(&path, rounds).await;
     }
-    let (plain, _) = load(&path, false, false).await?;
-    let (screened, model) = load(&path, true, has_blocks).await?;
-    let mut pair = Pair { plain, screened, noise: Noise(7), states: 0, differences: 0, draws: [0; 2], own: Vec::new() };
+    let (plain, model) = load(&path, None, has_blocks).await?;
+    let mut screened = Vec::new();
+    for screen in screens()? {
+        screened.push((screen, load(&path, Some(screen), false).await?.0));
+    }
+    let seed: u64 = std::env::var("SEED").map_or(Ok(7), |seed| seed.parse())?;
+    let noise = Noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut heads = Heads::new(plain, screened, noise);
     if let Some(engine) = model.engine() {
-        while pair.states < states / 2 {
-            pair.texts(&*engine).await?;
+        while heads.states < states / 2 {
+            heads.texts(&*engine).await?;
         }
-        pair.tell("of texts");
+        heads.tell("of texts");
     }
-    let hard = Hard::new(&path, &*pair.plain).await?;
-    while pair.states < states {
-        let some: Vec<Vec<f32>> = (0..FEW).map(|_| hard.state(&mut pair.noise)).collect();
-        pair.compare(&some).await?;
+    let hard = Hard::new(&path, &*heads.plain).await?;
+    while heads.states < states {
+        let some: Vec<Vec<f32>> = (0..FEW).map(|_| hard.state(&mut heads.noise)).collect();
+        heads.compare(&some).await?;
     }
-    pair.tell("in all");
-    let likely: Vec<Vec<f32>> = (0..rounds).map(|_| hard.likely(&mut pair.noise)).collect();
-    pair.time("likely", &likely).await?;
-    if !pair.own.is_empty() {
-        let own: Vec<Vec<f32>> = pair.own.iter().rev().take(rounds).cloned().collect();
-        pair.time("own", &own).await?;
+    heads.tell("in all");
+    let likely: Vec<Vec<f32>> = (0..rounds).map(|_| hard.likely(&mut heads.noise)).collect();
+    heads.time("likely", &likely).await?;
+    if !heads.own.is_empty() {
+        let own: Vec<Vec<f32>> = heads.own.iter().rev().take(rounds).cloned().collect();
+        heads.time("own", &own).await?;
     }
-    if pair.differences > 0 { Err("the heads differ".into()) } else { Ok(()) }
+    if heads.differences > 0 { Err("the heads differ".into()) } else { Ok(()) }
 }
 
-async fn load(path: &str, screen: bool, blocks: bool) -> Outcome<(Arc<dyn LocalModel>, Model)> {
+/// The screens that are asked for.
+fn screens() -> Outcome<Vec<Screen>> {
+    let named = |name: &str| {
+        let screen = Screen::ALL.into_iter().find(|screen| screen.name() == name);
+        screen.ok_or_else(|| format!("SCREENS has {name:?}; there are int8 and int4").into())
+    };
+    std::env::var("SCREENS").as_deref().unwrap_or("int8,int4").split(',').map(named).collect()
+}
+
+async fn load(path: &str, screen: Option<Screen>, blocks: bool) -> Outcome<(Arc<dyn LocalModel>, Model)> {
     let dtype = match std::env::var("DTYPE").as_deref() {
         Ok("f32") => Dtype::F32,
         Ok("f16") => Dtype::F16,
@@ -88,13 +103,14 @@ async fn load(path: &str, screen: bool, blocks: bool) -> Outcome<(Arc<dyn LocalM
     let config = LoadConfig { id: "example".into(), path: path.into(), ends: true, blocks, cache_tokens: 1 << 14 };
     let started = Instant::now();
     let model = corolla_candle::load(config, Target::Cpu { dtype, kernels, activations, screen, threads }).await?;
-    eprintln!("loaded {} in {:.2?}", if screen { "with a screen" } else { "as it is" }, started.elapsed());
+    eprintln!("loaded with screen {:?} in {:.2?}", screen.map(Screen::name), started.elapsed());
     Ok((model.local().ok_or("no ends")?, model))
 }
 
-/// The screened head by itself: its time and its memory.
+/// A screened head by itself: its time and its memory.
 async fn alone(path: &str, rounds: usize) -> Outcome<()> {
-    let (screened, _) = load(path, true, false).await?;
+    let screen = screens()?[0];
+    let (screened, _) = load(path, Some(screen), false).await?;
     let (hard, mut noise, mut times) = (Hard::new(path, &*screened).await?, Noise(7), Vec::new());
     for _ in 0..rounds {
         times.push(choose(&*screened, &hard.likely(&mut noise), &Sampling::greedy(), 0).await?.2);
@@ -102,6 +118,6 @@ async fn alone(path: &str, rounds: usize) -> Outcome<()> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let of_memory = |line: &&str| ["VmHWM", "VmRSS", "RssAnon"].iter().any(|name| line.starts_with(name));
     let memory: Vec<&str> = status.lines().filter(of_memory).collect();
-    println!("screened {:.3} ms (median of {rounds}); {}", median(&mut times), memory.join(", "));
+    println!("{screen} {:.3} ms (median of {rounds}); {}", median(&mut times), memory.join(", "));
     Ok(())
 }

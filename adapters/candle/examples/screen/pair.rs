@@ -1,9 +1,10 @@
-//! One model with and without a screen, on the same states.
+//! One model without a screen and with some, on the same states.
 
 use std::{sync::Arc, time::Instant};
 
 use corolla_compute::pick;
 use corolla_domain::{
+    fit::Screen,
     generation::{Sampler, Sampling},
     model::{Hidden, LogitRow, TokenId, Want},
     ports::{BlockEngine, BlockSession, LocalModel, SessionNeed, StepInput},
@@ -20,16 +21,16 @@ pub(crate) const FEW: usize = 4;
 /// Of the model's own states, one in so many is kept to be timed.
 const KEPT: usize = 5;
 
-/// The same model with and without a screen.
-pub(crate) struct Pair {
+/// The same model without a screen and with some.
+pub(crate) struct Heads {
     pub(crate) plain: Arc<dyn LocalModel>,
-    pub(crate) screened: Arc<dyn LocalModel>,
+    screened: Vec<(Screen, Arc<dyn LocalModel>)>,
     pub(crate) noise: Noise,
     /// States that were compared.
     pub(crate) states: usize,
     pub(crate) differences: usize,
     /// Draws, and how many of them all scores were computed for.
-    pub(crate) draws: [usize; 2],
+    draws: [usize; 2],
     /// Some of the model's own states.
     pub(crate) own: Vec<Vec<f32>>,
 }
@@ -61,7 +62,11 @@ pub(crate) async fn choose(
     Ok((token, whole, started.elapsed().as_secs_f64() * 1e3))
 }
 
-impl Pair {
+impl Heads {
+    pub(crate) fn new(plain: Arc<dyn LocalModel>, screened: Vec<(Screen, Arc<dyn LocalModel>)>, noise: Noise) -> Self {
+        Self { plain, screened, noise, states: 0, differences: 0, draws: [0; 2], own: Vec::new() }
+    }
+
     /// Compares both on as many states as there are; gives each state's best 40.
     pub(crate) async fn compare(&mut self, states: &[Vec<f32>]) -> Outcome<Vec<Vec<(TokenId, f32)>>> {
         let mut best = Vec::new();
@@ -78,23 +83,28 @@ impl Pair {
             let also = (0..3).map(|_| TokenId(self.noise.below(vocab) as u32)).collect();
             for (k, also) in [(1, Vec::new()), (40, also)] {
                 let want = Want::Top { k, also };
-                let found = self.screened.logits(hidden.clone(), want.clone()).await?.rows;
-                for (all, found) in all.iter().zip(&found) {
-                    self.count(bits(&pick(all, &want)) == bits(found), &format!("{want:?}"));
+                let wanted: Vec<LogitRow> = all.iter().map(|all| pick(all, &want)).collect();
+                for (screen, screened) in self.screened.clone() {
+                    let found = screened.logits(hidden.clone(), want.clone()).await?.rows;
+                    for (wanted, found) in wanted.iter().zip(&found) {
+                        self.count(bits(wanted) == bits(found), &format!("{screen} {want:?}"));
+                    }
                 }
                 if k > 1 {
-                    best.extend(found.into_iter().map(LogitRow::into_pairs));
+                    best.extend(wanted.into_iter().map(LogitRow::into_pairs));
                 }
             }
             for (state, all) in states.iter().zip(all) {
                 let ways = ways();
                 let (name, sampling) = &ways[1 + self.states % (ways.len() - 1)];
                 let seed = self.states as u64;
-                let (token, whole, _) = choose(&*self.screened, state, sampling, seed).await?;
                 let wanted = Sampler::new(sampling.clone(), &[], seed).pick(LogitRow::Dense(all))?;
-                self.count(token == wanted, name);
-                self.draws[0] += 1;
-                self.draws[1] += usize::from(whole);
+                for (screen, screened) in self.screened.clone() {
+                    let (token, whole, _) = choose(&*screened, state, sampling, seed).await?;
+                    self.count(token == wanted, &format!("{screen} {name}"));
+                    self.draws[0] += 1;
+                    self.draws[1] += usize::from(whole);
+                }
                 self.states += 1;
                 if self.states.is_multiple_of(10_000) {
                     self.tell("so far");
@@ -145,26 +155,28 @@ impl Pair {
     /// Milliseconds for one token of each of `states`, each way, medians of turns.
     pub(crate) async fn time(&self, whose: &str, states: &[Vec<f32>]) -> Outcome<()> {
         for (way, sampling) in ways() {
-            let (mut times, mut wholes) = ([Vec::new(), Vec::new()], 0);
+            let (mut exact, mut times) = (Vec::new(), vec![(Vec::new(), 0); self.screened.len()]);
             for (seed, state) in (0u64..).zip(states) {
-                let [mut exact, mut screened] = [(TokenId(0), false, 0.0); 2];
-                for (local, told) in [(&self.plain, &mut exact), (&self.screened, &mut screened)] {
-                    *told = choose(&**local, state, &sampling, seed).await?;
+                let (wanted, _, time) = choose(&*self.plain, state, &sampling, seed).await?;
+                exact.push(time);
+                for ((screen, screened), (times, wholes)) in self.screened.iter().zip(&mut times) {
+                    let (token, whole, time) = choose(&**screened, state, &sampling, seed).await?;
+                    if token != wanted {
+                        return Err(format!("{screen} {way}: the tokens of {whose} state {seed} differ").into());
+                    }
+                    times.push(time);
+                    *wholes += usize::from(whole);
                 }
-                if exact.0 != screened.0 {
-                    return Err(format!("{way}: the tokens of {whose} state {seed} differ").into());
-                }
-                wholes += usize::from(screened.1);
-                [exact.2, screened.2].into_iter().zip(&mut times).for_each(|(time, times)| times.push(time));
             }
-            let mut ratios: Vec<f64> =
-                times[0].iter().zip(&times[1]).map(|(exact, screened)| exact / screened).collect();
-            let [exact, screened] = &mut times;
-            let (exact, screened, ratio, many) = (median(exact), median(screened), median(&mut ratios), states.len());
-            println!(
-                "{whose} states, {way}: exact {exact:.3} ms, screened {screened:.3} ms, {ratio:.2} times as fast \
-                 (medians of {many}, {wholes} from all scores)"
-            );
+            for ((screen, _), (mut times, wholes)) in self.screened.iter().zip(times) {
+                let mut ratios: Vec<f64> = exact.iter().zip(&times).map(|(exact, time)| exact / time).collect();
+                let (exact, time, ratio) = (median(&mut exact.clone()), median(&mut times), median(&mut ratios));
+                println!(
+                    "{whose} states, {way}: exact {exact:.3} ms, {screen} {time:.3} ms, {ratio:.2} times as fast \
+                     (medians of {}, {wholes} from all scores)",
+                    states.len()
+                );
+            }
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ pub(crate) struct CpuArithmetic {
     kernels: Kernels,
     dtype: Dtype,
     activations: Activations,
-    screen: bool,
+    screen: Option<fit::Screen>,
 }
 
 /// Activations of shape `[rows, width]`.
@@ -82,7 +82,7 @@ impl CpuArithmetic {
         kernels: Option<fit::Kernels>,
         dtype: Dtype,
         activations: Activations,
-        screen: bool,
+        screen: Option<fit::Screen>,
     ) -> Result<Self, PortError> {
         let kernels = kernels::kernels(kernels)?;
         let pool = Pool::new(threads)?;
@@ -116,11 +116,9 @@ impl Arithmetic for CpuArithmetic {
 
     fn head(&self, view: &View<'_>, of_use: Use) -> Result<Matrix, PortError> {
         let kept = self.kept(view.stored);
-        if !self.screen {
-            return self.matrix(view, of_use);
-        }
+        let Some(screen) = self.screen else { return self.matrix(view, of_use) };
         if matches!(kept, Stored::Quantised(_)) {
-            tracing::info!(form = kept.name(), "the head is as small as a screen would be, and gets none");
+            tracing::info!(form = kept.name(), "the head is quantised already, and gets no screen");
             return self.matrix(view, of_use);
         }
         // Of the rows themselves few are read from then on: they stay on disk.
@@ -132,8 +130,8 @@ impl Arithmetic for CpuArithmetic {
         }
         let matrix = in_place.map_or_else(|| self.matrix(view, of_use), Ok)?;
         let unkept = |error| tracing::warn!(%error, "the screen of the head will not be kept");
-        let file = ScreenFile::beside(view, &kept.name()).map_err(unkept).ok();
-        matrix.screened(file, &self.pool)
+        let file = ScreenFile::beside(view, &kept.name(), screen).map_err(unkept).ok();
+        matrix.screened(screen, file, &self.pool)
     }
 
     fn vector(&self, numbers: Vec<f32>) -> Result<Vec<f32>, PortError> {

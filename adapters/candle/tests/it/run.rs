@@ -12,12 +12,12 @@ pub(crate) fn config(path: &Path) -> LoadConfig {
 }
 
 pub(crate) fn cpu(dtype: fit::Dtype) -> Target {
-    Target::Cpu { dtype, kernels: None, activations: Activations::Auto, screen: false, threads: Some(2) }
+    Target::Cpu { dtype, kernels: None, activations: Activations::Auto, screen: None, threads: Some(2) }
 }
 
 /// The same with activations as they are.
 pub(crate) fn exact(dtype: fit::Dtype) -> Target {
-    Target::Cpu { dtype, kernels: None, activations: Activations::F32, screen: false, threads: Some(2) }
+    Target::Cpu { dtype, kernels: None, activations: Activations::F32, screen: None, threads: Some(2) }
 }
 
 pub(crate) fn tensors(dtype: fit::Dtype) -> Target {

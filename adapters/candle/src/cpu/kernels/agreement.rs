@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use testkit::local_model::noise;
 
 use super::{
-    Kernels, Line, MOST, Operand, Packed, Planes, RoundedRows, ZERO, bf16, f16, matmul, narrow_product,
-    rounded_product, scalar, sets, several::SEVERAL, some_products,
+    GROUP, GROUP_LINES, Kernels, Line, MOST, NibbleGroup, Operand, Packed, Planes, RoundedRows, SPAN, ZERO, bf16,
+    crumbs, f16, matmul, narrow_product, rounded_product, scalar, sets, several::SEVERAL, some_products,
 };
 use crate::cpu::pool::Pool;
 
@@ -227,6 +227,45 @@ proptest! {
         let (planes, wanted) = (Planes::new(&x), std::array::from_fn(by_hand));
         for set in sets() {
             prop_assert_eq!((set.planes)(&rows, &planes), wanted, "{}", set.name);
+        }
+    }
+
+    #[test]
+    fn sets_stay_near_exact_products_of_nibbles(
+        groups in prop_oneof![1usize..10, 30usize..40], seed in any::<u64>(), largest in any::<bool>()
+    ) {
+        let count = groups * GROUP_LINES + groups.div_ceil(SPAN);
+        let quads = bytes(64 * count, seed);
+        let quad = |at: usize| if largest { u32::MAX } else { u32::from_le_bytes(quads.as_chunks::<4>().0[at]) };
+        let lines: Vec<Line> = (0..count).map(|line| Line(std::array::from_fn(|r| quad(16 * line + r)))).collect();
+        let number = |number: f32| if largest { MOST } else { ((number * 32768.0) as i16).clamp(-MOST, MOST) };
+        let x: Vec<i16> = noise(GROUP * groups, seed ^ 1).into_iter().map(number).collect();
+        let zero = 7.0 + f64::from(seed as u8) / 256.0;
+        let less = |x: &[i16]| zero * x.iter().map(|x| f64::from(*x)).sum::<f64>();
+        let square = |x: &[i16]| x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+        let of_groups: Vec<NibbleGroup> =
+            x.chunks(GROUP).map(|x| NibbleGroup { less: less(x) as f32, square: square(x) as f32 }).collect();
+        let by_hand = |r: usize| {
+            let mut sums = [0f64; 2];
+            for (nth, x) in x.chunks(GROUP).enumerate() {
+                let first = nth / SPAN * (1 + SPAN * GROUP_LINES);
+                let scale = f64::from(lines[first].0[r].to_le_bytes()[nth % SPAN]);
+                let own = &lines[first + 1 + nth % SPAN * GROUP_LINES..][..GROUP_LINES];
+                let number = |at: usize| f64::from(own[at / 8].0[r].to_le_bytes()[at % 4] >> (4 * (at / 4 % 2)) & 15);
+                let product = x.iter().enumerate().map(|(at, x)| number(at) * f64::from(*x)).sum::<f64>();
+                sums[0] += scale * (product - less(x));
+                sums[1] += scale * scale * square(x);
+            }
+            sums
+        };
+        for set in sets() {
+            let found = (set.nibbles)(&lines, &Planes::new(&x), &of_groups);
+            for (r, (product, square)) in found.products.into_iter().zip(found.squares).enumerate() {
+                let [wanted, exact] = by_hand(r);
+                let off = crumbs(groups) * exact.sqrt() * 1.001;
+                prop_assert!((f64::from(product) - wanted).abs() <= off, "{}: {product} {wanted} {off}", set.name);
+                prop_assert!((f64::from(square) / exact - 1.0).abs() < 1e-5 || exact == 0.0, "{}: {square} {exact}", set.name);
+            }
         }
     }
 

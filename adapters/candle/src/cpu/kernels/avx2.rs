@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 
 use super::{
     Kernels, bf16, curves, f16,
+    nibbles::{self, FOURS, GROUP_LINES, SPAN, SPAN_LINES},
     packed::{Format, Line, ROWS, Tiles},
     planes::{self, Planes},
     rounded::{self, Rounded},
@@ -54,6 +55,8 @@ pub(super) fn kernels() -> Option<Kernels> {
         gelu: |x| unsafe { gelu(x) },
         // SAFETY: as above.
         planes: |lines, x| unsafe { planes_product(lines, x) },
+        // SAFETY: as above.
+        nibbles: |lines, x, groups| unsafe { nibbles_product(lines, x, groups) },
         narrow: None,
     })
 }
@@ -109,6 +112,53 @@ fn planes_product(lines: &[Line], x: &Planes) -> planes::Sums {
                 *sum += i64::from(even) + i64::from(odd);
             }
         }
+    }
+    sums
+}
+
+/// What is known of sixteen rows of 4-bit numbers. A register has four columns of eight rows, and a plane's products of eight
+/// fours of columns fit 16 bits: `8 * 2 * 15 * 128 < 2^15`.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn nibbles_product(lines: &[Line], x: &Planes, groups: &[nibbles::Group]) -> nibbles::Sums {
+    let (mut products, mut squares) = ([_mm256_setzero_ps(); 2], [_mm256_setzero_ps(); 2]);
+    let planes = x.high.chunks(SPAN * FOURS).zip(x.low.chunks(SPAN * FOURS));
+    for ((lines, groups), (highs, lows)) in lines.chunks(SPAN_LINES).zip(groups.chunks(SPAN)).zip(planes) {
+        let Some((scales, lines)) = lines.split_first() else { break };
+        let planes = highs.as_chunks::<FOURS>().0.iter().zip(lows.as_chunks::<FOURS>().0);
+        let of_group = lines.as_chunks::<GROUP_LINES>().0.iter().zip(planes).zip(groups);
+        for (nth, ((lines, (high, low)), group)) in of_group.enumerate() {
+            for half in 0..2 {
+                let [highs, lows] = [high, low].map(|plane| add_nibbles(lines, plane, half));
+                let whole = _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32::<8>(highs), lows));
+                let bytes = _mm256_srl_epi32(load_half(scales, half), _mm_cvtsi32_si128(8 * nth as i32));
+                let scale = _mm256_cvtepi32_ps(_mm256_and_si256(bytes, _mm256_set1_epi32(255)));
+                let product = _mm256_sub_ps(whole, _mm256_set1_ps(group.less));
+                products[half] = _mm256_fmadd_ps(scale, product, products[half]);
+                let square = _mm256_set1_ps(group.square);
+                squares[half] = _mm256_fmadd_ps(_mm256_mul_ps(scale, scale), square, squares[half]);
+            }
+        }
+    }
+    nibbles::Sums { products: store(products), squares: store(squares) }
+}
+
+/// Sums of the products of a group of eight rows with a plane of activations.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_nibbles(lines: &[Line; GROUP_LINES], plane: &[u32; FOURS], half: usize) -> __m256i {
+    let (mask, ones, mut sums) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1), _mm256_setzero_si256());
+    for (lines, plane) in lines.as_chunks::<4>().0.iter().zip(plane.as_chunks::<8>().0) {
+        let mut part = _mm256_setzero_si256();
+        for (line, [first, second]) in lines.iter().zip(plane.as_chunks::<2>().0) {
+            // See `several`.
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast::<i8>().wrapping_add(AHEAD));
+            let quads = load_half(line, half);
+            let (lower, upper) = (_mm256_and_si256(quads, mask), _mm256_srli_epi16::<4>(quads));
+            let four = |four: &u32| _mm256_set1_epi32(four.cast_signed());
+            part = _mm256_add_epi16(part, _mm256_maddubs_epi16(lower, four(first)));
+            part = _mm256_add_epi16(part, _mm256_maddubs_epi16(_mm256_and_si256(upper, mask), four(second)));
+        }
+        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(part, ones));
     }
     sums
 }
@@ -180,6 +230,26 @@ fn add_four([[a, b], [c, d]]: [[__m256; 2]; 2]) -> [[f32; 2]; 2] {
 fn widen_bytes(quads: &[u32; 4]) -> __m256i {
     // SAFETY: there are sixteen bytes; the load needs no alignment.
     _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(quads.as_ptr().cast()) })
+}
+
+/// Eight rows of a line.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_half(line: &Line, half: usize) -> __m256i {
+    let quads = &line.0.as_chunks::<8>().0[half];
+    // SAFETY: there are eight numbers of four bytes; the load needs no alignment.
+    unsafe { _mm256_loadu_si256(quads.as_ptr().cast()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn store(halves: [__m256; 2]) -> Lanes {
+    let mut lanes = [0.0; ROWS];
+    for (lanes, half) in lanes.as_chunks_mut::<8>().0.iter_mut().zip(halves) {
+        // SAFETY: there is room for eight numbers of four bytes; the store needs no alignment.
+        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), half) };
+    }
+    lanes
 }
 
 #[inline]

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::{
-    Kernels, avx512bf16, bf16, curves, f16,
+    Kernels, avx512bf16, bf16, curves, f16, nibbles,
     packed::{Format, Line, Tiles},
     planes::{self, Planes},
     rounded::{self, Rounded},
@@ -55,6 +55,8 @@ pub(super) fn kernels() -> Option<Kernels> {
         gelu: |x| unsafe { gelu(x) },
         // SAFETY: as above.
         planes: |lines, x| unsafe { planes_product(lines, x) },
+        // SAFETY: as above.
+        nibbles: |lines, x, groups| unsafe { nibbles_product(lines, x, groups) },
         narrow: avx512bf16::kernels(),
     })
 }
@@ -167,6 +169,7 @@ compiled! {
     fn gate(gates: &mut [f32], up: &[f32]) = curves::gate;
     fn gelu(x: &mut [f32]) = curves::gelu;
     fn planes_product(lines: &[Line], x: &Planes) -> planes::Sums = planes::product;
+    fn nibbles_product(lines: &[Line], x: &Planes, groups: &[nibbles::Group]) -> nibbles::Sums = nibbles::product;
 }
 
 /// The first LANES numbers of `x`.

@@ -10,6 +10,7 @@ use std::arch::x86_64::*;
 
 use super::{
     Kernels, avx512,
+    nibbles::{self, FOURS, GROUP_LINES, SPAN, SPAN_LINES},
     packed::{COLS, Format, Line, ROWS, Scales, Tiles},
     planes::{self, Planes},
     rounded::{Group, Rounded},
@@ -27,6 +28,8 @@ pub(super) fn kernels() -> Option<Kernels> {
         tiles: |format, tiles, x, sums| unsafe { product(format, tiles, x, sums) },
         // SAFETY: as above.
         planes: |lines, x| unsafe { planes_product(lines, x) },
+        // SAFETY: as above.
+        nibbles: |lines, x, groups| unsafe { nibbles_product(lines, x, groups) },
         ..set
     })
 }
@@ -82,11 +85,11 @@ fn planes_product(lines: &[Line], x: &Planes) -> planes::Sums {
         for (pair, planes) in pairs.iter().zip(highs.iter().zip(lows)) {
             for nth in 0..2 {
                 fetch(&pair[nth]);
-                parts[nth] = add_planes(&pair[nth], (planes.0[nth], planes.1[nth]), parts[nth]);
+                parts[nth] = add_planes(load(&pair[nth]), (planes.0[nth], planes.1[nth]), parts[nth]);
             }
         }
         for (line, planes) in last.iter().zip(last_high.iter().zip(last_low)) {
-            parts[0] = add_planes(line, (*planes.0, *planes.1), parts[0]);
+            parts[0] = add_planes(load(line), (*planes.0, *planes.1), parts[0]);
         }
         let [high, low] = [0, 1].map(|plane| store_whole(_mm512_add_epi32(parts[0][plane], parts[1][plane])));
         for (sum, (high, low)) in sums.iter_mut().zip(high.into_iter().zip(low)) {
@@ -99,9 +102,46 @@ fn planes_product(lines: &[Line], x: &Planes) -> planes::Sums {
 /// Adds the products of a line with four columns of both planes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn add_planes(line: &Line, (high, low): (u32, u32), [highs, lows]: [__m512i; 2]) -> [__m512i; 2] {
-    let (line, plane) = (load(line), |four: u32| _mm512_set1_epi32(four.cast_signed()));
+fn add_planes(line: __m512i, (high, low): (u32, u32), [highs, lows]: [__m512i; 2]) -> [__m512i; 2] {
+    let plane = |four: u32| _mm512_set1_epi32(four.cast_signed());
     [_mm512_dpbusd_epi32(highs, line, plane(high)), _mm512_dpbusd_epi32(lows, line, plane(low))]
+}
+
+/// What is known of sixteen rows of 4-bit numbers. Of a line, lower and upper bits have sums of their own, as lines of a pair have
+/// above.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn nibbles_product(lines: &[Line], x: &Planes, groups: &[nibbles::Group]) -> nibbles::Sums {
+    let (mask, byte) = (_mm512_set1_epi8(15), _mm512_set1_epi32(255));
+    let (mut products, mut squares) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+    let planes = x.high.chunks(SPAN * FOURS).zip(x.low.chunks(SPAN * FOURS));
+    for ((lines, groups), (highs, lows)) in lines.chunks(SPAN_LINES).zip(groups.chunks(SPAN)).zip(planes) {
+        let Some((scales, lines)) = lines.split_first() else { break };
+        fetch(scales);
+        let mut scales = load(scales);
+        let planes = highs.as_chunks::<FOURS>().0.iter().zip(lows.as_chunks::<FOURS>().0);
+        for ((lines, (high, low)), group) in lines.as_chunks::<GROUP_LINES>().0.iter().zip(planes).zip(groups) {
+            let mut parts = [[_mm512_setzero_si512(); 2]; 2];
+            let pairs = high.as_chunks::<2>().0.iter().zip(low.as_chunks::<2>().0);
+            for (line, (high, low)) in lines.iter().zip(pairs) {
+                fetch(line);
+                let quads = load(line);
+                let halves = [_mm512_and_si512(quads, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(quads), mask)];
+                for nth in 0..2 {
+                    parts[nth] = add_planes(halves[nth], (high[nth], low[nth]), parts[nth]);
+                }
+            }
+            let [high, low] = [0, 1].map(|plane| _mm512_add_epi32(parts[0][plane], parts[1][plane]));
+            let whole = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<8>(high), low));
+            let scale = _mm512_cvtepi32_ps(_mm512_and_si512(scales, byte));
+            scales = _mm512_srli_epi32::<8>(scales);
+            products = _mm512_fmadd_ps(scale, _mm512_sub_ps(whole, _mm512_set1_ps(group.less)), products);
+            squares = _mm512_fmadd_ps(_mm512_mul_ps(scale, scale), _mm512_set1_ps(group.square), squares);
+        }
+    }
+    let mut sums = nibbles::Sums::ZERO;
+    store(products, &mut sums.products);
+    store(squares, &mut sums.squares);
+    sums
 }
 
 /// Adds the products of a tile with a group of activations to `sum`.

@@ -18,6 +18,7 @@ mod curves;
 mod dense;
 mod lend;
 mod narrow;
+mod nibbles;
 mod packed;
 mod parts;
 mod planes;
@@ -35,6 +36,9 @@ use corolla_domain::{
 pub(crate) use dense::{Operand, Strided, matmul, product_into, some_products};
 pub(crate) use lend::Lent;
 pub(crate) use narrow::{narrow_product, narrowed};
+pub(crate) use nibbles::{
+    GROUP, GROUP_LINES, Group as NibbleGroup, SPAN, Sums as NibbleSums, crumbs, lines_of as nibble_lines,
+};
 pub(crate) use packed::{Line, Packed, ROWS, lines};
 pub(crate) use planes::{MOST, Planes, ZERO};
 pub(crate) use product::{RoundedRows, exact_product, rounded_product};
@@ -82,6 +86,8 @@ pub(crate) struct Kernels {
     pub gelu: fn(&mut [f32]),
     /// Products of sixteen rows of bytes with one row of activations of 16 bits, exactly.
     pub planes: fn(&[Line], &Planes) -> planes::Sums,
+    /// What is known of the products of sixteen rows of 4-bit numbers with the same.
+    pub nibbles: fn(&[Line], &Planes, &[NibbleGroup]) -> NibbleSums,
     /// Products of bf16 numbers, where the processor has instructions for them.
     pub narrow: Option<Narrow>,
 }

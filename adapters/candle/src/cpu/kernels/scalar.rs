@@ -1,6 +1,6 @@
 //! The reference kernels: one number after the other.
 
-use super::{Kernels, bf16, curves, f16, planes, rounded, several, tiles};
+use super::{Kernels, bf16, curves, f16, nibbles, planes, rounded, several, tiles};
 
 pub(super) fn kernels() -> Kernels {
     Kernels {
@@ -22,6 +22,7 @@ pub(super) fn kernels() -> Kernels {
         gate: curves::gate,
         gelu: curves::gelu,
         planes: planes::product,
+        nibbles: nibbles::product,
         narrow: None,
     }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use corolla_compute::pick;
 use corolla_domain::{
+    fit,
     model::{LogitRow, TokenId, Want},
     ports::PortError,
 };
@@ -21,13 +22,19 @@ use crate::{
 impl Matrix {
     /// The same with a screen over its rows. Without one where weights are quantised: they are as small as it is.
     /// It is kept in `file`, where one is given.
-    pub(in crate::cpu) fn screened(mut self, file: Option<ScreenFile>, pool: &Pool) -> Result<Self, PortError> {
+    pub(in crate::cpu) fn screened(
+        mut self,
+        form: fit::Screen,
+        file: Option<ScreenFile>,
+        pool: &Pool,
+    ) -> Result<Self, PortError> {
         let rows = match &self.data {
             Data::F32(numbers) => numbers.len() / self.cols,
             Data::Bf16(bits) | Data::F16(bits) => bits.len() / self.cols,
             Data::Quantised(_) => return Ok(self),
         };
-        let screen = Screen::new(Shape { rows, cols: self.cols }, file, pool, |row, numbers| self.widen(row, numbers))?;
+        let shape = Shape { rows, cols: self.cols, form };
+        let screen = Screen::new(shape, file, pool, |row, numbers| self.widen(row, numbers))?;
         self.screen = Some(screen);
         Ok(self)
     }
@@ -173,7 +180,8 @@ mod tests {
         let wants: Vec<&Want> = batch.iter().map(|(_, want)| want).collect();
         for form in 0..3 {
             for activations in [Activations::Auto, Activations::F32] {
-                let screened = matrix(&numbers, form).screened(None, &pool).unwrap();
+                let kind = fit::Screen::ALL[form % 2];
+                let screened = matrix(&numbers, form).screened(kind, None, &pool).unwrap();
                 let found = screened.scores(with, &x, &wants, activations).unwrap().unwrap();
                 let plain = matrix(&numbers, form);
                 for (nth, ((x, want), found)) in batch.iter().zip(&found).enumerate() {

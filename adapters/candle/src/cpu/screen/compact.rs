@@ -1,13 +1,16 @@
 //! Rows of the head in 8 bits, with what rounding took from each.
 
-use super::bounds::{Facts, up};
-use crate::cpu::kernels::{Line, ROWS, ZERO};
+use corolla_domain::fit;
 
-/// Rows and columns of a head.
+use super::bounds::{Facts, up};
+use crate::cpu::kernels::{Line, ROWS, ZERO, nibble_lines};
+
+/// Rows and columns of a head, and how its screen keeps them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cpu) struct Shape {
     pub rows: usize,
     pub cols: usize,
+    pub form: fit::Screen,
 }
 
 impl Shape {
@@ -16,9 +19,12 @@ impl Shape {
         self.rows.div_ceil(ROWS)
     }
 
-    /// Lines of four columns that sixteen rows have.
+    /// Lines that sixteen rows have.
     pub(super) fn lines(self) -> usize {
-        self.cols.div_ceil(4)
+        match self.form {
+            fit::Screen::Int8 => self.cols.div_ceil(4),
+            fit::Screen::Int4 => nibble_lines(self.cols),
+        }
     }
 }
 
@@ -66,7 +72,7 @@ mod tests {
 
     /// What is kept of `row`: its numbers, `|w - v|` and `|w|`.
     fn kept(row: &[f32]) -> Option<(Vec<f64>, f32, f32)> {
-        let (mut all, mut facts) = (vec![EMPTY; Shape { rows: 1, cols: row.len() }.lines()], Facts::default());
+        let (mut all, mut facts) = (vec![EMPTY; row.len().div_ceil(4)], Facts::default());
         let fine = write(row, 5, &mut all, &mut facts);
         let number = |at: usize| i32::from(all[at / 4].0[5].to_le_bytes()[at % 4]) - i32::from(ZERO);
         let numbers = (0..row.len()).map(|at| f64::from(number(at)) * f64::from(facts.scale[5])).collect();

@@ -11,7 +11,10 @@ use std::collections::HashMap;
 
 use corolla_domain::model::{Draw, Noise, TokenId};
 
-use super::search::{Doubt, Found, RowBounds, STEP};
+use super::{
+    candidates::Candidates,
+    search::{Doubt, Found, RowBounds, TRIED},
+};
 
 /// More than the relative error of a sum of weights over a vocabulary.
 const CRUMB: f64 = 1e-9;
@@ -125,21 +128,21 @@ impl<F: Fn(&[u32]) -> Vec<f32>> Search<'_, F> {
                 }
             }
         }
-        candidates.retain(|(_, most)| *most >= least);
-        let unknown = candidates.iter().filter(|(row, _)| !self.is_computed(*row)).count();
-        if self.computed.len() + unknown > self.limit {
-            return Err(End::Doubt(Doubt::TooMany(self.computed.len() + unknown)));
-        }
-        candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
-        let (mut best, mut at, mut step) = (None::<(f64, u32)>, 0, 1);
-        while let Some((_, most)) = candidates.get(at) {
+        let mut candidates = Candidates::new(candidates, 1);
+        let (mut best, mut tried) = (None::<(f64, u32)>, 0);
+        loop {
             // A row that can be as high as the best one still counts: its number may be lower.
-            if best.is_some_and(|(highest, _)| *most < highest) {
-                break;
+            candidates.keep(best.map_or(least, |(highest, _)| highest));
+            let unknown = candidates.left().filter(|row| !self.is_computed(*row)).count();
+            if tried >= TRIED && self.computed.len() + unknown > self.limit {
+                return Err(End::Doubt(Doubt::TooMany(self.computed.len() + unknown)));
             }
-            let end = candidates.len().min(at + step);
-            let some: Vec<u32> = candidates[at..end].iter().map(|(row, _)| *row).collect();
+            let some = candidates.take();
+            if some.is_empty() {
+                return best.map(|(_, row)| row).ok_or(End::Doubt(Doubt::TooMany(tried)));
+            }
             self.compute(&some)?;
+            tried += some.len();
             for row in some {
                 let score = self.lower[row as usize];
                 let height = self.height(by, row, score);
@@ -148,9 +151,7 @@ impl<F: Fn(&[u32]) -> Vec<f32>> Search<'_, F> {
                     best = Some((height, row));
                 }
             }
-            (at, step) = (end, (2 * step).min(STEP));
         }
-        best.map(|(_, row)| row).ok_or(End::Doubt(Doubt::TooMany(candidates.len())))
     }
 
     fn height(&self, by: By, row: u32, score: f32) -> f64 {

@@ -1,6 +1,6 @@
 //! A screen kept beside its model: made once, and mapped from then on.
 //!
-//! A page of header, the lines as they stand in memory, three numbers a row. The header says which weights it is of and
+//! A page of header, the lines as they stand in memory, three numbers a row, and with 4 bits one a column. The header says which weights it is of and
 //! has checksums of itself and of all that follows. A file that is not whole, or of anything else, is never used: the
 //! screen is made again and takes its place, by renaming, so that there is never half a one. What an interrupted process
 //! has left of one is removed by the next: whoever writes holds a lock.
@@ -14,16 +14,15 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use corolla_checkpoint::{Mapped, Piece, View};
+use corolla_checkpoint::{Mapped, View};
+use corolla_domain::fit;
 use crc32fast::Hasher;
 
-use super::{bounds::Facts, compact::Shape};
+use super::{Kept, Lines, bounds::Facts, compact::Shape, dithered::Dither};
 use crate::cpu::kernels::{self, Line, ROWS};
 
 /// What a file begins with; the number is that of the layout.
-const MAGIC: [u8; 16] = *b"corolla screen 1";
-/// How rows are kept in a screen, which is part of its file's name.
-const FORM: &str = "int8";
+const MAGIC: [u8; 16] = *b"corolla screen 2";
 /// What the names of files end with that are being written.
 const PART: &str = "part";
 /// Bytes of the header: what follows is mapped at the beginning of a page.
@@ -41,10 +40,11 @@ pub(in crate::cpu) struct ScreenFile {
 }
 
 impl ScreenFile {
-    /// Beside the file that `view` lies in. `kept` is the form that its rows were given; each has a file of its own.
-    pub(in crate::cpu) fn beside(view: &View<'_>, kept: &str) -> io::Result<Self> {
+    /// Beside the file that `view` lies in. `kept` is the form that its rows were given, `screen` that of the screen; each has a
+    /// file of its own.
+    pub(in crate::cpu) fn beside(view: &View<'_>, kept: &str, screen: fit::Screen) -> io::Result<Self> {
         let mut name = OsString::from(view.file.file_name().unwrap_or_default());
-        name.push(format!(".{kept}.{FORM}.screen"));
+        name.push(format!(".{kept}.{screen}.screen"));
         let about = fs::metadata(view.file)?;
         let changed = about.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
         let row = view.bytes.len() / view.shape[0].max(1);
@@ -69,7 +69,7 @@ impl ScreenFile {
     }
 
     /// The screen that is there; `None` where there is none of these weights.
-    pub(super) fn read(&self, shape: Shape) -> Option<(Piece, Vec<Facts>)> {
+    pub(super) fn read(&self, shape: Shape) -> Option<Kept> {
         if !self.path.exists() {
             return None;
         }
@@ -83,21 +83,24 @@ impl ScreenFile {
         found.ok()
     }
 
-    fn open(&self, shape: Shape) -> Result<(Piece, Vec<Facts>), &'static str> {
+    fn open(&self, shape: Shape) -> Result<Kept, &'static str> {
         let map = Mapped::open(&self.path).map_err(|_| "it cannot be read")?;
         let (header, rest) = map.bytes().split_at_checked(HEADER).ok_or("it is too short")?;
         let lines = shape.blocks() * shape.lines() * size_of::<Line>();
-        if rest.len() != lines + shape.blocks() * FACTS {
+        let facts = shape.blocks() * FACTS;
+        if rest.len() != lines + facts + 4 * dithered(shape) {
             return Err("its length is not that of a screen of this head");
         }
         if *header != *self.header(shape, checksum(rest)) {
             return Err("it is damaged, or of other weights");
         }
-        let facts = rest[lines..].as_chunks::<FACTS>().0.iter().map(read_facts).collect();
+        let (facts, words) = rest[lines..].split_at(facts);
+        let facts = facts.as_chunks::<FACTS>().0.iter().map(read_facts).collect();
+        let dither = Dither::of(words.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)));
         let piece = map.piece(HEADER..HEADER + lines).ok_or("it is too short")?;
         // A map begins at a page, so its lines are where they must be.
         kernels::lines(&piece).ok_or("its lines are misplaced")?;
-        Ok((piece, facts))
+        Ok(Kept { lines: Lines::File(piece), facts, dither })
     }
 
     /// Removes the screen: it turned out to be of other weights. Whoever has it mapped keeps it.
@@ -113,11 +116,11 @@ impl ScreenFile {
     }
 
     /// Writes a screen.
-    pub(super) fn write(&self, shape: Shape, lines: &[Line], facts: &[Facts]) -> io::Result<()> {
+    pub(super) fn write(&self, shape: Shape, kept: &Kept) -> io::Result<()> {
         self.sweep();
         let mut part = self.path.clone().into_os_string();
         part.push(format!(".{}.{PART}", process::id()));
-        let written = self.write_to(Path::new(&part), shape, lines, facts).and_then(|()| fs::rename(&part, &self.path));
+        let written = self.write_to(Path::new(&part), shape, kept).and_then(|()| fs::rename(&part, &self.path));
         if written.is_err() {
             // There may be nothing to remove.
             let _ = fs::remove_file(&part);
@@ -138,7 +141,7 @@ impl ScreenFile {
         }
     }
 
-    fn write_to(&self, part: &Path, shape: Shape, lines: &[Line], facts: &[Facts]) -> io::Result<()> {
+    fn write_to(&self, part: &Path, shape: Shape, kept: &Kept) -> io::Result<()> {
         let file = File::create(part)?;
         if let Err(error) = file.try_lock() {
             tracing::debug!(%error, "files cannot be locked here");
@@ -150,11 +153,12 @@ impl ScreenFile {
             sum.update(bytes);
             file.write_all(bytes)
         };
-        for lines in lines.chunks(1 << 10) {
+        for lines in kept.lines.all().chunks(1 << 10) {
             let numbers = lines.iter().flat_map(|line| line.0);
             both(&numbers.flat_map(u32::to_le_bytes).collect::<Vec<u8>>())?;
         }
-        facts.iter().try_for_each(|facts| both(&write_facts(facts)))?;
+        kept.facts.iter().try_for_each(|facts| both(&write_facts(facts)))?;
+        kept.dither.words().iter().try_for_each(|word| both(&word.to_le_bytes()))?;
         file.rewind()?;
         file.write_all(&*self.header(shape, sum.finalize()))?;
         file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
@@ -164,11 +168,23 @@ impl ScreenFile {
     fn header(&self, shape: Shape, sum: u32) -> Box<[u8; HEADER]> {
         let mut header = Box::new([0; HEADER]);
         header[..MAGIC.len()].copy_from_slice(&MAGIC);
-        let words = [shape.rows as u64, shape.cols as u64, u64::from(sum)].into_iter().chain(self.identity);
+        let form = match shape.form {
+            fit::Screen::Int8 => 8,
+            fit::Screen::Int4 => 4,
+        };
+        let words = [form, shape.rows as u64, shape.cols as u64, u64::from(sum)].into_iter().chain(self.identity);
         for (to, word) in header[MAGIC.len()..].as_chunks_mut::<8>().0.iter_mut().zip(words) {
             *to = word.to_le_bytes();
         }
         header
+    }
+}
+
+/// Random numbers that a screen has.
+fn dithered(shape: Shape) -> usize {
+    match shape.form {
+        fit::Screen::Int8 => 0,
+        fit::Screen::Int4 => shape.cols,
     }
 }
 
@@ -194,36 +210,41 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: Shape = Shape { rows: 35, cols: 7 };
+    const SHAPE: Shape = Shape { rows: 35, cols: 7, form: fit::Screen::Int8 };
+    const SHAPES: [Shape; 2] = [SHAPE, Shape { form: fit::Screen::Int4, ..SHAPE }];
 
     fn screen(folder: &TempDir) -> ScreenFile {
         ScreenFile { path: folder.path().join("m.screen"), identity: [1, 2, 3, 4, 5] }
     }
 
-    fn content() -> (Vec<Line>, Vec<Facts>) {
+    fn content(shape: Shape) -> Kept {
         let line = |nth: usize| Line(std::array::from_fn(|r| (nth * 1000 + r) as u32));
         let number = |nth: usize, part: usize| std::array::from_fn(|r| (nth * 100 + part * 10 + r) as f32);
         let facts = |nth| Facts { scale: number(nth, 0), error: number(nth, 1), norm: number(nth, 2) };
-        ((0..SHAPE.blocks() * SHAPE.lines()).map(line).collect(), (0..SHAPE.blocks()).map(facts).collect())
+        let lines = Lines::Own((0..shape.blocks() * shape.lines()).map(line).collect());
+        let dither = Dither::of((0..dithered(shape) as u32).map(|at| 1000 * at));
+        Kept { lines, facts: (0..shape.blocks()).map(facts).collect(), dither }
     }
 
     #[test]
     fn what_was_written_is_read() {
-        let (folder, (lines, facts)) = (TempDir::new().unwrap(), content());
-        let file = screen(&folder);
-        assert!(file.read(SHAPE).is_none());
-        file.write(SHAPE, &lines, &facts).unwrap();
-        let (found, found_facts) = file.read(SHAPE).unwrap();
-        assert_eq!(kernels::lines(&found).unwrap(), &lines[..]);
-        assert_eq!(found_facts, facts);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        for shape in SHAPES {
+            let (folder, kept) = (TempDir::new().unwrap(), content(shape));
+            let file = screen(&folder);
+            assert!(file.read(shape).is_none());
+            file.write(shape, &kept).unwrap();
+            let found = file.read(shape).unwrap();
+            assert_eq!(found.lines.all(), kept.lines.all());
+            assert_eq!((found.facts, found.dither), (kept.facts, kept.dither));
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+        }
     }
 
     #[test]
     fn what_is_damaged_or_of_other_weights_is_not_used() {
-        let (folder, (lines, facts)) = (TempDir::new().unwrap(), content());
+        let (folder, kept) = (TempDir::new().unwrap(), content(SHAPE));
         let file = screen(&folder);
-        file.write(SHAPE, &lines, &facts).unwrap();
+        file.write(SHAPE, &kept).unwrap();
         let whole = fs::read(file.path()).unwrap();
         for at in [0, 20, 60, HEADER - 1, HEADER, HEADER + 500, whole.len() - 1] {
             let mut bytes = whole.clone();
@@ -237,7 +258,7 @@ mod tests {
         }
         fs::write(file.path(), &whole).unwrap();
         assert!(file.read(SHAPE).is_some());
-        assert!(file.read(Shape { rows: 36, ..SHAPE }).is_none());
+        assert!(file.read(Shape { rows: 36, ..SHAPE }).is_none() && file.read(SHAPES[1]).is_none());
         for nth in 0..5 {
             let mut other = ScreenFile { identity: file.identity, path: file.path.clone() };
             other.identity[nth] += 1;
@@ -247,7 +268,7 @@ mod tests {
 
     #[test]
     fn what_an_interrupted_process_left_is_removed() {
-        let (folder, (lines, facts)) = (TempDir::new().unwrap(), content());
+        let (folder, kept) = (TempDir::new().unwrap(), content(SHAPE));
         let file = screen(&folder);
         let [left, locked, other, foreign] = ["m.screen.1.part", "m.screen.2.part", "n.screen.1.part", "m.screen.md"]
             .map(|name| folder.path().join(name));
@@ -256,12 +277,12 @@ mod tests {
         }
         let held = File::open(&locked).unwrap();
         held.try_lock().unwrap();
-        file.write(SHAPE, &lines, &facts).unwrap();
+        file.write(SHAPE, &kept).unwrap();
         assert!(!left.exists(), "nobody writes it");
         assert!(locked.exists(), "somebody writes it");
         assert!(other.exists() && foreign.exists(), "these are no parts of this screen");
         drop(held);
-        file.write(SHAPE, &lines, &facts).unwrap();
+        file.write(SHAPE, &kept).unwrap();
         assert!(!locked.exists());
         file.remove();
         assert!(file.read(SHAPE).is_none() && !file.path().exists());
@@ -269,13 +290,13 @@ mod tests {
 
     #[test]
     fn where_nothing_can_be_written_nothing_is_left() {
-        let (folder, (lines, facts)) = (TempDir::new().unwrap(), content());
+        let (folder, kept) = (TempDir::new().unwrap(), content(SHAPE));
         let file = ScreenFile { path: folder.path().join("none").join("m.screen"), identity: [0; 5] };
-        assert!(file.write(SHAPE, &lines, &facts).is_err());
+        assert!(file.write(SHAPE, &kept).is_err());
         // A folder in its place cannot be renamed over.
         let file = screen(&folder);
         fs::create_dir_all(file.path().join("full")).unwrap();
-        assert!(file.write(SHAPE, &lines, &facts).is_err());
+        assert!(file.write(SHAPE, &kept).is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -1,12 +1,14 @@
 //! The highest scores over the vocabulary without reading every weight, and yet those of the exact head.
 //!
-//! A copy of the head in 8 bits is scored in whole, which bounds the exact score of every row from both sides
+//! A copy of the head in 8 or 4 bits is scored in whole, which bounds the exact score of every row from both sides
 //! ([`bounds`]). Rows are then computed exactly in order of their upper bounds, until no other can be among the highest
 //! ([`search`]), or be the one that noise draws ([`drawn`](mod@drawn)). Ties included, the result is what computing all rows gives, since a row's score is always that of the same
 //! kernel. Where many rows are so near to each other that this would not pay, all of them are computed.
 
 mod bounds;
+mod candidates;
 mod compact;
+mod dithered;
 mod drawn;
 mod file;
 mod search;
@@ -20,12 +22,14 @@ use std::sync::{
 
 use corolla_checkpoint::Piece;
 use corolla_domain::{
+    fit,
     model::Want,
     ports::{FaultKind, PortError},
 };
 
 use self::{
     bounds::{Activations, Bounds, Facts, MOST_COLS},
+    dithered::Dither,
     drawn::drawn,
     search::{Doubt, Found, RowBounds, highest},
 };
@@ -43,17 +47,24 @@ const TASK_NUMBERS: usize = 1 << 16;
 /// all of them.
 const SPARSE: usize = 8;
 
-/// A head in 8 bits, and what is known of its rows.
+/// A head in few bits, and what is known of its rows.
 pub(super) struct Screen {
     shape: Shape,
-    /// For sixteen rows, a line for each four columns; then the next sixteen.
-    lines: Lines,
-    facts: Vec<Facts>,
+    kept: Kept,
     /// Where it is kept, where it is.
     file: Option<ScreenFile>,
     /// Whether every exact score was within its bounds.
     trusted: AtomicBool,
     counts: Counts,
+}
+
+/// What a screen consists of.
+struct Kept {
+    /// Those of sixteen rows, then those of the next sixteen.
+    lines: Lines,
+    facts: Vec<Facts>,
+    /// Random numbers of columns, where there are 4 bits.
+    dither: Dither,
 }
 
 /// Lines in memory, or as they lie in a file.
@@ -95,23 +106,23 @@ impl Screen {
             let text = format!("a head with rows of {cols} numbers cannot be screened; set screen = \"off\"");
             return Err(PortError::new(FaultKind::Unsupported, text));
         }
-        let screen = |lines, facts, file| {
+        let screen = |kept, file| {
             let (trusted, counts) = (AtomicBool::new(true), Counts::default());
-            Self { shape, lines, facts, file, trusted, counts }
+            Self { shape, kept, file, trusted, counts }
         };
-        if let Some((piece, facts)) = file.as_ref().and_then(|file| file.read(shape)) {
-            return Ok(screen(Lines::File(piece), facts, file));
+        if let Some(kept) = file.as_ref().and_then(|file| file.read(shape)) {
+            return Ok(screen(kept, file));
         }
-        let (lines, facts) = round(shape, pool, widen)?;
-        let Some(file) = file else { return Ok(screen(Lines::Own(lines), facts, None)) };
-        if let Err(error) = file.write(shape, &lines, &facts) {
+        let kept = round(shape, pool, widen)?;
+        let Some(file) = file else { return Ok(screen(kept, None)) };
+        if let Err(error) = file.write(shape, &kept) {
             let file = file.path().display();
             tracing::warn!(%file, %error, "the screen cannot be kept, and is made again at every start");
-        } else if let Some((piece, facts)) = file.read(shape) {
+        } else if let Some(kept) = file.read(shape) {
             // What is mapped can leave memory when others need it.
-            return Ok(screen(Lines::File(piece), facts, Some(file)));
+            return Ok(screen(kept, Some(file)));
         }
-        Ok(screen(Lines::Own(lines), facts, None))
+        Ok(screen(kept, None))
     }
 
     /// How many rows may be wanted so that the screen can pay.
@@ -132,7 +143,8 @@ impl Screen {
         wants: &[&Want],
         exact: impl Fn(usize, &[u32]) -> Vec<f32>,
     ) -> Result<Vec<Option<Scored>>, PortError> {
-        let activations: Option<Vec<Activations>> = x.chunks_exact(self.shape.cols).map(Activations::new).collect();
+        let activations: Option<Vec<Activations>> =
+            x.chunks_exact(self.shape.cols).map(|x| self.activations(x)).collect();
         let activations =
             activations.ok_or_else(|| PortError::internal("the model's hidden states are not finite numbers"))?;
         let bounds = self.bounds((kernels, pool), &activations);
@@ -154,17 +166,28 @@ impl Screen {
         [positions, visited, given_up].map(|count| count.load(Relaxed))
     }
 
+    /// One row of activations as they are screened; `None` where they are not finite numbers.
+    fn activations(&self, x: &[f32]) -> Option<Activations> {
+        Activations::new(x, self.shape, &self.kept.dither)
+    }
+
     /// Bounds of all rows: those of sixteen rows for each of `activations`, then those of the next sixteen.
     fn bounds(&self, (kernels, pool): (&Kernels, &Pool), activations: &[Activations]) -> Vec<Bounds> {
-        let (many, lines, lines_block) = (activations.len(), self.lines.all(), self.shape.lines());
-        let mut bounds = vec![Bounds::OPEN; self.facts.len() * many];
-        let step = (TASK_BYTES / (ROWS * self.shape.cols)).max(1);
+        let (many, lines, lines_block) = (activations.len(), self.kept.lines.all(), self.shape.lines());
+        let facts = &self.kept.facts;
+        let mut bounds = vec![Bounds::OPEN; facts.len() * many];
+        let step = (TASK_BYTES / (lines_block * size_of::<Line>())).max(1);
         pool.each(bounds.chunks_mut((step * many).max(1)), |task, bounds| {
             for (nth, bounds) in bounds.chunks_exact_mut(many).enumerate() {
                 let block = task * step + nth;
                 let lines = &lines[block * lines_block..][..lines_block];
                 for (bounds, x) in bounds.iter_mut().zip(activations) {
-                    *bounds = x.bounds(&(kernels.planes)(lines, &x.planes), &self.facts[block]);
+                    *bounds = match self.shape.form {
+                        fit::Screen::Int8 => x.bounds(&(kernels.planes)(lines, &x.planes), &facts[block]),
+                        fit::Screen::Int4 => {
+                            x.chance_bounds(&(kernels.nibbles)(lines, &x.planes, &x.groups), &facts[block])
+                        }
+                    };
                 }
             }
         });
@@ -214,13 +237,13 @@ impl Drop for Screen {
 }
 
 /// Rounds all rows.
-fn round(
-    shape: Shape,
-    pool: &Pool,
-    widen: impl Fn(usize, &mut [f32]) + Sync,
-) -> Result<(Vec<Line>, Vec<Facts>), PortError> {
-    let Shape { rows, cols } = shape;
-    tracing::info!(rows, cols, "making a screen of the head");
+fn round(shape: Shape, pool: &Pool, widen: impl Fn(usize, &mut [f32]) + Sync) -> Result<Kept, PortError> {
+    let Shape { rows, cols, form } = shape;
+    tracing::info!(rows, cols, form = form.name(), "making a screen of the head");
+    let dither = match form {
+        fit::Screen::Int8 => Dither::default(),
+        fit::Screen::Int4 => Dither::new(cols)?,
+    };
     let mut lines = vec![compact::EMPTY; shape.blocks() * shape.lines()];
     let mut facts = vec![Facts::default(); shape.blocks()];
     let (odd, done) = (Mutex::new(None::<usize>), AtomicUsize::new(0));
@@ -233,7 +256,11 @@ fn round(
             let from = (task * step + nth) * ROWS;
             for row in from..rows.min(from + ROWS) {
                 widen(row, &mut numbers);
-                if !compact::write(&numbers, row - from, lines, facts) {
+                let fine = match form {
+                    fit::Screen::Int8 => compact::write(&numbers, row - from, lines, facts),
+                    fit::Screen::Int4 => dithered::write(&numbers, row - from, lines, facts, &dither),
+                };
+                if !fine {
                     let mut odd = odd.lock().unwrap_or_else(PoisonError::into_inner);
                     *odd = Some(odd.map_or(row, |other| other.min(row)));
                 }
@@ -250,6 +277,6 @@ fn round(
             let text = format!("row {row} of the head has numbers that are not finite; fetch the model again");
             Err(PortError::invalid(text))
         }
-        None => Ok((lines, facts)),
+        None => Ok(Kept { lines: Lines::Own(lines), facts, dither }),
     }
 }

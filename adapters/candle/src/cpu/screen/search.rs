@@ -2,11 +2,11 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use super::bounds::Bounds;
+use super::{bounds::Bounds, candidates::Candidates};
 use crate::cpu::kernels::ROWS;
 
-/// Rows whose exact scores are asked for at once, at most.
-pub(super) const STEP: usize = 512;
+/// After so many rows the best ones are known so well that hardly fewer rows remain than will be computed.
+pub(super) const TRIED: usize = 64;
 
 /// Bounds of all rows for one row of activations.
 #[derive(Clone, Copy)]
@@ -63,7 +63,7 @@ pub(super) enum Doubt {
 }
 
 /// The `k` rows with the highest scores, `k` being at least 1. Rows are visited in order of their upper bounds until no
-/// other can be among them. Gives up where more than `limit` might be.
+/// other can be among them. Gives up where more than `limit` would be, and at the latest when so many were.
 ///
 /// `scores` gives exact ones. A score that is no number is above or below all others, as `total_cmp` has it.
 pub(super) fn highest(
@@ -74,19 +74,21 @@ pub(super) fn highest(
 ) -> Result<Found, Doubt> {
     let enough = kth_lower(bounds, k);
     let could = (0u32..).zip(bounds.sides(|bounds| &bounds.upper)).filter(|(_, upper)| *upper >= enough);
-    let mut candidates: Vec<(u32, f32)> = could.collect();
-    if candidates.len() > limit.max(k) {
-        return Err(Doubt::TooMany(candidates.len()));
-    }
-    candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
-    let (mut best, mut visited, mut step) = (Vec::new(), 0, k);
-    while let Some((_, upper)) = candidates.get(visited) {
-        // A row that can be as high as the last one still counts: its number may be lower.
-        if least(&best, k).is_some_and(|least| *upper < least) {
-            break;
+    let mut candidates = Candidates::new(could.map(|(row, upper)| (row, f64::from(upper))).collect(), k);
+    let (mut best, mut visited, limit) = (Vec::new(), 0, limit.max(k));
+    loop {
+        if let Some(least) = least(&best, k) {
+            // A row that can be as high as the last one still counts: its number may be lower.
+            candidates.keep(f64::from(least));
         }
-        let some = &candidates[visited..candidates.len().min(visited + step)];
-        let rows: Vec<u32> = some.iter().map(|(row, _)| *row).collect();
+        let left = candidates.left().len();
+        let rows = candidates.take();
+        if visited + rows.len() > limit || visited >= TRIED && visited + left > limit {
+            return Err(Doubt::TooMany(visited + left));
+        }
+        if rows.is_empty() {
+            return Ok(Found { best, visited });
+        }
         for (row, score) in rows.iter().zip(scores(&rows)) {
             let (lower, upper) = bounds.of(*row);
             if score < lower || score > upper {
@@ -95,10 +97,8 @@ pub(super) fn highest(
             best.push((*row, score));
         }
         visited += rows.len();
-        step = (2 * step).min(STEP);
         keep(&mut best, k);
     }
-    Ok(Found { best, visited })
 }
 
 /// The `k`-th highest lower bound: at least `k` rows score as high.
@@ -182,7 +182,7 @@ mod tests {
         let found = find(&scores, &bounds, 1, 100).unwrap();
         let first = scores.iter().position(|score| *score == 49.0).unwrap() as u32;
         assert_eq!(found.best, [(first, 49.0)]);
-        assert!((4..=7).contains(&found.visited), "{}", found.visited);
+        assert!((3..=7).contains(&found.visited), "{}", found.visited);
         let three = find(&scores, &bounds, 3, 100).unwrap();
         let mut order: Vec<u32> = (0..100).collect();
         order.sort_by(|a, b| scores[*b as usize].total_cmp(&scores[*a as usize]));
@@ -200,15 +200,22 @@ mod tests {
     }
 
     #[test]
-    fn too_many_candidates_are_not_visited() {
-        let (scores, visits) = ([1.0; 40], Cell::new(0));
+    fn where_too_many_are_alike_few_are_visited() {
+        let visits = Cell::new(0);
+        let given_up = |scores: &[f32], limit: usize| {
+            visits.set(0);
+            let bounds = around(scores, 0.5);
+            let view = RowBounds::new(&bounds, (0, 1), scores.len());
+            let found = highest(view, 1, limit, |rows| {
+                visits.set(visits.get() + rows.len());
+                vec![1.0; rows.len()]
+            });
+            (found, visits.get())
+        };
+        assert_eq!(given_up(&[1.0; 40], 39), (Err(Doubt::TooMany(40)), 31));
+        assert_eq!(given_up(&[1.0; 4000], 3999), (Err(Doubt::TooMany(4000)), 127));
+        let scores = [1.0; 40];
         let bounds = around(&scores, 0.5);
-        let view = RowBounds::new(&bounds, (0, 1), scores.len());
-        let found = highest(view, 1, 39, |rows| {
-            visits.set(visits.get() + rows.len());
-            vec![1.0; rows.len()]
-        });
-        assert_eq!((found, visits.get()), (Err(Doubt::TooMany(40)), 0));
         assert_eq!(find(&scores, &bounds, 1, 40).unwrap().best, [(0, 1.0)]);
         assert_eq!(find(&scores, &bounds, 40, 1).unwrap().best.len(), 40);
         assert_eq!(find(&scores, &bounds, 50, 1).unwrap().best.len(), 40);

@@ -97,12 +97,12 @@ impl Case {
         self.bits.len() / self.cols
     }
 
-    fn screen(&self, pool: &Pool) -> Screen {
+    fn screen(&self, pool: &Pool, form: fit::Screen) -> Screen {
         let widen = |row: usize, numbers: &mut [f32]| {
             let bits = &self.bits[row * self.cols..];
             numbers.iter_mut().zip(bits).for_each(|(number, bits)| *number = kernels::bf16(*bits));
         };
-        Screen::new(Shape { rows: self.rows(), cols: self.cols }, None, pool, widen).unwrap()
+        Screen::new(Shape { rows: self.rows(), cols: self.cols, form }, None, pool, widen).unwrap()
     }
 
     fn score(&self, set: &Kernels, row: u32) -> f32 {
@@ -126,6 +126,10 @@ impl Case {
     }
 }
 
+fn form() -> impl Strategy<Value = fit::Screen> {
+    prop::sample::select(&fit::Screen::ALL[..])
+}
+
 fn top(k: usize) -> Want {
     Want::Top { k, also: Vec::new() }
 }
@@ -145,12 +149,14 @@ proptest! {
 
     #[test]
     fn what_is_found_is_what_all_rows_give(
-        kind in prop::sample::select(&KINDS[..]), rows in 1usize..300, cols in 1usize..90, k in 1usize..12, seed: u64
+        kind in prop::sample::select(&KINDS[..]), form in form(), rows in 1usize..300, cols in 1usize..300,
+        k in 1usize..12, seed: u64
     ) {
         let case = Case::new(kind, [rows, cols], seed);
         for (set, threads) in sets().iter().zip([1, 2].into_iter().cycle()) {
             let pool = Pool::new(Some(threads)).unwrap();
-            let all = case.screen(&pool).bounds((set, &pool), &[Activations::new(&case.x).unwrap()]);
+            let screen = case.screen(&pool, form);
+            let all = screen.bounds((set, &pool), &[screen.activations(&case.x).unwrap()]);
             let exact = |rows: &[u32]| rows.iter().map(|row| case.score(set, *row)).collect();
             let found = highest(RowBounds::new(&all, (0, 1), rows), k, rows, exact);
             let mut best = found.map_err(|doubt| TestCaseError::fail(format!("{} {kind:?}: {doubt:?}", set.name)))?.best;
@@ -161,13 +167,13 @@ proptest! {
 
     #[test]
     fn every_exact_score_is_within_its_bounds(
-        kind in prop::sample::select(&KINDS[..]), rows in 1usize..60, cols in 1usize..700, seed: u64
+        kind in prop::sample::select(&KINDS[..]), form in form(), rows in 1usize..60, cols in 1usize..700, seed: u64
     ) {
         let case = Case::new(kind, [rows, cols], seed);
         let pool = Pool::new(Some(1)).unwrap();
-        let screen = case.screen(&pool);
+        let screen = case.screen(&pool, form);
         for set in sets() {
-            let all = screen.bounds((&set, &pool), &[Activations::new(&case.x).unwrap()]);
+            let all = screen.bounds((&set, &pool), &[screen.activations(&case.x).unwrap()]);
             let view = RowBounds::new(&all, (0, 1), rows);
             for row in 0..rows as u32 {
                 let (score, (lower, upper)) = (case.score(&set, row), view.of(row));
@@ -199,19 +205,19 @@ proptest! {
 
     #[test]
     fn the_token_drawn_is_the_one_that_all_rows_give(
-        kind in prop::sample::select(&KINDS[..]), rows in 1usize..300, cols in 1usize..90, seed: u64, size in -6i32..6,
-        sampling in sampling(), prompt in prop::collection::vec(0u32..300, 0..5)
+        kind in prop::sample::select(&KINDS[..]), form in form(), rows in 1usize..300, cols in 1usize..90, seed: u64,
+        size in -6i32..6, sampling in sampling(), prompt in prop::collection::vec(0u32..300, 0..5)
     ) {
         let mut case = Case::new(kind, [rows, cols], seed);
         case.x.iter_mut().for_each(|x| *x = (*x * (size as f32).exp2()).clamp(f32::MIN, f32::MAX));
         let (set, pool) = (sets()[0], Pool::new(Some(1)).unwrap());
-        let screen = case.screen(&pool);
+        let screen = case.screen(&pool, form);
         let prompt: Vec<TokenId> = prompt.into_iter().map(|token| TokenId(token % rows as u32)).collect();
         let [mut of_all, mut of_few] = [(); 2].map(|()| Sampler::new(sampling.clone(), &prompt, 0));
         let scores: Vec<f32> = (0..rows as u32).map(|row| case.score(&set, row)).collect();
         for _ in 0..6 {
             let Want::Drawn(draw) = of_few.want() else { return Err(TestCaseError::fail("no draw")) };
-            let all = screen.bounds((&set, &pool), &[Activations::new(&case.x).unwrap()]);
+            let all = screen.bounds((&set, &pool), &[screen.activations(&case.x).unwrap()]);
             let exact = |rows: &[u32]| rows.iter().map(|row| scores[*row as usize]).collect();
             let row = match drawn(RowBounds::new(&all, (0, 1), rows), &draw, rows, exact) {
                 Ok(found) => {
@@ -242,13 +248,13 @@ fn clear(answer: usize) -> Case {
 #[test]
 fn few_rows_are_computed_where_one_stands_out() {
     let pool = Pool::new(Some(2)).unwrap();
-    for set in sets() {
+    for (set, form) in sets().into_iter().flat_map(|set| fit::Screen::ALL.map(|form| (set, form))) {
         let case = clear(1234);
-        let screen = case.screen(&pool);
+        let screen = case.screen(&pool, form);
         let found = case.screened((&set, &pool), &screen, 1).unwrap();
         assert_eq!(bits(&found), bits(&case.by_hand(&set, 1)));
         assert_eq!(found[0].0, 1234);
-        assert_eq!(screen.counted(), [1, 1, 0], "{}", set.name);
+        assert_eq!(screen.counted(), [1, 1, 0], "{} {form}", set.name);
     }
 }
 
@@ -259,11 +265,13 @@ fn rows_of_activations_are_answered_each_by_itself() {
     let x: Vec<f32> = cases.iter().flat_map(|case| case.x.clone()).collect();
     let exact = |nth: usize, rows: &[u32]| rows.iter().map(|row| cases[nth].score(&set, *row)).collect();
     let wants = [1, 4, 2].map(top);
-    let found = cases[0].screen(&pool).best((&set, &pool), &x, &wants.each_ref(), exact).unwrap();
-    for ((case, found), k) in cases.iter().zip(found).zip([1, 4, 2]) {
-        let mut found = found.unwrap();
-        found.sort_by_key(|(row, _)| *row);
-        assert_eq!(bits(&found), bits(&case.by_hand(&set, k)));
+    for form in fit::Screen::ALL {
+        let found = cases[0].screen(&pool, form).best((&set, &pool), &x, &wants.each_ref(), exact).unwrap();
+        for ((case, found), k) in cases.iter().zip(found).zip([1, 4, 2]) {
+            let mut found = found.unwrap();
+            found.sort_by_key(|(row, _)| *row);
+            assert_eq!(bits(&found), bits(&case.by_hand(&set, k)), "{form}");
+        }
     }
 }
 
@@ -273,7 +281,7 @@ fn few_rows_are_computed_for_a_draw() {
     let mut case = clear(1234);
     // Scores of about 0 but one of 12: at temperature 1 both it and others are drawn.
     case.x.iter_mut().for_each(|x| *x *= 12.0 / 21.0);
-    let screen = case.screen(&pool);
+    let screen = case.screen(&pool, fit::Screen::Int8);
     let scores: Vec<f32> = (0..case.rows() as u32).map(|row| case.score(&set, row)).collect();
     let exact = |_: usize, rows: &[u32]| rows.iter().map(|row| scores[*row as usize]).collect();
     for (filter, at_most) in
@@ -296,37 +304,69 @@ fn few_rows_are_computed_for_a_draw() {
 }
 
 #[test]
-fn where_all_rows_are_alike_none_is_tried() {
+fn where_all_rows_are_alike_all_are_computed() {
     let (set, pool) = (sets()[0], Pool::new(Some(2)).unwrap());
     let mut case = clear(3);
     case.x.fill(0.0);
-    let screen = case.screen(&pool);
-    assert_eq!(case.screened((&set, &pool), &screen, 1), None);
-    assert_eq!(screen.counted(), [1, 0, 1]);
-    assert_eq!(screen.most(), 500, "the next position is screened again");
+    for form in fit::Screen::ALL {
+        let screen = case.screen(&pool, form);
+        assert_eq!(case.screened((&set, &pool), &screen, 1), None);
+        assert_eq!(screen.counted(), [1, 0, 1], "{form}");
+        assert_eq!(screen.most(), 500, "the next position is screened again");
+    }
 }
 
 #[test]
 fn a_screen_of_other_weights_is_found_out_and_not_used_again() {
     let (set, pool) = (sets()[0], Pool::new(Some(2)).unwrap());
     let case = clear(1234);
-    let screen = case.screen(&pool);
-    let exact = |_: usize, rows: &[u32]| rows.iter().map(|row| case.score(&set, *row) / 2.0).collect();
-    assert_eq!(screen.best((&set, &pool), &case.x, &[&top(1)], exact).unwrap(), [None]);
-    assert_eq!(screen.most(), 0);
+    for form in fit::Screen::ALL {
+        let screen = case.screen(&pool, form);
+        let exact = |_: usize, rows: &[u32]| rows.iter().map(|row| case.score(&set, *row) / 2.0).collect();
+        assert_eq!(screen.best((&set, &pool), &case.x, &[&top(1)], exact).unwrap(), [None]);
+        assert_eq!(screen.most(), 0, "{form}");
+    }
 }
 
 #[test]
 fn numbers_that_are_not_finite_are_refused() {
     let (set, pool) = (sets()[0], Pool::new(Some(2)).unwrap());
     let mut case = clear(5);
-    let screen = case.screen(&pool);
+    let screen = case.screen(&pool, fit::Screen::Int4);
     for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         case.x[9] = odd;
         let error = screen.best((&set, &pool), &case.x, &[&top(1)], |_, _| Vec::new()).unwrap_err();
         assert!(error.context().contains("hidden states are not finite"), "{error}");
         let widen = |row: usize, numbers: &mut [f32]| numbers.fill(if row == 77 { odd } else { 1.0 });
-        let error = Screen::new(Shape { rows: 100, cols: 8 }, None, &pool, widen).err().unwrap();
-        assert!(error.context().contains("row 77 of the head"), "{error}");
+        for form in fit::Screen::ALL {
+            let error = Screen::new(Shape { rows: 100, cols: 8, form }, None, &pool, widen).err().unwrap();
+            assert!(error.context().contains("row 77 of the head"), "{form}: {error}");
+        }
+    }
+}
+
+#[test]
+fn errors_of_4_bits_are_as_large_as_chance_has_them_and_not_larger() {
+    let pool = Pool::new(Some(2)).unwrap();
+    let case = Case::new(Kind::Noise, [2000, 1000], 5);
+    let screen = case.screen(&pool, fit::Screen::Int4);
+    let x = screen.activations(&case.x).unwrap();
+    // What is lost of noise in 4 bits, a fifteenth of 2 and uniform, beside the length of activations.
+    let length = case.x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    let deviation = 2.0 / 15.0 / 12f64.sqrt() * length;
+    for set in sets() {
+        let bounds = screen.bounds((&set, &pool), std::slice::from_ref(&x));
+        let view = RowBounds::new(&bounds, (0, 1), case.rows());
+        let of_row = |row: u32| {
+            let (lower, upper) = view.of(row);
+            let middle = (f64::from(lower) + f64::from(upper)) / 2.0;
+            [(f64::from(case.score(&set, row)) - middle) / deviation, f64::from(upper - lower) / 2.0 / deviation]
+        };
+        let all: Vec<[f64; 2]> = (0..case.rows() as u32).map(of_row).collect();
+        let root = (all.iter().map(|[off, _]| off * off).sum::<f64>() / case.rows() as f64).sqrt();
+        assert!((0.85..1.1).contains(&root), "{}: {root} deviations", set.name);
+        for [off, bound] in all {
+            assert!(off.abs() < 6.0 && (8.0..12.0).contains(&bound), "{}: {off} of {bound}", set.name);
+        }
     }
 }
