@@ -80,7 +80,7 @@ export async function say(page, text) {
 
 /** Counts from now on in how many lengths a reply is seen; how many there were. */
 export async function lengthsSeen(page) {
-  await page.getByRole("log").evaluate((log) => {
+  await page.locator("[role=log]").evaluate((log) => {
     window.lengths = new Set();
     const look = () => window.lengths.add(log.querySelector(".writing .words")?.textContent.length ?? 0);
     new MutationObserver(look).observe(log, { characterData: true, childList: true, subtree: true });
