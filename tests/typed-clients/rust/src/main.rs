@@ -47,6 +47,8 @@ fn question(words: &str, model: Option<&str>) -> types::ChatRequest {
     let message = types::ChatMessage {
         role: types::ChatMessageRole::User,
         content: Some(types::ChatMessageContent::Variant0(Some(words.to_owned()))),
+        tool_call_id: None,
+        tool_calls: None,
     };
     types::ChatRequest::builder()
         .messages(vec![message])
