@@ -30,12 +30,8 @@ export interface Trouble {
   parent: string | null;
 }
 
-/** A reply as it stood when the page went away: what is kept meanwhile may be older. */
-export interface Parting {
-  id: string;
-  text: string;
-  facts?: Facts;
-}
+/** The last reply as it stood when the page went away: what is kept meanwhile may be older. */
+export type Parting = Pick<Said, "id" | "text" | "state" | "facts">;
 
 /** What a conversation needs of the world around it. */
 export interface Around {
@@ -89,9 +85,9 @@ export class Chat {
       return;
     }
     const parting = this.around.parting.get();
-    if (parting?.id === kept.id && parting.text.startsWith(kept.text)) this.talk = changed(talk, kept.id, parting);
+    if (parting?.id === kept.id && parting.text.startsWith(kept.text)) this.update(changed(talk, kept.id, parting), false);
     const last = this.shown.at(-1) ?? kept;
-    void this.write(last, last.facts?.tokens);
+    if (last.state === "writing") void this.write(last, last.facts?.tokens);
   }
 
   /** Begins another conversation, with the settings of this one. */
@@ -162,8 +158,9 @@ export class Chat {
 
   /** The page is going away: closes the session, and leaves the reply as it stands to a reload. */
   leave(): void {
-    const { live } = this;
-    if (live) this.around.parting.set({ id: live.id, text: live.text, facts: this.facts(null, this.route) });
+    const [{ live }, last] = [this, this.shown.at(-1)];
+    if (live) this.around.parting.set({ id: live.id, text: live.text, state: "writing", facts: this.facts(null, this.route) });
+    else if (last?.role === "assistant") this.around.parting.set({ id: last.id, text: last.text, state: last.state, facts: last.facts });
     this.keep();
     this.writer.leave();
   }

@@ -96,6 +96,16 @@ test("a page that goes away leaves every word to the page that comes back", asyn
   expect(server.asked[1].messages.at(-1)?.content).toBe(shown);
 });
 
+test("a reply that was over when the page went away is not taken up, though it was kept before its end", async () => {
+  const { chat, keep, server, over } = stage(["Hello", END]);
+  chat.say("Hi");
+  const older = await keep.load(chat.talk.id);
+  await over();
+  chat.leave();
+  chat.open({ ...newTalk("m"), ...older });
+  expect([chat.busy, texts(chat), server.asked.length]).toEqual([false, ["Hi", "Hello"], 1]);
+});
+
 test("a reply that was stopped shows its way, and goes on after its last word with a fresh length", async () => {
   const route = { hops: [{ peer: "p", start: 0, end: 2, latest_ms: 5 }], failovers: [] };
   const { chat, keep, server, over } = stage([{ text: "one", route }, ...Array<string>(50).fill(" more"), END], [" end", END]);
