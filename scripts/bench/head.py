@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""The LM head, exact and screened, beside Python torch in bf16: head.py SCREEN_EXAMPLE FOLDER [--rounds 15] [--threads 1 2]
+"""The LM head, exact and screened, beside Python torch in bf16: head.py SCREEN_EXAMPLE FOLDER [--rounds 15] [--threads 1 2] [--copied]
 
 SCREEN_EXAMPLE is target/release/examples/screen, FOLDER what the example wide_head made. Both programs map the same file and stay for
 the whole run; in each round every contender gives one token, in turns, and ratios are those of a round. Torch's time is that of its best
-way to multiply. Screened tokens are checked against those of the whole head in every round. At the end each screened head runs alone
-and tells its memory. `make bench-head` does all of it.
+way to multiply; with --copied it has the head in memory of its own, which takes as much again. Screened tokens are checked against
+those of the whole head in every round. At the end each screened head runs alone and tells its memory. `make bench-head` does all of it.
 """
 import argparse
 import datetime
@@ -48,9 +48,9 @@ class Program:
         self.process.wait()
 
 
-def table(example, folder, threads, rounds):
+def table(example, folder, threads, rounds, copied):
     ours = Program([example, folder, "turns"], {"THREADS": str(threads)})
-    torch = Program([sys.executable, HERE / "torch_head.py", pathlib.Path(folder, "model.safetensors"), TENSOR, threads],
+    torch = Program([sys.executable, HERE / "torch_head.py", pathlib.Path(folder, "model.safetensors"), TENSOR, threads, *copied],
                     # Its threads are not to spin while it is our turn.
                     {"OMP_WAIT_POLICY": "passive"})
     best = min(WAYS, key=lambda way: statistics.median(torch.ask(way)[0] for _ in range(3)))
@@ -80,10 +80,11 @@ def main():
     options.add_argument("folder")
     options.add_argument("--rounds", type=int, default=15)
     options.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(os.sched_getaffinity(0))}))
+    options.add_argument("--copied", action="store_true")
     options = options.parse_args()
     print(f"{datetime.date.today()}, {platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}")
     for threads in options.threads:
-        table(options.example, options.folder, threads, options.rounds)
+        table(options.example, options.folder, threads, options.rounds, ["copied"] if options.copied else [])
     print("\nby itself:", flush=True)
     for screen in SCREENS:
         subprocess.run([options.example, options.folder, "0", str(options.rounds)], check=True, env={**os.environ, "SCREENS": screen})

@@ -1,7 +1,7 @@
-"""Times the LM head in Python torch: torch_head.py MODEL.safetensors TENSOR THREADS
+"""Times the LM head in Python torch: torch_head.py MODEL.safetensors TENSOR THREADS [copied]
 
-The head is mapped, as bf16. `ready` is written when it was read once; then each line that comes in, the name of a way to multiply, is
-answered with the milliseconds of one product with a bf16 state and the best token of it.
+The head is mapped, as bf16, or copied to memory of torch's own. `ready` is written when it was read once; then each line that comes in,
+the name of a way to multiply, is answered with the milliseconds of one product with a bf16 state and the best token of it.
 """
 import json
 import struct
@@ -32,6 +32,8 @@ WAYS = {
 def main():
     torch.set_num_threads(int(sys.argv[3]))
     weight = head(sys.argv[1], sys.argv[2])
+    if sys.argv[4:] == ["copied"]:
+        weight = weight.clone()
     torch.manual_seed(1)
     with torch.no_grad():
         for way in WAYS.values():
