@@ -4,7 +4,7 @@ use std::{fmt::Write, time::Duration};
 
 use clap::Subcommand;
 use corolla_domain::{
-    model::{BlockRange, ModelSpec, ServerInfo, SwarmMap},
+    model::{BlockRange, ModelSpec, ServerInfo, SwarmMap, blocks_in_words},
     ports::{FaultKind, PortError},
     routing::{InProcessSwarm, JoinedSwarm, plan},
 };
@@ -174,8 +174,8 @@ fn table(report: &ModelReport) -> String {
         let hops: Vec<String> = report.route.iter().map(|h| format!("{}@{}", h.blocks, h.peer)).collect();
         let _ = writeln!(text, "  route: {}", hops.join(" -> "));
     } else {
-        let blocks: Vec<String> = report.missing.iter().map(ToString::to_string).collect();
-        let _ = writeln!(text, "  nobody hosts blocks {}: no reply is possible", blocks.join(", "));
+        let blocks = blocks_in_words(&report.missing);
+        let _ = writeln!(text, "  nobody hosts blocks {blocks}: no reply is possible");
     }
     text
 }

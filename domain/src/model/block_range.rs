@@ -48,6 +48,16 @@ impl BlockRange {
     }
 }
 
+/// Blocks, in order, as people list them: runs of three and more by their ends.
+#[must_use]
+pub fn blocks_in_words(blocks: &[usize]) -> String {
+    let runs = blocks.chunk_by(|one, next| one + 1 == *next).flat_map(|run| match run {
+        [first, .., last] if run.len() > 2 => vec![format!("{first} to {last}")],
+        few => few.iter().map(ToString::to_string).collect(),
+    });
+    runs.collect::<Vec<_>>().join(", ")
+}
+
 impl fmt::Display for BlockRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.start, self.end)
@@ -62,6 +72,12 @@ mod tests {
     fn an_empty_range_cannot_be_made() {
         assert_eq!(BlockRange::new(3, 3), None);
         assert_eq!(BlockRange::new(4, 3), None);
+    }
+
+    #[test]
+    fn long_runs_are_told_by_their_ends() {
+        assert_eq!(blocks_in_words(&[0, 2, 3, 5, 6, 7, 9]), "0, 2, 3, 5 to 7, 9");
+        assert_eq!(blocks_in_words(&[]), "");
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod spec;
 mod swarm_map;
 mod tool;
 
-pub use block_range::BlockRange;
+pub use block_range::{BlockRange, blocks_in_words};
 pub use draw::{Draw, Noise, Penalties, Words};
 pub use grammar::{Calls, Grammar, Otherwise};
 pub use hidden::{ElementType, Hidden};

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Bans, InProcessSwarm, NoRoute, plan};
 use crate::{
-    model::{BlockRange, Hop, ModelId, PeerId, SwarmMap},
+    model::{BlockRange, Hop, ModelId, PeerId, SwarmMap, blocks_in_words},
     ports::{FaultKind, PortError, RemoteSwarm},
 };
 
@@ -122,8 +122,7 @@ impl Router {
     }
 
     fn missing(&self, no_route: &NoRoute) -> String {
-        let missing: Vec<String> = no_route.missing.iter().map(ToString::to_string).collect();
-        format!("blocks {} of {}", missing.join(", "), self.model)
+        format!("blocks {} of {}", blocks_in_words(&no_route.missing), self.model)
     }
 
     /// Waits for a server's answer, but no longer than `limit` where others could do its work.

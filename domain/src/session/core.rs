@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     generation::Conversation,
-    model::{Chat, ModelId, ModelSpec, TokenId},
+    model::{Chat, ModelId, ModelSpec, TokenId, blocks_in_words},
     ports::{FaultKind, Observer, PortError, SessionNeed, SessionRecord, SessionStore, Timestamp},
     routing::{Bans, Chain},
 };
@@ -268,8 +268,7 @@ pub(super) async fn missing_blocks(entry: &ModelEntry) -> (Option<String>, Vec<u
         Err(fault) => (Some(in_public(&spec, &fault)), Vec::new()),
         Ok(map) => {
             let missing = map.missing(spec.all_blocks());
-            let named: Vec<String> = missing.iter().map(ToString::to_string).collect();
-            let words = (!named.is_empty()).then(|| map.no_host(&format!("blocks {}", named.join(", "))));
+            let words = (!missing.is_empty()).then(|| map.no_host(&format!("blocks {}", blocks_in_words(&missing))));
             (words.map(|fault| in_public(&spec, &fault)), missing)
         }
     }
