@@ -70,13 +70,18 @@ pub async fn long_texts_round_trip(tokenizer: &dyn Tokenizer, facts: Facts) {
     }
 }
 
-/// A long text is encoded elsewhere: the first look at the future finds it busy.
+/// A long text is encoded elsewhere: the first look at the future finds it busy, unless this thread had to wait for its turn
+/// meanwhile, which does not happen each time.
 pub async fn long_texts_leave_the_executor_free(tokenizer: &dyn Tokenizer) {
     let text = TEXTS.concat().repeat(100);
-    let mut encoding = pin!(tokenizer.encode(&text, false));
-    let first = std::future::poll_fn(|cx| Poll::Ready(encoding.as_mut().poll(cx))).await;
-    assert!(first.is_pending(), "{} bytes were encoded on the executor", text.len());
-    assert!(!encoding.await.unwrap().is_empty());
+    for _ in 0..50 {
+        let mut encoding = pin!(tokenizer.encode(&text, false));
+        if std::future::poll_fn(|cx| Poll::Ready(encoding.as_mut().poll(cx))).await.is_pending() {
+            assert!(!encoding.await.unwrap().is_empty());
+            return;
+        }
+    }
+    panic!("{} bytes were encoded on the executor", text.len());
 }
 
 /// Wherever a text is split between characters after its first token, the texts of both halves join to it.
