@@ -60,13 +60,13 @@ cuda:            ## build target/release/corolla-cuda, where CUDA's toolkit is
 	mkdir -p target/release && cp target/cuda/release/corolla target/release/corolla-cuda
 
 test-libtorch: model debug  ## the libtorch backend: contract suites, golden files, one configuration on every backend
-	mkdir -p target/plain && cp target/debug/corolla target/plain/corolla
+	mkdir -p target/plain target/tch && cp target/debug/corolla target/plain/
 	LIBTORCH=$$(sh scripts/libtorch.sh) && export LIBTORCH && \
 	cargo clippy --workspace --all-targets --locked --features libtorch -- -D warnings && \
 	$(DEBUG) --features libtorch && \
 	cargo test --workspace --locked --features libtorch --test libtorch && \
-	cp target/debug/corolla target/plain/corolla-tch
-	python3 tests/backends/run.py target/plain/corolla target/plain/corolla-tch
+	cp target/debug/corolla target/tch/
+	python3 tests/backends/run.py target/plain/corolla target/tch/corolla
 
 check-cuda:      ## type-check the CUDA backend, without CUDA; `sh scripts/check-cuda.sh --kernels` compiles its kernels too
 	sh scripts/check-cuda.sh
