@@ -154,10 +154,12 @@ fn check(typed: typed::Typed) -> Result<Settings, String> {
             faults.push(format!("{key} = {value} is out of range; it may be {low} to {high}"));
         }
     }
-    // Where strangers share the server without names, one could tell by the clock what another has asked.
+    // Where strangers share the server without names, one could tell by the clock what another has asked; and the caches of a
+    // swarm are other people's, who have a use for what would be held in case it is of use here.
+    let far = |model: &ModelSettings| model.blocks == Blocks::Swarm || model.block_range.is_some();
     let prefixes = match typed.access {
-        Access::Open => 0,
-        Access::Auto => Limits::default().prefixes,
+        Access::Auto if !models.iter().any(far) => Limits::default().prefixes,
+        Access::Auto | Access::Open => 0,
     };
     let prefixes = sessions.prefix_cache.unwrap_or(prefixes);
     if prefixes > MAX_PREFIXES {

@@ -34,6 +34,9 @@ fn prefixes_are_kept_where_those_who_ask_are_told_apart() {
     assert_eq!(kept("access = \"open\""), 0);
     assert_eq!(kept("access = \"open\"\n[sessions]\nprefix_cache = 3"), 3);
     assert_eq!(kept("[sessions]\nprefix_cache = 0"), 0);
+    let far = "[[models]]\nid = \"far\"\npath = \"Cargo.toml\"\nblocks = \"swarm\"";
+    assert_eq!(kept(far), 0, "the caches of a swarm are other people's");
+    assert_eq!(kept(&format!("[sessions]\nprefix_cache = 3\n{far}")), 3);
 }
 
 #[test]
