@@ -84,10 +84,7 @@ async fn whole(mut running: Running, mut scanner: Scanner, n: usize, logprobs: b
             running.again(index);
         }
         let all = running.collect().await;
-        let mut found = scanner.push(&all.text);
-        let rest = scanner.finish();
-        found.text += &rest.text;
-        found.calls.extend(rest.calls);
+        let found = scanner.finish(&all.text);
         let called = !found.calls.is_empty();
         choices.push(Choice {
             index: index as u64,

@@ -57,8 +57,12 @@ impl Scanner {
         self.advance(false)
     }
 
-    /// Gives out what is left at the end of the reply, and begins anew.
-    pub(super) fn finish(&mut self) -> Found {
+    /// Takes the end of the reply, gives out all that is left, and begins anew.
+    pub(super) fn finish(&mut self, fresh: &str) -> Found {
+        if self.names.is_empty() {
+            return self.push(fresh);
+        }
+        self.held += fresh;
         let mut found = self.advance(true);
         if self.called {
             found.text.truncate(found.text.trim_end().len());

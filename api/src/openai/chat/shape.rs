@@ -1,7 +1,6 @@
 //! What goes out: a completion, its chunks, its counts.
 
 use poem_openapi::Object;
-
 use uuid::Uuid;
 
 use super::scan::Call;

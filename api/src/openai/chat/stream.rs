@@ -119,12 +119,10 @@ impl Source for Events {
         while ready.is_empty() && !self.over {
             match self.running.next().await {
                 Ok(Some(chunk)) => {
-                    let mut found = self.scanner.push(&chunk.text);
-                    if chunk.finish.is_some() {
-                        let rest = self.scanner.finish();
-                        found.text += &rest.text;
-                        found.calls.extend(rest.calls);
-                    }
+                    let found = match chunk.finish {
+                        None => self.scanner.push(&chunk.text),
+                        Some(_) => self.scanner.finish(&chunk.text),
+                    };
                     if let Some(more) = self.more(found, self.logprobs && !chunk.likelihoods.is_empty()) {
                         let route = match chunk.finish {
                             None => self.told.due(self.running.route(), Instant::now()),

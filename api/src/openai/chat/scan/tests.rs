@@ -21,7 +21,7 @@ fn scan<'a>(form: CallForm, pieces: impl IntoIterator<Item = &'a str>) -> Found 
         all.text += &found.text;
         all.calls.extend(found.calls);
     }
-    let found = scanner.finish();
+    let found = scanner.finish("");
     all.text += &found.text;
     all.calls.extend(found.calls);
     all
@@ -30,6 +30,7 @@ fn scan<'a>(form: CallForm, pieces: impl IntoIterator<Item = &'a str>) -> Found 
 /// The same in one piece, cut at any two places, and character by character.
 fn everywhere(form: CallForm, text: &str, expected: &Found) {
     assert_eq!(scan(form, [text]), *expected, "{text:?} in one piece");
+    assert_eq!(scanner(form).finish(text), *expected, "{text:?} as the end");
     let cuts: Vec<usize> = (0..=text.len()).filter(|at| text.is_char_boundary(*at)).collect();
     for (nth, first) in cuts.iter().enumerate() {
         for second in &cuts[nth..] {
@@ -122,12 +123,12 @@ fn words_go_out_at_once_and_calls_when_they_are_whole() {
     assert_eq!(scanner.push("<tool_"), Found::default());
     assert_eq!(scanner.push("call>{\"name\": \"now\"}"), Found::default());
     assert_eq!(scanner.push("</tool_call>").calls, [call("now", "{}")]);
-    assert_eq!(scanner.finish(), Found::default());
+    assert_eq!(scanner.finish(""), Found::default());
 }
 
 #[test]
 fn without_tools_nothing_is_held_back() {
     let mut scanner = Scanner::new(CallForm::Tagged, Vec::new());
     assert_eq!(scanner.push(" <tool_call>{").text, " <tool_call>{");
-    assert_eq!(scanner.finish(), Found::default());
+    assert_eq!(scanner.finish(""), Found::default());
 }
