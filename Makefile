@@ -6,7 +6,8 @@ DEBUG    := cargo build --workspace --bins --tests --locked
 LISTEN   ?= 127.0.0.1:8000
 
 .PHONY: help run model ui check-ui test check tools unit debug browser clients libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec lint-spec typed-clients schemathesis bench \
-        bench-swarm bench-hosts bench-hostile bench-hop bench-http bench-backends bench-llama bench-head bench-sessions check-head pictures
+        bench-llama bench-cold bench-head bench-client-part bench-backends bench-sessions bench-hosts bench-swarm bench-hostile bench-hop \
+        bench-http bench-schemas check-head pictures
 
 help:            ## what there is to do
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -113,58 +114,76 @@ spec: debug      ## write openapi.yaml, and the same as OpenAPI 3.1
 	target/debug/corolla openapi > openapi.yaml.new && mv openapi.yaml.new openapi.yaml
 	target/debug/corolla openapi --oas 3.1 > openapi-3.1.yaml.new && mv openapi-3.1.yaml.new openapi-3.1.yaml
 
-bench: model     ## prefill, decode, head and batch speed of the small chat model on this machine, with 1 thread and with all
-	cargo build --release --locked
-	$(BIN) bench --threads 1
-	$(BIN) bench
+bench: bench-llama bench-cold bench-head bench-client-part bench-backends bench-sessions bench-hosts bench-swarm bench-hostile bench-http bench-schemas ## all measurements beside other programs, which are fetched; writes docs/benchmarks.md (hours, 40 GB of disk, 20 GB of memory; `corolla bench` measures this machine alone)
 
-bench-llama: model ## decoding and prefill beside llama.cpp, same files, one run (builds llama.cpp, makes 0.6 GB of models)
+# Each of these writes its part of docs/benchmarks.md; `make bench-llama RECORD=` only prints it.
+RECORD := python3 scripts/bench/record.py docs/benchmarks.md
+recorded = $(if $(RECORD),$(RECORD) $(1),env)
+SHAPES := venv=$$(sh scripts/bench/llama_install.sh) && models=$$(dirname "$$venv")/shapes && \
+	"$$venv/bin/python" scripts/bench/llama_shapes.py "$$models" models/SmolLM2-135M-Instruct.Q4_1.gguf
+WIDE_HEAD := venv=$$(sh scripts/bench/install.sh) && folder=$$(dirname "$$venv")/bloom-head && \
+	{ [ -f "$$folder/made" ] || { target/release/examples/wide_head "$$folder" 250880 14336 && touch "$$folder/made"; }; }
+
+bench-llama: model ## decoding and prefill beside llama.cpp, same files, one run (builds llama.cpp, makes 13 GB of models)
 	cargo build --release --locked -p corolla-candle --example greedy
-	venv=$$(sh scripts/bench/llama_install.sh) && models=$$(dirname "$$venv")/shapes && \
-	"$$venv/bin/python" scripts/bench/llama_shapes.py "$$models" models/SmolLM2-135M-Instruct.Q4_1.gguf && \
-	"$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" && \
-	"$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --contended --models smollm2.Q4_1
+	$(SHAPES) --large && \
+	$(call recorded,llama) "$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" && \
+	$(call recorded,contended) "$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --contended --models smollm2.Q4_1 smollm2.BF16
+
+bench-cold: model ## a reply from the start of a process on, beside llama.cpp
+	cargo build --release --locked
+	$(SHAPES) && $(call recorded,cold) "$$venv/bin/python" scripts/bench/cold.py $(BIN) "$$models"
 
 bench-head:      ## the LM head of BLOOM-176B's shape, exact and screened, beside Python torch in bf16, one run (13 GB of disk and of memory)
 	cargo build --release --locked -p corolla-candle --example wide_head --example screen
-	venv=$$(sh scripts/bench/install.sh) && folder=$$(dirname "$$venv")/bloom-head && \
-	{ [ -f "$$folder/made" ] || { target/release/examples/wide_head "$$folder" 250880 14336 && touch "$$folder/made"; }; } && \
-	"$$venv/bin/python" scripts/bench/head.py target/release/examples/screen "$$folder"
+	$(WIDE_HEAD) && $(call recorded,head) "$$venv/bin/python" scripts/bench/head.py target/release/examples/screen "$$folder"
+
+bench-client-part: ## `corolla serve` with the client part of BLOOM-176B: start, tokens, memory (13 GB of disk and of memory)
+	cargo build --release --locked
+	cargo build --release --locked -p corolla-candle --example wide_head
+	cargo build --release --locked -p corolla-swarm --example pass_through
+	$(WIDE_HEAD) && $(call recorded,client-part) "$$venv/bin/python" scripts/bench/client_part.py $(BIN) target/release/examples/pass_through "$$folder"
 
 check-head: model ## the screened LM head on 100,000 states of SmolLM2 and hard ones: scores and tokens of the whole head, to the bit
 	cargo build --release --locked -p corolla-candle --example screen
 	for seed in 1 2 3 4; do SEED=$$seed target/release/examples/screen models/SmolLM2-135M-Instruct.Q4_1.gguf 25000 100 || exit 1; done
 
-bench-sessions: model ## eight sessions that decode together against one alone, weights in five types
+bench-sessions: model ## eight sessions that decode together against one alone
 	cargo build --release --locked -p corolla-candle --example sessions
-	for dtype in stored q8_0 f16 bf16 f32; do \
-	DTYPE=$$dtype target/release/examples/sessions models/SmolLM2-135M-Instruct.Q4_1.gguf 8 64 5 || exit 1; done
+	small=models/SmolLM2-135M-Instruct.Q4_1.gguf && $(SHAPES) --large && \
+	$(call recorded,sessions) python3 scripts/bench/sessions.py target/release/examples/sessions $$small $$small:q8_0 $$small:bf16 $$small:f32 \
+	"$$models/llama-1.1b.Q8_0.gguf"
 
 bench-swarm:     ## speed on a swarm of this machine, beside the stock Python client
 	sh scripts/interop/install.sh
 	cargo build --release --locked
-	python3 scripts/interop/bench.py $(BIN)
+	$(call recorded,swarm) python3 scripts/interop/bench.py $(BIN)
 
 bench-hosts:     ## speed of our servers of blocks beside stock Petals servers, same files, same client
 	sh scripts/interop/install.sh
 	cargo build --release --locked
 	cargo build --release --locked -p corolla-swarm --example steps
-	python3 scripts/interop/bench_hosts.py $(BIN)
+	$(call recorded,hosts) python3 scripts/interop/bench_hosts.py $(BIN)
 
 bench-hostile:   ## what honest clients of a server of blocks notice of one that floods it
 	cargo build --release --locked
 	cargo build --release --locked -p corolla-swarm --examples
-	python3 scripts/bench/hostile.py $(BIN)
+	$(call recorded,hostile) python3 scripts/bench/hostile.py $(BIN)
 
 bench-backends: model libtorch ## every backend beside Python torch, same weights, one run
 	cargo build --release --locked
-	python3 scripts/bench/backends.py $(BIN)
+	$(call recorded,backends) OMP_WAIT_POLICY=passive python3 scripts/bench/backends.py target/release/corolla-tch --rounds 3 --new-tokens 24
 
 bench-hop:       ## what the client adds to a step of a server
 	cargo bench --locked -p corolla-swarm --bench hop
 
 bench-http:      ## what the HTTP layer adds to a token with two hundred streams at once, and to memory
-	cargo bench --locked --bench http
+	cargo bench --locked --bench http --no-run
+	$(call recorded,http) cargo bench --locked --quiet --bench http
+
+bench-schemas: model ## what a JSON schema adds to a token, and two hundred drawn ones
+	cargo build --release --locked
+	$(call recorded,schemas) sh scripts/bench/schemas.sh $(BIN)
 
 pictures: tools model  ## take the README's screenshots anew
 	cargo build --release --locked

@@ -316,17 +316,18 @@ async fn measure() {
     assert_eq!([without.len(), late.len(), beside.len()], [STREAMS * TOKENS; 3]);
 
     let rate = STREAMS * 1000 / PACE.as_millis() as usize;
-    println!("{STREAMS} streams, {rate} tokens a second in all; milliseconds from the making of a token to its reader");
+    println!("{STREAMS} streams, {rate} tokens a second in all; milliseconds from the making of a token to its reader.\n");
+    println!("| | median | 99 of 100 | most |\n|---|---|---|---|");
     for (what, times) in [
-        ("without HTTP", &mut without),
+        ("the same replies without HTTP", &mut without),
         ("over HTTP", &mut late),
-        ("over HTTP, with requests too many", &mut beside),
-        ("refusals (503) of those", &mut refused),
+        ("over HTTP, while others are turned away", &mut beside),
+        ("turning one away (503, `Retry-After`)", &mut refused),
     ] {
         let [p50, p99, most] = [50, 99, 100].map(|percent| percentile(times, percent));
-        println!("{what:<36} p50 {p50:7.3}   p99 {p99:7.3}   most {most:7.3}");
+        println!("| {what} | {p50:.3} | {p99:.3} | {most:.3} |");
     }
-    println!("memory of the server grew by {} kB a stream", grown / STREAMS as u64);
+    println!("\nThe server's memory grew by {} kB a stream.", grown / STREAMS as u64);
 }
 
 fn main() {

@@ -6,11 +6,9 @@ f32 and warms up before it is measured; Corolla does not. The prompt has 128 tok
 Python's is printed too. Without --model a BLOOM-560m shape with random weights is made in the cache folder (1.1 GB, once).
 """
 import argparse
-import datetime
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -64,7 +62,7 @@ def main():
     if not pathlib.Path(model, "model.safetensors").exists():
         subprocess.run([python, HERE / "shape_model.py", model, "bloom-560m"], check=True)
     rows = [row for row in ROWS if row[0] in options.backends]
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {datetime.date.today()}; medians of {options.rounds}")
+    print(f"A prompt of {PROMPT_TOKENS} tokens, then {options.new_tokens} greedy ones; medians of {options.rounds} rounds.")
     for threads in options.threads:
         found = {row: [] for row in ["peer", *rows]}
         for _ in range(options.rounds):
@@ -73,7 +71,7 @@ def main():
             for row in rows:
                 found[row].append(corolla(options.binary, model, *row, threads, options.new_tokens))
         base = [statistics.median(run[i] for run in found["peer"]) for i in (0, 1)]
-        print(f"\n{threads} thread(s); Python: torch {about['torch']}, transformers {about['transformers']}, f32")
+        print(f"\n{threads} thread(s); Python: torch {about['torch']}, transformers {about['transformers']}, f32\n")
         print("| backend | dtype | prefill tok/s | to Python | decode tok/s | to Python | tokens are Python's |")
         print("|---|---|---|---|---|---|---|")
         print(f"| Python torch | f32 | {base[0]:.0f} | 1 | {base[1]:.1f} | 1 | |")

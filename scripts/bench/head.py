@@ -7,10 +7,8 @@ way to multiply; with --copied it has the head in memory of its own, which takes
 those of the whole head in every round. At the end each screened head runs alone and tells its memory. `make bench-head` does all of it.
 """
 import argparse
-import datetime
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -82,10 +80,9 @@ def main():
     options.add_argument("--threads", type=int, nargs="+", default=sorted({1, len(os.sched_getaffinity(0))}))
     options.add_argument("--copied", action="store_true")
     options = options.parse_args()
-    print(f"{datetime.date.today()}, {platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}")
     for threads in options.threads:
         table(options.example, options.folder, threads, options.rounds, ["copied"] if options.copied else [])
-    print("\nby itself:", flush=True)
+    print("\nBy itself, with the most memory it had:\n", flush=True)
     for screen in SCREENS:
         subprocess.run([options.example, options.folder, "0", str(options.rounds)], check=True, env={**os.environ, "SCREENS": screen})
 

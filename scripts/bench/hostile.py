@@ -64,7 +64,7 @@ def main():
             speed = honest(200)["steps_per_s"]
             steps = min(2000, int(speed / SESSIONS * asked.seconds / 6))
             found = {"alone": [], "flooded": []}
-            for _ in range(asked.rounds):
+            for nth in range(asked.rounds):
                 found["alone"].append(honest(steps))
                 command = [asked.flood, address, PREFIX, BLOCKS, hidden, asked.seconds]
                 flood = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
@@ -73,12 +73,16 @@ def main():
                 if flood.poll() is not None:
                     sys.exit("hostile: the flood ended before the measurement did; give it more --seconds")
                 tried = json.loads(flood.communicate()[0])
-                print(f"tried: {tried}; the server's memory: {dict((name, round(mib)) for name, mib in memory(server))} MiB", flush=True)
+                most = round(max(mib for _, mib in memory(server)))
+                print(f"round {nth + 1}: {tried}; the server's memory {most} MiB at most", file=sys.stderr, flush=True)
+            print(f"{SESSIONS} honest sessions; the flood of the last round tried {', '.join(f'{count} {what}' for what, count in tried.items())}; ")
+            print(f"the server had {most} MiB of memory at most.\n")
+            print("| | steps/s | median, ms | 99 of 100, ms |\n|---|---|---|---|")
             for what, rounds in found.items():
                 middle = {key: statistics.median(one[key] for one in rounds) for key in ("steps_per_s", "median_ms", "p99_ms")}
-                print(f"{what:<8} {middle['steps_per_s']:8.0f} steps/s, median {middle['median_ms']:.2f} ms, p99 {middle['p99_ms']:.2f} ms")
+                print(f"| {what} | {middle['steps_per_s']:.0f} | {middle['median_ms']:.2f} | {middle['p99_ms']:.2f} |")
             ratios = [flooded["p99_ms"] / alone["p99_ms"] for alone, flooded in zip(found["alone"], found["flooded"])]
-            print(f"p99 with the flood over p99 without: median {statistics.median(ratios):.2f} (of {', '.join(f'{ratio:.2f}' for ratio in ratios)})")
+            print(f"\nThe slowest of a hundred steps take **{statistics.median(ratios):.2f}** times as long beside the flood ({', '.join(f'{ratio:.2f}' for ratio in ratios)}).")
         finally:
             for process in processes:
                 process.kill()

@@ -6,11 +6,8 @@ is of one pair, and the medians of ratios are printed. Tokens that are the same 
 measures Corolla alone: two threads with a busy process on one core against one thread with the same company.
 """
 import argparse
-import datetime
 import json
-import os
 import pathlib
-import platform
 import random
 import re
 import statistics
@@ -40,7 +37,7 @@ def same(a, b):
 
 
 def compare(args):
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {datetime.date.today()}; load {os.getloadavg()[0]:.0f} before; medians of {args.pairs} pairs\n")
+    print(f"A prompt of {PROMPT} tokens, then {TOKENS} greedy ones; medians of {args.pairs} pairs.\n")
     print("| model | threads | decode, tokens/s | llama.cpp | ratio | prefill, tokens/s | llama.cpp | ratio | same tokens |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in args.models:
@@ -58,14 +55,15 @@ def compare(args):
 
 
 def contended(args):
+    print(f"Two threads beside one, both with a busy process on one core; medians of {args.pairs} pairs.\n")
+    print("| model | 1 thread, tokens/s | 2 threads | ratio |\n|---|---|---|---|")
     busy = subprocess.Popen(["taskset", "-c", "0", sys.executable, "-c", "while True: pass"])
     try:
         for name in args.models:
             model, ids = str(args.folder / f"{name}.gguf"), [str(id) for id in range(5, 12)]
             pairs = [[ours(args.greedy, model, threads, ids)["tokens_per_s"] for threads in (1, 2)] for _ in range(args.pairs)]
             ratio = statistics.median(two / one for one, two in pairs)
-            print(f"{name} beside a busy process: 1 thread {statistics.median(p[0] for p in pairs):.1f} tokens/s, "
-                  f"2 threads {statistics.median(p[1] for p in pairs):.1f}, ratio {ratio:.2f}", flush=True)
+            print(f"| {name} | {statistics.median(p[0] for p in pairs):.1f} | {statistics.median(p[1] for p in pairs):.1f} | **{ratio:.2f}** |", flush=True)
     finally:
         busy.kill()
 

@@ -2,7 +2,7 @@
 """GGUF files to measure with: llama_shapes.py FOLDER SMALL_CHAT_MODEL [--large]. Nothing is written that is there already.
 
 The small chat model in other types (rounded again from its Q4_1 file: good for speed, not for quality), 0.6 GB; with --large, models of
-seeded random numbers in the shapes of TinyLlama-1.1B and BLOOM-560m as well, 7 GB. Rounding is llama.cpp's own.
+seeded random numbers in the shapes of TinyLlama-1.1B, BLOOM-560m and BLOOM-1b7 as well, 13 GB. Rounding is llama.cpp's own.
 """
 import pathlib
 import sys
@@ -73,8 +73,8 @@ def llama(path):
     w.close()
 
 
-def bloom(path):
-    hidden, vocab, blocks = 1024, 250880, 24
+def bloom(path, hidden):
+    vocab, blocks = 250880, 24
     w = Writer(path, "bloom", embedding_length=hidden, feed_forward_length=4 * hidden, block_count=blocks, head_count=16, head_count_kv=16,
                context_length=2048, layer_norm_eps=1e-5, vocab_size=vocab)
     w.matrix("token_embd.weight", vocab, hidden)
@@ -96,10 +96,11 @@ def main():
     folder, small = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     sources = {"smollm2": small}
-    for name, make in [("llama-1.1b", llama), ("bloom-560m", bloom)] if "--large" in sys.argv[3:] else []:
+    large = [("llama-1.1b", llama, []), ("bloom-560m", bloom, [1024]), ("bloom-1b7", bloom, [2048])]
+    for name, make, sizes in large if "--large" in sys.argv[3:] else []:
         sources[name] = folder / f"{name}.BF16.gguf"
         if not sources[name].exists():
-            make(sources[name])
+            make(sources[name], *sizes)
     for name, source in sources.items():
         for kind in TYPES if name == "smollm2" else ["Q8_0", "Q4_0"]:
             if (name, kind) != ("smollm2", "Q4_1"):

@@ -122,9 +122,9 @@ def main():
     venv, models = reference.prepare()
     logs, rows, load = pathlib.Path(tempfile.mkdtemp(prefix="corolla-bench-")), [], os.getloadavg()[0]
     if not asked.json:
-        print(f"tiny BLOOM, servers and clients on {len(os.sched_getaffinity(0))} cores together; load before: {load:.1f}")
-        head = f"{'servers':>7}  {'what':<6} {'Python /s':>10} {'Corolla /s':>11} {'ratio':>6} {'least':>6}"
-        print(f"{head} {'Python ms':>10} {'Corolla ms':>11}   medians of {asked.rounds} rounds")
+        print(f"Tiny BLOOM, servers and clients on the same cores; medians of {asked.rounds} rounds.\n")
+        print("| servers | what | Python, a second | Corolla, a second | ratio | least | Python's processor time, ms | Corolla's |")
+        print("|---|---|---|---|---|---|---|---|")
     try:
         for servers in asked.servers:
             found = measured(models[MODEL], binary, venv, servers, asked.rounds, logs)
@@ -132,8 +132,8 @@ def main():
                 rows.append(row(servers, what, found[what]))
                 if not asked.json:
                     one = rows[-1]
-                    speeds = f"{one['python_per_s']:>10} {one['corolla_per_s']:>11} {one['ratio']:>6} {one['least_ratio']:>6}"
-                    print(f"{servers:>7}  {what:<6} {speeds} {one['python_cpu_ms']:>10} {one['corolla_cpu_ms']:>11}", flush=True)
+                    speeds = f"{one['python_per_s']} | {one['corolla_per_s']} | **{one['ratio']}** | {one['least_ratio']}"
+                    print(f"| {servers} | {what} | {speeds} | {one['python_cpu_ms']} | {one['corolla_cpu_ms']} |", flush=True)
     except reference.Failure as failure:
         sys.exit(f"bench: {failure} (logs: {logs})")
     except SystemExit:

@@ -93,8 +93,8 @@ def main():
         signal.signal(number, lambda *_: sys.exit(130))
     venv, models = reference.prepare()
     logs = pathlib.Path(tempfile.mkdtemp(prefix="corolla-bench-"))
-    print(f"one server with one thread, the client on the other core; {os.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}; medians of {asked.rounds}")
-    print(f"{'model':<12}{'dtype':<7}{'sessions':>8}  {'Python steps/s':>14}  {'Corolla steps/s':>15}  {'ratio':>6}  {'least':>6}")
+    print(f"One server with one thread, the client on the other core; medians of {asked.rounds} rounds.\n")
+    print("| model | dtype | sessions | Petals, steps/s | Corolla, steps/s | ratio | least of the rounds |\n|---|---|---|---|---|---|---|")
     try:
         for name in asked.models:
             model = shape() if name == SHAPE else models[name]
@@ -103,7 +103,7 @@ def main():
                     ratios = [ours / theirs for ours, theirs in zip(found["corolla"], found["python"])]
                     python, ours = statistics.median(found["python"]), statistics.median(found["corolla"])
                     print(
-                        f"{name:<12}{dtype:<7}{sessions:>8}  {python:>14.1f}  {ours:>15.1f}  {statistics.median(ratios):>6.2f}  {min(ratios):>6.2f}",
+                        f"| {name} | {dtype} | {sessions} | {python:.1f} | {ours:.1f} | **{statistics.median(ratios):.2f}** | {min(ratios):.2f} |",
                         flush=True,
                     )
     except reference.Failure as failure:

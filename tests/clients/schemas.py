@@ -97,7 +97,7 @@ def valid(client, count, seed):
         if found:
             faults += 1
             print(f"schema {nth}: {found}\n  {json.dumps(wanted)}\n  {reply}", flush=True)
-    print(f"{count - faults} of {count} replies keep to their schemas ({time.monotonic() - begun:.0f} s, seed {seed})")
+    print(f"{count - faults} of {count} replies keep to their schemas ({time.monotonic() - begun:.0f} s, seed {seed}).")
     return faults
 
 
@@ -125,7 +125,7 @@ def cost(client, pairs):
         for _ in range(pairs):
             (free, _), (bound, tokens) = rate(client), rate(client, response_format=form)
             ratios.append(free / bound - 1)
-        print(f"{what}: the schema adds {100 * statistics.median(ratios):.1f} % to the time of a token ({tokens} tokens, median of {pairs} pairs)")
+        print(f"\nA list of {what}: the schema adds {100 * statistics.median(ratios):.1f} % to the time of a token ({tokens} tokens, median of {pairs} pairs).")
 
 
 def main():

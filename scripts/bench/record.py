@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Runs a measurement and writes what it prints into a document: record.py DOCUMENT NAME [VARIABLE=VALUE...] COMMAND [ARGUMENT...]
+
+What the command prints, in Markdown, takes the place of what stands between `<!-- measured: NAME -->` and `<!-- end -->`, after a line that
+says when and on what machine. Nothing is written where the command fails. It runs in a scheduler's group of its own, ahead of other
+sessions of the machine where that is allowed (sched_autogroup: there `nice` does nothing between sessions), and can be stopped with Ctrl-C.
+"""
+import datetime
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+
+def processor():
+    """The processor, and what of it the kernels use."""
+    said = pathlib.Path("/proc/cpuinfo").read_text()
+    find = lambda key: (re.search(rf"^{key}\s*: (.*)$", said, re.M) or [None, ""])[1].strip()  # noqa: E731
+    name = find("model name") or "a processor without a name"
+    if name == "AMD EPYC":  # as some virtual machines call it, without a number
+        name += f" (family {find('cpu family')}, model {find('model')})"
+    flags = find("flags").split()
+    sets = [text for flag, text in (("avx512f", "AVX-512"), ("avx512_vnni", "VNNI"), ("avx512_bf16", "BF16")) if flag in flags]
+    return f"{name}, {' '.join(sets) or 'without AVX-512'}"
+
+
+def machine():
+    memory = int(re.search(r"MemTotal:\s*(\d+)", pathlib.Path("/proc/meminfo").read_text())[1]) / 2**20
+    virtual = ", a virtual machine" if "hypervisor" in pathlib.Path("/proc/cpuinfo").read_text() else ""
+    return f"{len(os.sched_getaffinity(0))} cores of {processor()}, {memory:.0f} GiB, Linux {os.uname().release.split('-')[0]}{virtual}"
+
+
+def revision():
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "no git"
+
+
+def ahead():
+    """A group of its own for the scheduler."""
+    os.setsid()
+    try:
+        pathlib.Path("/proc/self/autogroup").write_text("-15")
+    except OSError:
+        pass  # no such groups, or not allowed: then it shares
+
+
+def run(command, environment):
+    """What the command prints, shown as it comes."""
+    lines = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=ahead, env={**os.environ, **environment}) as process:
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                lines.append(line.rstrip())
+        except KeyboardInterrupt:
+            os.killpg(process.pid, 15)
+            sys.exit(130)
+    if process.returncode:
+        sys.exit(f"record: {command[0]} ended with code {process.returncode}; nothing was written")
+    return "\n".join(lines).strip("\n")
+
+
+def put(document, name, text):
+    mark = re.compile(rf"(<!-- measured: {re.escape(name)} -->\n).*?(<!-- end -->)", re.S)
+    old = document.read_text()
+    if len(mark.findall(old)) != 1:
+        sys.exit(f"record: {document} must have one place `<!-- measured: {name} -->` that ends with `<!-- end -->`")
+    new = mark.sub(lambda found: f"{found[1]}{text}\n{found[2]}", old)
+    part = document.with_suffix(".part")
+    part.write_text(new)
+    part.rename(document)
+
+
+def main():
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    document, name, command = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    environment = {}
+    while "=" in command[0]:
+        key, value = command.pop(0).split("=", 1)
+        environment[key] = value
+    put(document, name, (re.search(rf"<!-- measured: {re.escape(name)} -->\n(.*?)<!-- end -->", document.read_text(), re.S) or ["", ""])[1].rstrip("\n"))
+    about = f"{datetime.date.today()}, {machine()}, load {os.getloadavg()[0]:.1f} before; Corolla {revision()}."
+    said = run(command, environment)
+    put(document, name, f"{about}\n\n{said}")
+
+
+if __name__ == "__main__":
+    main()
