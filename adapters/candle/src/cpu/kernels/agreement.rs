@@ -52,7 +52,7 @@ fn bytes(len: usize, seed: u64) -> Vec<u8> {
 
 /// A case of every type, all of one shape.
 fn cases() -> impl Strategy<Value = Vec<Case>> {
-    let many = prop_oneof![1usize..6, 60usize..70, Just(130), Just(300)];
+    let many = prop_oneof![1usize..20, 60usize..70, Just(130), Just(300)];
     let of_shape = |(rows, blocks, many, seed)| {
         GgmlType::ALL.into_iter().map(|kind| Case::new(kind, [rows, blocks, many], seed)).collect()
     };

@@ -34,6 +34,9 @@ pub(super) fn kernels() -> Option<Kernels> {
     })
 }
 
+/// Rows of activations up to which their sums stay in registers; with more, a tile is unpacked once for all of them. A guess.
+const FEW: usize = 16;
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn product(format: Format, tiles: Tiles<'_>, x: &Rounded, sums: &mut [Lanes]) {
     for_format!(format, of_format(tiles, x, sums));
@@ -42,19 +45,17 @@ fn product(format: Format, tiles: Tiles<'_>, x: &Rounded, sums: &mut [Lanes]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn of_format<const BITS: usize, const SCALES: u8>(tiles: Tiles<'_>, x: &Rounded, sums: &mut [Lanes]) {
     debug_assert_eq!(sums.len(), x.rows, "a result for each row of activations");
-    // One row is a token's: its sums stay in a register.
-    if let [sums] = sums {
-        let mut sum = _mm512_setzero_ps();
-        for (nth, (numbers, group)) in x.numbers.iter().zip(&x.groups).take(tiles.count).enumerate() {
-            let lines = &tiles.lines[nth * Format::lines(BITS)..][..Format::lines(BITS)];
-            for line in lines {
-                fetch(line);
-            }
-            let quads = unpack::<BITS>(lines);
-            let scales = scales::<SCALES>(tiles, nth);
-            sum = add_group::<BITS, SCALES>(&quads, scales, numbers, group, sum);
+    if sums.len() <= FEW {
+        let mut rest = sums;
+        while !rest.is_empty() {
+            let at = x.rows - rest.len();
+            rest = match rest.len() {
+                1 => few::<BITS, SCALES, 1>(tiles, x, at, rest),
+                2 | 3 => few::<BITS, SCALES, 2>(tiles, x, at, rest),
+                4..8 => few::<BITS, SCALES, 4>(tiles, x, at, rest),
+                _ => few::<BITS, SCALES, 8>(tiles, x, at, rest),
+            };
         }
-        store(sum, sums);
         return;
     }
     sums.fill([0.0; ROWS]);
@@ -67,6 +68,37 @@ fn of_format<const BITS: usize, const SCALES: u8>(tiles: Tiles<'_>, x: &Rounded,
             store(add_group::<BITS, SCALES>(&quads, scales, numbers, group, load_ps(sums)), sums);
         }
     }
+}
+
+/// Sets the sums of `N` rows of activations from row `at` on, which stay in registers meanwhile; returns the others. The lines
+/// of the first rows come from memory, and are asked for early.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn few<'a, const BITS: usize, const SCALES: u8, const N: usize>(
+    tiles: Tiles<'_>,
+    x: &Rounded,
+    at: usize,
+    sums: &'a mut [Lanes],
+) -> &'a mut [Lanes] {
+    let (own, others) = sums.split_at_mut(N);
+    let mut totals = [_mm512_setzero_ps(); N];
+    for nth in 0..tiles.count {
+        let lines = &tiles.lines[nth * Format::lines(BITS)..][..Format::lines(BITS)];
+        if at == 0 {
+            lines.iter().for_each(|line| fetch(line));
+        }
+        let quads = unpack::<BITS>(lines);
+        let scales = scales::<SCALES>(tiles, nth);
+        let here = nth * x.rows + at..nth * x.rows + at + N;
+        let groups = x.numbers[here.clone()].iter().zip(&x.groups[here]);
+        for ((numbers, group), total) in groups.zip(&mut totals) {
+            *total = add_group::<BITS, SCALES>(&quads, scales, numbers, group, *total);
+        }
+    }
+    for (own, total) in own.iter_mut().zip(totals) {
+        store(total, own);
+    }
+    others
 }
 
 /// Lines whose products with a plane fit 32 bits: `4 * 2^14 * 255 * 128 < 2^31`.
