@@ -127,7 +127,9 @@ WIDE_HEAD := venv=$$(sh scripts/bench/install.sh) && folder=$$(dirname "$$venv")
 bench-llama: model ## decoding and prefill beside llama.cpp, same files, one run (builds llama.cpp, makes 13 GB of models)
 	cargo build --release --locked -p corolla-candle --example greedy
 	$(SHAPES) --large && \
-	$(call recorded,llama) "$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" && \
+	$(call recorded,llama) "$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --models 'smollm2.*' && \
+	$(call recorded,llama-large) "$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --models 'bloom-*' 'llama-*' \
+		--prompt 128 --tokens 32 && \
 	$(call recorded,contended) "$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --contended --models smollm2.Q4_1 smollm2.BF16
 
 bench-cold: model ## a reply from the start of a process on, beside llama.cpp
