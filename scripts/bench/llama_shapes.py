@@ -4,6 +4,7 @@
 The small chat model in other types (rounded again from its Q4_1 file: good for speed, not for quality), 0.6 GB; with --large, models of
 seeded random numbers in the shapes of TinyLlama-1.1B, BLOOM-560m and BLOOM-1b7 as well, 13 GB. Rounding is llama.cpp's own.
 """
+import ctypes
 import pathlib
 import sys
 
@@ -14,10 +15,13 @@ import numpy as np
 SEED = 20240607
 TYPES = {"BF16": 32, "Q8_0": 7, "Q4_0": 2, "Q4_1": 3, "Q4_K_M": 15}  # LLAMA_FTYPE_MOSTLY_*
 
+QUIET = llama_cpp.llama_log_callback(lambda *_: None)  # it would tell of every tensor
+
 
 def quantise(source, target, kind):
     if target.exists():
         return
+    print(f"shapes: making {target.name}", file=sys.stderr, flush=True)
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize, params.nthread = TYPES[kind], True, 2
     part = target.with_suffix(".part")
@@ -94,6 +98,7 @@ def bloom(path, hidden):
 
 def main():
     folder, small = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+    llama_cpp.llama_log_set(QUIET, ctypes.c_void_p(0))
     folder.mkdir(parents=True, exist_ok=True)
     sources = {"smollm2": small}
     large = [("llama-1.1b", llama, []), ("bloom-560m", bloom, [1024]), ("bloom-1b7", bloom, [2048])]
