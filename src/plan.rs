@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use corolla_domain::fit::{Choice, Demand, Features, Machine, Place, Room, Wish, choose_all};
+use corolla_tokenizers::HfTokenizer;
 
 use crate::{
     Stop,
@@ -14,7 +15,7 @@ use crate::{
 };
 
 /// One model, decided.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct ModelPlan {
     /// What was configured.
     pub(crate) settings: ModelSettings,
@@ -24,6 +25,8 @@ pub(crate) struct ModelPlan {
     pub(crate) choice: Choice,
     /// The room that there was for it.
     pub(crate) room: Room,
+    /// Its tokenizer, where it has ends here.
+    pub(crate) tokenizer: Option<HfTokenizer>,
 }
 
 /// A model's files, as far as they were looked at.
@@ -34,6 +37,8 @@ pub(crate) struct Looked {
     pub(crate) demand: Demand,
     /// Positions that its KV cache holds.
     pub(crate) cache_tokens: usize,
+    /// Its tokenizer, where it has ends here.
+    pub(crate) tokenizer: Option<HfTokenizer>,
 }
 
 /// A program that could run the models, and how it would.
@@ -75,6 +80,7 @@ pub(crate) async fn decide(settings: &Settings) -> Result<Vec<ModelPlan>, Stop> 
             about: looked.about.clone(),
             choice: choice.clone(),
             room: room.clone(),
+            tokenizer: looked.tokenizer.clone(),
         }),
         Err(fault) => Err(format!("model {}: {fault}", model.id)),
     });

@@ -59,9 +59,7 @@ pub(crate) async fn service(
 /// A sentence that names the fix.
 pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Looked, PortError> {
     let summary = inspect(&model.path)?;
-    if model.ends {
-        corolla_tokenizers::load(&model.path)?;
-    }
+    let tokenizer = if model.ends { Some(corolla_tokenizers::load(&model.path)?) } else { None };
     let all = BlockRange::first(summary.blocks);
     if let Some(range) = model.block_range.filter(|range| !all.contains(*range)) {
         let text = format!("block_range = \"{range}\" goes beyond the model's blocks; write \"{all}\" or a part of it");
@@ -84,7 +82,7 @@ pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Loo
     );
     let (tokens, chunk) = (cache_tokens as u64, prefill_chunk as u64);
     let demand = Demand::new(&summary.parts, here, summary.stored.into(), sizes, tokens, chunk);
-    Ok(Looked { about, demand: if model.ends { demand } else { demand.without_ends() }, cache_tokens })
+    Ok(Looked { about, demand: if model.ends { demand } else { demand.without_ends() }, cache_tokens, tokenizer })
 }
 
 /// Positions that the KV cache of `blocks` blocks holds.
@@ -147,16 +145,14 @@ pub(crate) async fn sweep(service: Arc<SessionService>) {
     }
 }
 
-/// Loads one model: tokenizer, local part, blocks. With it comes what computes the blocks that run here.
+/// Loads one model: local part and blocks. With it comes what computes the blocks that run here.
 ///
 /// # Errors
 /// What the adapters say.
 async fn load_model(plan: &ModelPlan) -> Result<(ModelEntry, Option<Arc<dyn BlockEngine>>), PortError> {
     let model = &plan.settings;
-    let path = model.path.clone();
-    let tokenizer = tokio::task::spawn_blocking(move || corolla_tokenizers::load(&path))
-        .await
-        .map_err(|e| PortError::internal("the tokenizer's loader ended early").with_source(e))??;
+    let without = || PortError::internal("a model without ends is to write replies");
+    let tokenizer = plan.tokenizer.clone().ok_or_else(without)?;
     let (local, engine) = backends::load(plan).await?;
     let spec = local.spec();
     let here = engine.clone().map(|engine| InProcessSwarm::new(model.id.clone(), engine));

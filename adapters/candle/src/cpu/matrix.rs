@@ -87,6 +87,15 @@ impl Matrix {
         Some(Self { cols: view.shape[1], data, screen: None })
     }
 
+    /// Whether the numbers are used where they lie in a file.
+    pub(super) fn is_in_file(&self) -> bool {
+        match &self.data {
+            Data::F32(numbers) => matches!(numbers, Numbers::File(_)),
+            Data::Bf16(numbers) | Data::F16(numbers) => matches!(numbers, Numbers::File(_)),
+            Data::Quantised(_) => false,
+        }
+    }
+
     /// `x` of shape `[m, cols]` times the transpose: `[m, rows]`. `rounded` belongs to `x`.
     pub(super) fn product(
         &self,

@@ -111,7 +111,9 @@ impl Arithmetic for CpuArithmetic {
     }
 
     fn matrix(&self, view: &View<'_>, _: Use) -> Result<Matrix, PortError> {
-        Matrix::new(view, self.kept(view.stored), &self.pool)
+        let kept = self.kept(view.stored);
+        let in_place = if kept == view.stored { Matrix::in_place(view) } else { None };
+        in_place.map_or_else(|| Matrix::new(view, kept, &self.pool), Ok)
     }
 
     fn head(&self, view: &View<'_>, of_use: Use) -> Result<Matrix, PortError> {
@@ -121,14 +123,12 @@ impl Arithmetic for CpuArithmetic {
             tracing::info!(form = kept.name(), "the head is quantised already, and gets no screen");
             return self.matrix(view, of_use);
         }
-        // Of the rows themselves few are read from then on: they stay on disk.
-        let as_stored = kept == view.stored;
-        let in_place = if as_stored { Matrix::in_place(view) } else { None };
-        if in_place.is_none() && as_stored {
+        // Of the rows themselves few are read from then on: where the file has them as they are used, they stay there.
+        let matrix = self.matrix(view, of_use)?;
+        if kept == view.stored && !matrix.is_in_file() {
             let file = view.file.display();
             tracing::warn!(%file, "the head cannot be used where it lies in the file, and takes memory beside its screen");
         }
-        let matrix = in_place.map_or_else(|| self.matrix(view, of_use), Ok)?;
         let unkept = |error| tracing::warn!(%error, "the screen of the head will not be kept");
         let file = ScreenFile::beside(view, &kept.name(), screen).map_err(unkept).ok();
         matrix.screened(screen, file, &self.pool)

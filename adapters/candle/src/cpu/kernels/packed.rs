@@ -29,6 +29,9 @@ const TASK: usize = 4;
 #[repr(C, align(64))]
 pub(crate) struct Line(pub [u32; ROWS]);
 
+// SAFETY: zeros are numbers.
+unsafe impl bytemuck::Zeroable for Line {}
+
 /// Bytes as lines, where they begin and end as lines do.
 pub(crate) fn lines(bytes: &[u8]) -> Option<&[Line]> {
     // SAFETY: a line is 64 bytes without a gap, of which every pattern is a value.
@@ -127,7 +130,7 @@ impl Packed {
             format,
             rows,
             cols,
-            lines: vec![Line([0; ROWS]); blocks * lines_row],
+            lines: bytemuck::zeroed_vec(blocks * lines_row),
             halves: vec![[0; ROWS]; blocks * halves_row],
             bytes: vec![[0; ROWS]; blocks * bytes_row],
         };
