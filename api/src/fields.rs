@@ -29,9 +29,10 @@ impl<'a> Fields<'a> {
         self.read(name, "a number", |value| value.as_f64().map(|number| number as f32))
     }
 
-    /// The integer of that name that counts something.
+    /// The integer of that name that counts something; as in the description, one of 64 bits with a sign.
     pub(crate) fn count(&self, name: &str) -> Result<Option<usize>, Fault> {
-        self.read(name, "an integer that is not negative", |value| value.as_u64().and_then(|n| n.try_into().ok()))
+        let count = |value: &Value| value.as_i64().and_then(|n| n.try_into().ok());
+        self.read(name, "an integer from 0 to 9223372036854775807", count)
     }
 
     /// The integer of that name, all 64 bits of it.

@@ -25,6 +25,10 @@ fn null_is_absent(request: &mut Value) {
         let place = if member.get("type").is_some() { Some(member) } else { member.pointer_mut("/oneOf/0") };
         if let Some(place) = place.filter(|place| place.get("type").is_some()) {
             place["nullable"] = json!(true);
+            // It is one of the listed values only where it is listed.
+            if let Some(Value::Array(values)) = place.get_mut("enum") {
+                values.push(Value::Null);
+            }
         }
     }
 }

@@ -111,6 +111,8 @@ mod tests {
             (json!({"best_of": 3}), "best_of"),
             (json!({"logprobs": 21}), "logprobs"),
             (json!({"logprobs": true}), "logprobs"),
+            (json!({"top_k": 1u64 << 63}), "top_k"),
+            (json!({"top_k": -1}), "top_k"),
             (json!({"max_tokens": 0}), "max_tokens"),
             (json!({"prompt": "a", "echo": true, "session_id": "6f1d2c3b4a5968778695a4b3c2d1e0f0"}), "session_id"),
         ] {
