@@ -6,7 +6,7 @@ use poem_openapi::registry::{MetaResponse, MetaSchema, MetaSchemaRef};
 use super::{MAX_CHOICES, MAX_STOPS};
 use crate::{
     fault::ChatFaultBody,
-    spec::meta::{Member, boolean, header, inline, integer, json, list, number, object, one_of, or},
+    spec::meta::{Member, above, boolean, header, inline, integer, json, list, number, object, one_of, or},
 };
 
 /// A response and the errors of an operation that computes.
@@ -85,10 +85,7 @@ pub(super) fn shared_members() -> Vec<Member> {
             "temperature",
             or(number(0.0, 100.0, "Divides the scores before drawing; 0 takes the most probable token."), 1.0),
         ),
-        (
-            "top_p",
-            number(0.0, 1.0, "Draw from the most probable tokens that reach this probability together. Above 0."),
-        ),
+        ("top_p", above(0.0, 1.0, "Draw from the most probable tokens that reach this probability together. Above 0.")),
         ("top_k", integer(1, "Draw from this many of the most probable tokens.")),
         ("min_p", number(0.0, 1.0, "Draw from tokens at least this fraction as probable as the best one.")),
         (

@@ -18,6 +18,7 @@ fn null_is_absent(request: &mut Value) {
     let required = request["required"].clone();
     let is_required = |name: &str| required.as_array().is_some_and(|names| names.iter().any(|it| it == name));
     for (name, member) in request.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        null_is_absent(member);
         if is_required(name) {
             continue;
         }

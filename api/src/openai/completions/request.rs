@@ -120,6 +120,8 @@ mod tests {
         }
         assert!(CompletionAsk::read(&json!({"suffix": null, "best_of": 2, "n": 2})).is_ok());
         assert!(CompletionAsk::read(&json!({"max_tokens": 0, "echo": true})).unwrap().nothing);
+        let tiny = CompletionAsk::read(&json!({"top_p": 1e-300})).unwrap().like.sampling.top_p;
+        assert_eq!(tiny, Some(f32::MIN_POSITIVE), "it is above 0");
     }
 
     #[test]
