@@ -22,9 +22,11 @@ idle_seconds = 5
 [limits]
 body_seconds = 5'
 
+# One worker: a seed then gives the same cases in the same order. Two may fail by themselves in Python before 3.11.8, where two threads that
+# parse at the same time count each other's depth (cpython#106905), as hypothesis does to name a strategy.
 status=0
 "$venv/bin/schemathesis" --config-file "$here/schemathesis.toml" run openapi.yaml --url "$base" --checks all --max-examples "${EXAMPLES:-140}" \
-    --seed "${SEED:-1}" --workers 2 --continue-on-failure --no-color >"$work/said" || status=$?
+    --seed "${SEED:-1}" --workers 1 --continue-on-failure --no-color >"$work/said" || status=$?
 cat "$work/said"
 kill -0 "$server" || fail "the server ended under the requests; its log:$(cat "$work/log" >&2)"
 if grep -E 'panicked|ERROR' "$work/log" >&2; then fail "the server's log tells of faults; they stand above"; fi

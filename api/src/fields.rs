@@ -25,13 +25,13 @@ impl<'a> Fields<'a> {
 
     /// The number of that name.
     pub(crate) fn number(&self, name: &str) -> Result<Option<f32>, Fault> {
-        #[allow(clippy::cast_possible_truncation, reason = "sampling computes in f32")]
-        self.read(name, "a number", |value| value.as_f64().map(|number| number as f32))
+        self.read(name, "a number", |value| value.as_f64().map(nearest))
     }
 
-    /// The integer of that name that counts something.
+    /// The integer of that name that counts something; as in the description, one of 64 bits with a sign.
     pub(crate) fn count(&self, name: &str) -> Result<Option<usize>, Fault> {
-        self.read(name, "an integer that is not negative", |value| value.as_u64().and_then(|n| n.try_into().ok()))
+        let count = |value: &Value| value.as_i64().and_then(|n| n.try_into().ok());
+        self.read(name, "an integer from 0 to 9223372036854775807", count)
     }
 
     /// The integer of that name, all 64 bits of it.
@@ -44,6 +44,14 @@ impl<'a> Fields<'a> {
         let Some(value) = self.get(name) else { return Ok(None) };
         read(value).map(Some).ok_or_else(|| Fault::invalid(name, format!("{name} must be {what}, not {}", kind(value))))
     }
+}
+
+/// Sampling computes in f32. What is not zero does not become zero, so that it stays above or below a bound that is.
+#[allow(clippy::cast_possible_truncation, reason = "that is what it is for")]
+fn nearest(number: f64) -> f32 {
+    let rounded = number as f32;
+    let lost = number != 0.0 && rounded.abs() < f32::MIN_POSITIVE;
+    if lost { f32::MIN_POSITIVE.copysign(rounded) } else { rounded }
 }
 
 /// What a value is, in words.

@@ -206,6 +206,16 @@ struct Echo {
     pace: Duration,
 }
 
+impl Echo {
+    /// What a step takes.
+    async fn work(&self) {
+        self.steps.fetch_add(1, SeqCst);
+        if !self.pace.is_zero() {
+            tokio::time::sleep(self.pace).await;
+        }
+    }
+}
+
 #[async_trait]
 impl RemoteSwarm for Echo {
     async fn map(&self, _: &ModelId) -> Result<Arc<SwarmMap>, PortError> {
@@ -230,6 +240,7 @@ impl RemoteSwarm for Echo {
     }
 
     async fn forward(&self, _: Hop, hidden: Hidden) -> Result<Hidden, PortError> {
+        self.work().await;
         Ok(hidden)
     }
 }

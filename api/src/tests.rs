@@ -1,5 +1,8 @@
 //! The front door as a whole: pages, headers, errors, and what a closed connection does.
 
+mod headers;
+mod limits;
+
 use std::{
     sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
@@ -151,6 +154,25 @@ async fn closing_the_connection_stops_a_chat_reply() {
 async fn closing_the_connection_stops_a_streamed_reply() {
     let body = r#"{"messages":[{"role":"user","content":"Hi"}],"temperature":0,"stream":true}"#;
     stops_within_a_token("/v1/chat/completions", "application/json", body).await;
+}
+
+#[tokio::test]
+async fn closing_the_connection_stops_texts_that_are_continued() {
+    for stream in [false, true] {
+        let body = format!(r#"{{"prompt":["a","b"],"max_tokens":4000,"temperature":0,"n":2,"stream":{stream}}}"#);
+        stops_within_a_token("/v1/completions", "application/json", &body).await;
+    }
+}
+
+#[tokio::test]
+async fn closing_the_connection_stops_what_writes_nothing() {
+    let texts = vec!["a text"; 60];
+    for (path, body) in [
+        ("/v1/embeddings", serde_json::json!({"input": texts})),
+        ("/v1/completions", serde_json::json!({"prompt": texts, "echo": true, "max_tokens": 0, "logprobs": 0})),
+    ] {
+        stops_within_a_token(path, "application/json", &body.to_string()).await;
+    }
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PROMPT: [(&str, &str); 2] = [("inputs", "Once upon a time"), ("max_new_tokens", "12")];
 
 /// A member of a swarm that runs until it is dropped.
-struct Member {
+pub(crate) struct Member {
     child: Child,
     printed: Receiver<String>,
     said: Receiver<String>,
@@ -92,7 +92,7 @@ fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
 }
 
 /// A swarm's entrance: its address and its token.
-fn bootstrap() -> (Member, String, String) {
+pub(crate) fn bootstrap() -> (Member, String, String) {
     bootstrap_for("tiny-llama", "tiny-llama-hf")
 }
 
@@ -108,7 +108,7 @@ fn bootstrap_with(more: &[&str]) -> (Member, String, String) {
 }
 
 /// The model, computed in f32 so that a swarm of f32 servers says the same.
-fn tiny(more: &str) -> String {
+pub(crate) fn tiny(more: &str) -> String {
     model("tiny-llama", &fixtures::path("models/tiny-llama"), &format!("dtype = \"f32\"\n{more}"))
 }
 
@@ -192,6 +192,10 @@ async fn a_reply_outlives_its_host() {
     });
     assert_eq!(broken.0["outputs"], whole["outputs"], "{}", broken.0);
     assert_eq!(broken.0["route"]["failovers"].as_array().map(Vec::len), Some(1), "{}", broken.0);
+    let ours = "{model=\"smollm2-135m-instruct\"}";
+    for name in ["failovers_total", "failover_pause_seconds_count"] {
+        assert_eq!(page.metric(&format!("corolla_{name}{ours}")).await, 1, "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,5 +17,7 @@ mod openai;
 mod operations;
 mod server;
 mod simulation;
+#[cfg(unix)]
+mod swarm;
 mod v1;
 mod v2;

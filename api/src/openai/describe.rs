@@ -6,7 +6,7 @@ use poem_openapi::registry::{MetaResponse, MetaSchema, MetaSchemaRef};
 use super::{MAX_CHOICES, MAX_STOPS};
 use crate::{
     fault::ChatFaultBody,
-    spec::meta::{Member, boolean, header, inline, integer, json, list, number, object, one_of, or},
+    spec::meta::{Member, above, boolean, header, inline, integer, json, list, number, object, one_of, or},
 };
 
 /// A response and the errors of an operation that computes.
@@ -42,7 +42,7 @@ pub(super) fn stream_schema(event: MetaSchema) -> MetaSchemaRef {
 /// A text, several, the tokens of one, or of several.
 pub(super) fn prompts(most: usize, description: &'static str) -> MetaSchema {
     let text = || inline(MetaSchema::new("string"));
-    let token = || inline(integer(0, "A token."));
+    let token = || inline(MetaSchema { maximum: Some(f64::from(u32::MAX)), ..integer(0, "A token.") });
     let bounded = |schema| MetaSchema { min_items: Some(1), ..schema };
     let several = |schema| inline(MetaSchema { max_items: Some(most), ..bounded(schema) });
     let tokens = || bounded(list(token(), "Tokens of one text."));
@@ -64,7 +64,7 @@ pub(super) fn alternatives(description: &'static str) -> MetaSchema {
 
 /// Members that a chat and a completion have in common.
 pub(super) fn shared_members() -> Vec<Member> {
-    let string = || inline(MetaSchema::new("string"));
+    let string = || inline(MetaSchema { min_length: Some(1), ..MetaSchema::new("string") });
     let stops = MetaSchema { max_items: Some(MAX_STOPS), ..list(string(), "Several.") };
     let usage = boolean("Send the counts in a last chunk of their own.");
     vec![
@@ -85,10 +85,7 @@ pub(super) fn shared_members() -> Vec<Member> {
             "temperature",
             or(number(0.0, 100.0, "Divides the scores before drawing; 0 takes the most probable token."), 1.0),
         ),
-        (
-            "top_p",
-            number(0.0, 1.0, "Draw from the most probable tokens that reach this probability together. Above 0."),
-        ),
+        ("top_p", above(0.0, 1.0, "Draw from the most probable tokens that reach this probability together. Above 0.")),
         ("top_k", integer(1, "Draw from this many of the most probable tokens.")),
         ("min_p", number(0.0, 1.0, "Draw from tokens at least this fraction as probable as the best one.")),
         (

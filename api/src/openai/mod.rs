@@ -72,6 +72,7 @@ fn refuse(fields: &Fields<'_>, names: &[&str]) -> Result<(), Fault> {
         "function_call" => matches!(value.as_str(), Some("none" | "auto")),
         "modalities" => value.as_array().is_some_and(|all| all.iter().all(|one| one == "text")),
         "suffix" => value == "",
+        "web_search_options" => false, // an empty object asks for a search, too
         _ => {
             value.as_array().is_some_and(Vec::is_empty)
                 || value.as_object().is_some_and(serde_json::Map::is_empty)

@@ -40,6 +40,11 @@ pub(crate) fn number(minimum: f64, maximum: f64, description: &'static str) -> M
     }
 }
 
+/// A number above `bound` and up to `maximum`.
+pub(crate) fn above(bound: f64, maximum: f64, description: &'static str) -> MetaSchema {
+    MetaSchema { exclusive_minimum: Some(true), ..number(bound, maximum, description) }
+}
+
 /// True or false.
 pub(crate) fn boolean(description: &'static str) -> MetaSchema {
     MetaSchema { description: Some(description), ..MetaSchema::new("boolean") }

@@ -190,6 +190,53 @@ mod tests {
         }
     }
 
+    /// Every `oneOf` of the description, with where it stands.
+    fn unions(value: &Value, at: &str, found: &mut Vec<(String, Value)>) {
+        match value {
+            Value::Object(members) => {
+                if members.get("oneOf").is_some_and(Value::is_array) {
+                    found.push((at.to_owned(), value.clone()));
+                }
+                members.iter().for_each(|(name, member)| unions(member, &format!("{at}/{name}"), found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| unions(item, at, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn objects_that_a_member_tells_apart_say_so() {
+        let document = document("1.2.3");
+        let mut found = Vec::new();
+        unions(&document, "", &mut found);
+        let resolved = |shape: &Value| match shape["$ref"].as_str() {
+            Some(target) => document.pointer(target.trim_start_matches('#')).unwrap().clone(),
+            None => shape.clone(),
+        };
+        let mut told = 0;
+        for (at, union) in found {
+            let shapes = union["oneOf"].as_array().unwrap();
+            let objects: Vec<Value> = shapes.iter().map(resolved).filter(|shape| shape["type"] == "object").collect();
+            // An event is a piece or an error, of which no member has the same name: OpenAI's clients tell them apart.
+            let stream = at.contains("text/event-stream");
+            if objects.len() < 2 || stream {
+                continue;
+            }
+            told += 1;
+            let property = union["discriminator"]["propertyName"].as_str().unwrap_or_else(|| panic!("{at}: {union}"));
+            let mapping = union["discriminator"]["mapping"].as_object().unwrap();
+            assert_eq!(mapping.len(), shapes.len(), "{at}");
+            for (value, target) in mapping {
+                assert!(shapes.iter().any(|shape| shape["$ref"] == *target), "{at}: {target}");
+                let shape = document.pointer(target.as_str().unwrap().trim_start_matches('#')).unwrap();
+                let needed = shape["required"].as_array().unwrap();
+                assert!(needed.contains(&Value::from(property)), "{at}: {target} may lack {property}");
+                assert_eq!(shape["properties"][property]["enum"], serde_json::json!([value]), "{at}: {target}");
+            }
+        }
+        assert!(told >= 2, "formats of replies, and frames of a socket");
+    }
+
     #[test]
     fn every_reference_leads_somewhere() {
         fn walk(value: &Value, root: &Value) {

@@ -50,7 +50,9 @@ fn nullable(schema: &mut Map<String, Value>) {
     if !yes {
         return;
     }
-    if let Some(Value::Array(choices)) = schema.get_mut("enum") {
+    if let Some(Value::Array(choices)) = schema.get_mut("enum")
+        && !choices.contains(&Value::Null)
+    {
         choices.push(Value::Null);
     }
     if let Some(kind) = schema.get_mut("type") {
@@ -83,6 +85,8 @@ mod tests {
                 "b": {"description": "b", "allOf": [{"$ref": "#/components/schemas/A"}], "nullable": true},
                 "c": {"oneOf": [{"type": "string"}], "nullable": true},
                 "d": {"type": "number", "minimum": 0.0, "exclusiveMinimum": true, "maximum": 1.0, "exclusiveMaximum": false},
+                "e": {"type": "string", "enum": ["x"], "nullable": true},
+                "f": {"type": "string", "enum": ["x", null], "nullable": true},
                 "nullable": {"type": "boolean", "nullable": false},
                 "value": {"type": "string", "nullable": true},
             }, "example": {"nullable": true}}}},
@@ -95,6 +99,9 @@ mod tests {
         assert_eq!(properties["b"], json!({"description": "b", "anyOf": either}));
         assert_eq!(properties["c"], json!({"oneOf": [{"type": "string"}, {"type": "null"}]}));
         assert_eq!(properties["d"], json!({"type": "number", "exclusiveMinimum": 0.0, "maximum": 1.0}));
+        for name in ["e", "f"] {
+            assert_eq!(properties[name], json!({"type": ["string", "null"], "enum": ["x", null]}), "{name}");
+        }
         assert_eq!(properties["nullable"], json!({"type": "boolean"}));
         assert_eq!(properties["value"], json!({"type": ["string", "null"]}));
         assert_eq!(new["components"]["schemas"]["A"]["example"], json!({"nullable": true}));

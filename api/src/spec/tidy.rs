@@ -18,6 +18,7 @@ fn null_is_absent(request: &mut Value) {
     let required = request["required"].clone();
     let is_required = |name: &str| required.as_array().is_some_and(|names| names.iter().any(|it| it == name));
     for (name, member) in request.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
+        null_is_absent(member);
         if is_required(name) {
             continue;
         }
@@ -25,6 +26,10 @@ fn null_is_absent(request: &mut Value) {
         let place = if member.get("type").is_some() { Some(member) } else { member.pointer_mut("/oneOf/0") };
         if let Some(place) = place.filter(|place| place.get("type").is_some()) {
             place["nullable"] = json!(true);
+            // It is one of the listed values only where it is listed.
+            if let Some(Value::Array(values)) = place.get_mut("enum") {
+                values.push(Value::Null);
+            }
         }
     }
 }

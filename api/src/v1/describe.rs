@@ -13,8 +13,8 @@ use crate::{
     spec::{
         Tag,
         meta::{
-            Member, Operation, body, boolean, header, inline, integer, json, number, object, one_of, operation, or,
-            query, text,
+            Member, Operation, above, body, boolean, header, inline, integer, json, number, object, one_of, operation,
+            or, query, text,
         },
     },
 };
@@ -48,10 +48,7 @@ pub(crate) fn generate_members() -> Vec<Member> {
             or(number(0.0, 100.0, "Divides the scores before drawing; 0 is the same as not sampling."), 1.0),
         ),
         ("top_k", integer(1, "Draw from this many of the most probable tokens. Not together with top_p.")),
-        (
-            "top_p",
-            number(0.0, 1.0, "Draw from the most probable tokens that reach this probability together. Above 0."),
-        ),
+        ("top_p", above(0.0, 1.0, "Draw from the most probable tokens that reach this probability together. Above 0.")),
         (
             "max_length",
             integer(

@@ -129,3 +129,20 @@ async fn write(mut outbox: Receiver<String>, sink: &mut (impl Sink<Message> + Un
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_that_is_quiet_for_long_is_pinged() {
+        let (out, outbox) = channel(OUTBOX);
+        out.send("a".to_owned()).await.unwrap();
+        let mut sent = Vec::new();
+        let writes = timeout(PING * 2 + PING / 2, write(outbox, &mut sent)).await;
+        assert!(writes.is_err(), "it waits for more");
+        let ping = || Message::Ping(Vec::new());
+        assert_eq!(sent, [Message::Text("a".to_owned()), ping(), ping()]);
+        drop(out);
+    }
+}

@@ -13,7 +13,7 @@ use super::{
     table::{Entry, Live, Seat, Table},
 };
 use crate::{
-    generation::Conversation,
+    generation::{Conversation, Sampling},
     model::{Chat, ModelId, ModelSpec, TokenId, blocks_in_words},
     ports::{FaultKind, Observer, PortError, SessionNeed, SessionRecord, SessionStore, Timestamp},
     routing::{Bans, Chain},
@@ -49,6 +49,12 @@ impl Speaker {
                 Err(PortError::invalid(problem))
             }
         }
+    }
+
+    /// Whether all tokens that a bias names are the model's.
+    pub(super) fn check_biases(&self, sampling: &Sampling) -> Result<(), PortError> {
+        let biased: Vec<TokenId> = sampling.bias.iter().map(|(token, _)| *token).collect();
+        self.check_tokens("logit_bias", &biased)
     }
 
     /// The tokens of a chat whose reply begins with `begun`.

@@ -15,7 +15,7 @@ use super::{
     table::{Live, Seat, Table},
 };
 use crate::{
-    generation::{StopRule, Turn, TurnModel},
+    generation::{Sampling, StopRule, Turn, TurnModel},
     model::{Grammar, ModelId, TokenId},
     ports::{Constraint, Event, FaultKind, Observer, PortError, SessionRecord, SessionStore, Timestamp, Unobserved},
 };
@@ -125,8 +125,7 @@ impl SessionService {
             Some(id) => core.sit(id, request.model.as_ref()).await?,
             None => core.stand(request.model.as_ref())?,
         };
-        let biased: Vec<TokenId> = request.sampling.bias.iter().map(|(token, _)| *token).collect();
-        speaker.check_tokens("logit_bias", &biased)?;
+        speaker.check_biases(&request.sampling)?;
         let mut prompt = Continuation::of(&speaker, &seat, &request.prompt).await?;
         let ending = ending(&speaker, &request.stop).await?;
         let constraint = match &request.grammar {
@@ -151,6 +150,16 @@ impl SessionService {
             .within(constraint);
         let party = Party { model: speaker.spec.id.clone(), owner: request.owner };
         Ok(Reply::new(core.clone(), party, turn, (cached, undo, needed), (asked, pass)))
+    }
+
+    /// Whether a reply could be drawn so, for callers that may want none: [`SessionService::reply`] refuses the same.
+    ///
+    /// # Errors
+    /// An unknown model, a number out of its range, a token that the model does not know.
+    pub fn check_sampling(&self, model: Option<&ModelId>, sampling: &Sampling) -> Result<(), ReplyError> {
+        sampling.check()?;
+        let speaker = self.core.speaker(model.unwrap_or(self.core.catalogue.default_id()))?;
+        Ok(speaker.check_biases(sampling)?)
     }
 
     /// The text of tokens, special ones included.

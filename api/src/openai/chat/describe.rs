@@ -35,7 +35,8 @@ const JSON_OBJECT: &str = "ChatFormatJsonObject";
 const JSON_SCHEMA: &str = "ChatFormatJsonSchema";
 
 /// Members of OpenAI's requests that change what a reply is, and that this server does not honour yet.
-pub(super) const UNSUPPORTED: [&str; 5] = ["functions", "function_call", "modalities", "audio", "prediction"];
+pub(super) const UNSUPPORTED: [&str; 6] =
+    ["functions", "function_call", "modalities", "audio", "prediction", "web_search_options"];
 
 /// Members of a request that are read.
 pub(super) fn members() -> Vec<Member> {

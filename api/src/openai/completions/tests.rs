@@ -81,7 +81,26 @@ async fn a_prompt_is_scored_without_writing_anything() {
     let logprobs: Vec<f64> = all["token_logprobs"].as_array().unwrap().iter().filter_map(Value::as_f64).collect();
     assert!(logprobs.len() == 2 && logprobs[0] > -0.1 && logprobs[1] < -8.0, "{all}");
     assert_eq!((&answer["usage"]["prompt_tokens"], &answer["usage"]["completion_tokens"]), (&json!(3), &json!(0)));
-    assert_eq!(stage.steps.load(SeqCst), 0);
+    assert_eq!(stage.steps.load(SeqCst), 1, "one pass");
+}
+
+/// What would be wrong with a text is wrong with none, too.
+#[tokio::test]
+async fn how_nothing_is_drawn_is_checked() {
+    let stage = Stage::new();
+    for prompt in [json!("abd"), Value::Null] {
+        let asked = |name: &str, value: Value| json!({"prompt": prompt, "echo": true, "max_tokens": 0, name: value});
+        assert_eq!(ask(&stage, asked("top_p", json!(0.5))).await.0, 200);
+        for (name, value, status) in [
+            ("top_p", json!(-1), 400),
+            ("temperature", json!(101), 400),
+            ("logit_bias", json!({"300": 1}), 400),
+            ("model", json!("gpt"), 404),
+        ] {
+            let (found, body) = ask(&stage, asked(name, value)).await;
+            assert_eq!(found, status, "{name} {body}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -78,6 +78,9 @@ impl Work {
         ask: CompletionAsk,
     ) -> Result<Self, Fault> {
         let CompletionAsk { prompts, like, n, echo, nothing, .. } = ask;
+        if nothing {
+            service.check_sampling(like.model.as_ref(), &like.sampling)?;
+        }
         let (current, done, route) = (None, TokenUsage::default(), None);
         let mut work =
             Self { service, limit, n, echo, nothing, waiting: prompts.into(), like, current, before: 0, done, route };
