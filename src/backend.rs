@@ -1,7 +1,7 @@
 //! The backends this program knows by name, whether they were built in or not.
 
 use clap::ValueEnum;
-use corolla_domain::fit::{Dtype, Place};
+use corolla_domain::fit::{Dtype, KvType, Place};
 use serde::{Deserialize, Serialize};
 
 /// What computes.
@@ -48,6 +48,14 @@ impl Backend {
             Self::CandleCpu => &Dtype::ALL,
             Self::CandleCuda => &Dtype::ALL,
             Self::Tch => &[Dtype::F32],
+        }
+    }
+
+    /// What it can keep keys and values in, as far as that is left to the configuration.
+    pub(crate) fn kv_types(self) -> &'static [KvType] {
+        match self {
+            Self::CandleCpu => &KvType::ALL,
+            Self::CandleCuda | Self::Tch => &[KvType::F32],
         }
     }
 

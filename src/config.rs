@@ -15,7 +15,9 @@ use std::{
 };
 
 use choice::Access;
-pub(crate) use choice::{Backend as TypedBackend, Blocks, Dtype as TypedDtype, LogFormat, Reach as TypedReach};
+pub(crate) use choice::{
+    Backend as TypedBackend, Blocks, Dtype as TypedDtype, KvCache as TypedKvCache, LogFormat, Reach as TypedReach,
+};
 use corolla_api::Connections;
 use corolla_domain::{
     model::ModelId,

@@ -94,6 +94,7 @@ pub(crate) fn machine(
         name: backend.name(),
         place: backend.place(),
         dtypes: backend.dtypes(),
+        kv_types: backend.kv_types(),
         automatic: backend.automatic(),
         screens: backend.screens(),
         widens: backend.widens(),

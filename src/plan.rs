@@ -200,6 +200,7 @@ fn wish(compute: &ComputeSettings) -> Wish {
         head_on_processor: compute.head_on_processor,
         kernels: compute.kernels,
         screen: compute.screen,
+        kv_type: compute.kv_type,
         check_memory: compute.check_memory,
     }
 }

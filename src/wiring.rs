@@ -10,7 +10,7 @@ use std::{
 
 use corolla_checkpoint::{ModelSummary, inspect};
 use corolla_domain::{
-    fit::{Demand, Sizes},
+    fit::{Demand, KvType, Sizes},
     model::{BlockRange, ModelSpec},
     ports::{BlockEngine, Observer, PortError, RemoteSwarm, SessionStore, Timestamp},
     routing::{InProcessSwarm, JoinedSwarm},
@@ -68,9 +68,10 @@ pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Loo
     let here = model.certain(summary.blocks).map_or(0..0, |here| here.start()..here.end());
     let cache_tokens = cache_tokens(model, &summary, here.len())?;
     let positions = summary.max_positions.map_or("any number of".to_owned(), |n| n.to_string());
-    let sizes = sizes(&summary);
+    let kv_type = model.compute.kv_type;
+    let sizes = sizes(&summary, kv_type);
     let about = format!(
-        "{} in {}, {} blocks ({}), hidden {}, vocabulary {}, {positions} positions; {} MB of weights, {} MB of KV cache at most",
+        "{} in {}, {} blocks ({}), hidden {}, vocabulary {}, {positions} positions; {} MB of weights, {} MB of KV cache{} at most",
         summary.family,
         summary.stored.name(),
         summary.blocks,
@@ -79,6 +80,7 @@ pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Loo
         summary.vocab,
         summary.bytes / 1_000_000,
         (sizes.cache * here.len() as u64).saturating_mul(cache_tokens as u64) / 1_000_000,
+        if kv_type == KvType::F32 { String::new() } else { format!(" in {kv_type}") },
     );
     let (tokens, chunk) = (cache_tokens as u64, prefill_chunk as u64);
     let demand = Demand::new(&summary.parts, here, summary.stored.into(), sizes, tokens, chunk);
@@ -88,7 +90,7 @@ pub(crate) fn look_at(model: &ModelSettings, prefill_chunk: usize) -> Result<Loo
 /// Positions that the KV cache of `blocks` blocks holds.
 fn cache_tokens(model: &ModelSettings, summary: &ModelSummary, blocks: usize) -> Result<usize, PortError> {
     let Some(bytes) = model.cache_bytes.filter(|_| blocks > 0) else { return Ok(model.cache_tokens) };
-    let position = sizes(summary).cache.saturating_mul(blocks as u64).max(1);
+    let position = sizes(summary, model.compute.kv_type).cache.saturating_mul(blocks as u64).max(1);
     let tokens = usize::try_from(bytes / position).unwrap_or(usize::MAX);
     if tokens == 0 {
         return Err(PortError::invalid(format!(
@@ -100,8 +102,8 @@ fn cache_tokens(model: &ModelSettings, summary: &ModelSummary, blocks: usize) ->
 }
 
 /// The sizes of a model that say how much room a step takes.
-fn sizes(summary: &ModelSummary) -> Sizes {
-    let cache = size_of::<f32>() * summary.cache_numbers;
+fn sizes(summary: &ModelSummary, kv_type: KvType) -> Sizes {
+    let cache = summary.position_bytes(kv_type);
     Sizes { hidden: summary.hidden as u64, vocab: summary.vocab as u64, cache: cache as u64 }
 }
 

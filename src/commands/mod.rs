@@ -26,7 +26,7 @@ use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::Subscribe
 
 use crate::{
     Stop,
-    config::{self, LogFormat, Overrides, Settings, TypedBackend, TypedDtype},
+    config::{self, LogFormat, Overrides, Settings, TypedBackend, TypedDtype, TypedKvCache},
     plan::{self, ModelPlan},
     plugin, wiring,
 };
@@ -48,12 +48,15 @@ pub(crate) struct Compute {
     /// What the default model's weights are kept in.
     #[arg(long, value_name = "NAME")]
     dtype: Option<TypedDtype>,
+    /// What keys and values of its KV cache are kept in, by candle-cpu.
+    #[arg(long, value_name = "NAME")]
+    kv_cache: Option<TypedKvCache>,
 }
 
 impl Compute {
     /// What these flags say, and nothing else.
     fn overrides(self) -> Overrides {
-        Overrides { backend: self.backend, dtype: self.dtype, ..Overrides::default() }
+        Overrides { backend: self.backend, dtype: self.dtype, kv_cache: self.kv_cache, ..Overrides::default() }
     }
 }
 

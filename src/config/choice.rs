@@ -150,6 +150,19 @@ pub(super) enum Screen {
     Int4,
 }
 
+/// What keys and values are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum KvCache {
+    /// Single precision.
+    #[default]
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// 8 bits a number.
+    Q8,
+}
+
 /// Where embeddings and head of a model on a card are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -208,6 +221,17 @@ impl Screen {
             Self::Off => None,
             Self::Int8 => Some(fit::Screen::Int8),
             Self::Int4 => Some(fit::Screen::Int4),
+        }
+    }
+}
+
+impl KvCache {
+    /// The one that is meant.
+    pub(super) fn chosen(self) -> fit::KvType {
+        match self {
+            Self::F32 => fit::KvType::F32,
+            Self::Bf16 => fit::KvType::Bf16,
+            Self::Q8 => fit::KvType::Q8,
         }
     }
 }

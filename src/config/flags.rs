@@ -60,6 +60,7 @@ fn to_host(models: Vec<Model>, joined: Option<&str>) -> Result<Model, String> {
 fn about(model: &mut Model, flags: &Overrides) {
     model.backend = flags.backend.unwrap_or(model.backend);
     model.dtype = flags.dtype.unwrap_or(model.dtype);
+    model.kv_cache = flags.kv_cache.unwrap_or(model.kv_cache);
     if flags.join.is_some() {
         let swarm = model.swarm.get_or_insert_default();
         // A token says it all: what the file says of another swarm must not be mixed in.

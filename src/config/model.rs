@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use corolla_domain::{
-    fit::{Dtype, Kernels, Screen},
+    fit::{Dtype, Kernels, KvType, Screen},
     model::{BlockRange, ModelId},
 };
 
@@ -112,6 +112,8 @@ pub(crate) struct ComputeSettings {
     pub(crate) exact_activations: bool,
     /// The screen over the head with which the processor finds the best tokens.
     pub(crate) screen: Option<Screen>,
+    /// What keys and values are kept in.
+    pub(crate) kv_type: KvType,
     /// Whether a model that does not fit is refused.
     pub(crate) check_memory: bool,
 }
@@ -236,6 +238,12 @@ fn check_compute(at: usize, model: &typed::Model) -> Result<ComputeSettings, Str
     if model.screen.chosen().is_some() && !head_on_processor && backend.is_some_and(|backend| !backend.screens()) {
         return Err(only("screen", Backend::CandleCpu));
     }
+    // It belongs to the blocks, where they run here.
+    let kv_type = model.kv_cache.chosen();
+    let of_blocks = blocks_backend.or(backend).filter(|_| model.blocks == Blocks::Local);
+    if of_blocks.is_some_and(|backend| !backend.kv_types().contains(&kv_type)) {
+        return Err(only(&format!("kv_cache = \"{kv_type}\""), Backend::CandleCpu));
+    }
     let card = model.device.as_ref().map(|device| {
         let number = device.strip_prefix("cuda:").filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
         number.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
@@ -251,6 +259,7 @@ fn check_compute(at: usize, model: &typed::Model) -> Result<ComputeSettings, Str
         kernels,
         exact_activations: model.activations == Activations::F32,
         screen: model.screen.chosen(),
+        kv_type,
         check_memory: model.memory_check,
     })
 }

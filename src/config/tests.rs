@@ -1,7 +1,7 @@
 //! Faults in a configuration file, and the order of the layers.
 
 use corolla_domain::{
-    fit::{Dtype, Kernels, Screen},
+    fit::{Dtype, Kernels, KvType, Screen},
     model::BlockRange,
 };
 
@@ -113,12 +113,14 @@ fn flags_win_over_the_file() {
         listen: Some("127.0.0.1:2".into()),
         backend: Some(TypedBackend::CandleCpu),
         dtype: Some(TypedDtype::F32),
+        kv_cache: Some(TypedKvCache::Bf16),
         ..Overrides::default()
     };
     let settings = load(Some(&file), &flags).unwrap();
     assert_eq!(settings.listen.port(), 2);
     let compute = &settings.models[0].compute;
     assert_eq!((compute.backend, compute.dtype), (Some(Backend::CandleCpu), Some(Dtype::F32)));
+    assert_eq!(compute.kv_type, KvType::Bf16);
 }
 
 #[test]
@@ -162,11 +164,13 @@ fn what_computes_is_read_and_what_contradicts_it_is_named() {
         kernels: None,
         exact_activations: false,
         screen: None,
+        kv_type: KvType::F32,
         check_memory: true,
     };
     assert_eq!(open, left_open);
     let all = "backend = \"candle-cuda\"\ndevice = \"cuda:1\"\nhead = \"cpu\"\nblocks_backend = \"candle-cpu\"\n\
-               dtype = \"q8_0\"\nkernels = \"avx2\"\nactivations = \"f32\"\nscreen = \"int8\"\nmemory_check = false";
+               dtype = \"q8_0\"\nkernels = \"avx2\"\nactivations = \"f32\"\nscreen = \"int8\"\nkv_cache = \"q8\"\n\
+               memory_check = false";
     assert_eq!(
         model(all).unwrap().models.remove(0).compute,
         ComputeSettings {
@@ -178,6 +182,7 @@ fn what_computes_is_read_and_what_contradicts_it_is_named() {
             kernels: Some(Kernels::Avx2),
             exact_activations: true,
             screen: Some(Screen::Int8),
+            kv_type: KvType::Q8,
             check_memory: false,
         }
     );
@@ -203,6 +208,12 @@ fn what_computes_is_read_and_what_contradicts_it_is_named() {
             "models[0].kernels is for backend = \"candle-cpu\" only; leave it out, or use that backend".into(),
         ),
         (
+            "backend = \"candle-cpu\"\nblocks_backend = \"tch\"\nkv_cache = \"bf16\"",
+            "models[0].kv_cache = \"bf16\" is for backend = \"candle-cpu\" only; leave it out, or use that backend"
+                .into(),
+        ),
+        ("kv_cache = \"q4\"", "models.0.kv_cache = \"q4\" is not possible in FILE; it may be: f32, bf16, q8".into()),
+        (
             "blocks_backend = \"auto\"",
             "models.0.blocks_backend = \"auto\" is not possible in FILE; it may be: candle-cuda, candle-cpu, tch"
                 .into(),
@@ -214,6 +225,11 @@ fn what_computes_is_read_and_what_contradicts_it_is_named() {
         ),
     ] {
         assert_eq!(model(keys).unwrap_err(), fault);
+    }
+    for harmless in
+        ["backend = \"tch\"\nkv_cache = \"f32\"", "backend = \"tch\"\nblocks = \"swarm\"\nkv_cache = \"q8\""]
+    {
+        model(harmless).unwrap();
     }
 }
 

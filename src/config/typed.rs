@@ -11,7 +11,7 @@ use figment::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    choice::{Access, Activations, Backend, Blocks, Dtype, Head, Kernels, LogFormat, Pooling, Reach, Screen},
+    choice::{Access, Activations, Backend, Blocks, Dtype, Head, Kernels, KvCache, LogFormat, Pooling, Reach, Screen},
     flags,
 };
 use crate::{backend, plugin};
@@ -113,6 +113,8 @@ pub(super) struct Model {
     pub(super) activations: Activations,
     #[serde(default)]
     pub(super) screen: Screen,
+    #[serde(default)]
+    pub(super) kv_cache: KvCache,
     #[serde(default = "yes")]
     pub(super) memory_check: bool,
     #[serde(default)]
@@ -180,6 +182,9 @@ pub(crate) struct Overrides {
     /// What it computes with.
     #[serde(skip)]
     pub(crate) dtype: Option<Dtype>,
+    /// What its keys and values are kept in.
+    #[serde(skip)]
+    pub(crate) kv_cache: Option<KvCache>,
     /// The model's file or folder, in place of the models that are configured.
     #[serde(skip)]
     pub(crate) path: Option<PathBuf>,
@@ -240,6 +245,7 @@ impl Model {
             kernels: Kernels::default(),
             activations: Activations::default(),
             screen: Screen::default(),
+            kv_cache: KvCache::default(),
             memory_check: true,
             blocks: Blocks::default(),
             block_range: None,

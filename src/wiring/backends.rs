@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use corolla_candle::{Activations, Target};
+use corolla_candle::{Activations, Cpu, Target};
 use corolla_compute::{BlockChoice, LoadConfig, Model};
 use corolla_domain::{
     fit::Side,
@@ -92,11 +92,11 @@ async fn on(side: Side, plan: &ModelPlan, ends: bool, blocks: BlockChoice) -> Re
     match Backend::named(side.backend) {
         Some(Backend::CandleCpu) => {
             let kernels = Some(plan.choice.kernels);
-            let exact = plan.settings.compute.exact_activations;
-            let activations = if exact { Activations::F32 } else { Activations::Auto };
-            let screen = plan.settings.compute.screen;
-            let target = Target::Cpu { dtype: side.dtype, kernels, activations, screen, threads };
-            corolla_candle::load(config, target).await
+            let compute = &plan.settings.compute;
+            let activations = if compute.exact_activations { Activations::F32 } else { Activations::Auto };
+            let (dtype, screen, kv_type) = (side.dtype, compute.screen, compute.kv_type);
+            let cpu = Cpu { dtype, kernels, activations, screen, kv_type, threads };
+            corolla_candle::load(config, Target::Cpu(cpu)).await
         }
         Some(Backend::CandleCuda) => {
             let device = side.card.unwrap_or(0);

@@ -66,11 +66,16 @@ pub(crate) fn plan(mut model: ModelPlan, measure: bool) -> Result<HostPlan, Port
     let dht_prefix = dht_prefix(&model.settings, &summary.family)?;
     check_prefix(&dht_prefix)?;
     let limits = ServerLimits::stock(shares_heads(&summary));
-    let (stored, side) = (summary.stored.into(), model.choice.blocks);
+    let (stored, side, kv_type) = (summary.stored.into(), model.choice.blocks, model.settings.compute.kv_type);
     let kept = side.dtype.kept(&stored, Backend::named(side.backend).is_some_and(Backend::widens));
     let with_cache = |tokens: usize| {
-        let share =
-            Share::new(&summary.parts, sizes(&summary), (&stored, kept), tokens as u64, limits.max_batch as u64);
+        let share = Share::new(
+            &summary.parts,
+            sizes(&summary, kv_type),
+            (&stored, kept),
+            tokens as u64,
+            limits.max_batch as u64,
+        );
         share.ok_or_else(|| PortError::invalid("the blocks cannot be kept in that dtype"))
     };
     let all = BlockRange::first(summary.blocks);

@@ -1,10 +1,10 @@
 //! Greedy decoding of token ids, timed: `cargo run --release -p corolla-candle --example greedy -- MODEL COUNT ID...`
 //! Environment: `THREADS`, `DTYPE` (`f32`, `bf16`), `ACTIVATIONS` (`f32`), `SCREEN` (`int8`,
-//! `int4`).
+//! `int4`), `KV_CACHE` (`bf16`, `q8`).
 
 use std::{error::Error, time::Instant};
 
-use corolla_candle::{Activations, Target};
+use corolla_candle::{Activations, Cpu, Target};
 use corolla_compute::{BlockChoice, LoadConfig};
 use corolla_domain::{
     fit,
@@ -32,8 +32,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let named = std::env::var("SCREEN").ok();
     let screen = fit::Screen::ALL.into_iter().find(|screen| Some(screen.name()) == named.as_deref());
-    let target = Target::Cpu { dtype, kernels: None, activations, screen, threads };
-    let model = corolla_candle::load(config, target).await?;
+    let named = std::env::var("KV_CACHE").ok();
+    let kv_type = fit::KvType::ALL.into_iter().find(|kv_type| Some(kv_type.name()) == named.as_deref());
+    let kv_type = kv_type.unwrap_or_default();
+    let cpu = Cpu { activations, screen, kv_type, threads, ..Cpu::new(dtype) };
+    let model = corolla_candle::load(config, Target::Cpu(cpu)).await?;
     let (local, engine) = (model.local().ok_or("no ends")?, model.engine().ok_or("no blocks")?);
     println!("{:?} loaded in {:.2?}", local.spec(), started.elapsed());
     let need = SessionNeed { max_length: prompt.len() + count, batch: 1 };

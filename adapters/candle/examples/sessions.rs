@@ -6,7 +6,7 @@
 
 use std::{error::Error, time::Instant};
 
-use corolla_candle::{Activations, Target};
+use corolla_candle::{Cpu, Target};
 use corolla_compute::{BlockChoice, LoadConfig};
 use corolla_domain::{
     fit::Dtype,
@@ -35,11 +35,7 @@ async fn main() -> Outcome<()> {
     };
     let threads = std::env::var("THREADS").ok().map(|threads| threads.parse()).transpose()?;
     let config = LoadConfig { id: "example".into(), path, ends: true, blocks: BlockChoice::All, cache_tokens: 65_536 };
-    let model = corolla_candle::load(
-        config,
-        Target::Cpu { dtype, kernels: None, activations: Activations::Auto, screen: None, threads },
-    )
-    .await?;
+    let model = corolla_candle::load(config, Target::Cpu(Cpu { threads, ..Cpu::new(dtype) })).await?;
     let (local, engine) = (model.local().ok_or("no ends")?, model.engine().ok_or("no blocks")?);
     println!("{}, {} sessions of {tokens} tokens", local.spec().dtype, many);
 

@@ -1,7 +1,7 @@
 //! What a caller decides about one model on this machine.
 
 use corolla_checkpoint::{GgmlType, Stored};
-use corolla_domain::fit::{Dtype, Kernels, Screen};
+use corolla_domain::fit::{Dtype, Kernels, KvType, Screen};
 
 /// What activations are multiplied as. Sums are f32 in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -14,23 +14,38 @@ pub enum Activations {
     F32,
 }
 
+/// How the processor computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cpu {
+    /// How weights are kept.
+    pub dtype: Dtype,
+    /// Which kernels to use; `None` takes the fastest that this processor has.
+    pub kernels: Option<Kernels>,
+    /// What activations are multiplied as.
+    pub activations: Activations,
+    /// The copy of the head with which the highest scores over the vocabulary are found, where weights are wider than 8
+    /// bits: the same scores, with fewer bytes read and more kept.
+    pub screen: Option<Screen>,
+    /// What keys and values are kept in.
+    pub kv_type: KvType,
+    /// Threads, the worker's own included; `None` takes as many as affinity and control groups leave the process.
+    pub threads: Option<usize>,
+}
+
+impl Cpu {
+    /// Weights kept as `dtype` says, and everything else left open.
+    #[must_use]
+    pub fn new(dtype: Dtype) -> Self {
+        let (activations, kv_type) = (Activations::Auto, KvType::F32);
+        Self { dtype, kernels: None, activations, screen: None, kv_type, threads: None }
+    }
+}
+
 /// Where and how to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// On the processor.
-    Cpu {
-        /// How weights are kept.
-        dtype: Dtype,
-        /// Which kernels to use; `None` takes the fastest that this processor has.
-        kernels: Option<Kernels>,
-        /// What activations are multiplied as.
-        activations: Activations,
-        /// The copy of the head with which the highest scores over the vocabulary are found, where weights are wider than 8
-        /// bits: the same scores, with fewer bytes read and more kept.
-        screen: Option<Screen>,
-        /// Threads, the worker's own included; `None` takes as many as affinity and control groups leave the process.
-        threads: Option<usize>,
-    },
+    Cpu(Cpu),
     /// With candle's tensors, on the processor: what runs on a GPU, without one.
     Tensors {
         /// How weights are kept.
@@ -49,7 +64,7 @@ impl Target {
     /// On the processor, with everything left open.
     #[must_use]
     pub fn cpu() -> Self {
-        Self::Cpu { dtype: Dtype::Stored, kernels: None, activations: Activations::Auto, screen: None, threads: None }
+        Self::Cpu(Cpu::new(Dtype::Stored))
     }
 }
 

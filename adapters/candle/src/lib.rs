@@ -11,7 +11,7 @@ mod ggml;
 use corolla_compute::{LoadConfig, Model};
 use corolla_domain::ports::PortError;
 
-pub use config::{Activations, Target};
+pub use config::{Activations, Cpu, Target};
 pub use cpu::kernel_sets;
 pub use device::{CudaDevice, cuda_devices};
 
@@ -22,9 +22,7 @@ pub use device::{CudaDevice, cuda_devices};
 /// `Unavailable` for a GPU that is not there.
 pub async fn load(config: LoadConfig, target: Target) -> Result<Model, PortError> {
     match target {
-        Target::Cpu { dtype, kernels, activations, screen, threads } => {
-            Model::load(config, move || cpu::CpuArithmetic::new(threads, kernels, dtype, activations, screen)).await
-        }
+        Target::Cpu(cpu) => Model::load(config, move || cpu::CpuArithmetic::new(cpu)).await,
         Target::Tensors { dtype } => {
             Model::load(config, move || Ok(device::TensorArithmetic::new(candle_core::Device::Cpu, dtype))).await
         }

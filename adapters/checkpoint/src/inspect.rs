@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use corolla_domain::{
-    fit::{Part, Parts},
+    fit::{KvType, Part, Parts},
     model::{ModelId, ModelSpec, TokenId},
     ports::PortError,
 };
@@ -35,11 +35,19 @@ pub struct ModelSummary {
     pub bytes: u64,
     /// Numbers of KV cache that one position takes in one block: keys and values.
     pub cache_numbers: usize,
+    /// How many vectors these are: a key and a value of each head that has its own.
+    pub cache_vectors: usize,
     /// How large its parts are.
     pub parts: Parts,
 }
 
 impl ModelSummary {
+    /// Bytes of KV cache that one position takes in one block.
+    #[must_use]
+    pub fn position_bytes(&self, kv_type: KvType) -> usize {
+        self.cache_vectors * kv_type.vector_bytes(self.cache_numbers / self.cache_vectors.max(1))
+    }
+
     /// What the domain knows of it, under that name and computed with that dtype.
     #[must_use]
     pub fn spec(&self, id: ModelId, dtype: String) -> ModelSpec {
@@ -94,6 +102,7 @@ impl Checkpoint {
             stored,
             bytes: weights.bytes(),
             cache_numbers: 2 * model.heads.kv * model.heads.dim,
+            cache_vectors: 2 * model.heads.kv,
             parts: parts(weights, model),
         })
     }

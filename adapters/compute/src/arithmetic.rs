@@ -6,6 +6,9 @@ use corolla_domain::{
     ports::{FaultKind, PortError},
 };
 
+/// Positions of a row that caches share, or do not, as one: see [`Arithmetic::fork`].
+pub const PAGE: usize = 64;
+
 /// Which positions a step adds to which session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -180,6 +183,11 @@ pub trait Arithmetic: Send + Sync + 'static {
     /// See [`Arithmetic::rows`].
     fn gated(&self, gate: Self::Rows, up: &Self::Rows) -> Result<Self::Rows, PortError>;
 
+    /// Bytes of keys and values that a position of a row takes in one block.
+    fn position_bytes(&self, heads: Heads) -> usize {
+        2 * heads.kv * heads.dim * size_of::<f32>()
+    }
+
     /// An empty cache with room for `length` positions of `batch` rows, in one block.
     ///
     /// # Errors
@@ -195,6 +203,16 @@ pub trait Arithmetic: Send + Sync + 'static {
         let _ = (cache, rows, length);
         let text = "rows of a cache cannot be put in another order with this backend";
         Err(PortError::new(FaultKind::Unsupported, text))
+    }
+
+    /// Another cache with room for `length` positions, that begins with the first `to` of this one. Pages of [`PAGE`]
+    /// positions, of each row, that are in `to` from end to end take no memory until one of the caches writes in them.
+    ///
+    /// # Errors
+    /// `Unsupported` where the library cannot do it, and see [`Arithmetic::cache`].
+    fn fork(&self, cache: &Self::Cache, to: usize, length: usize) -> Result<Self::Cache, PortError> {
+        let _ = (cache, to, length);
+        Err(PortError::new(FaultKind::Unsupported, "caches cannot share positions with this backend"))
     }
 
     /// What the blocks of a step at `place` share. `turns` are cosine and sine of each rotary pair, `[seq, dim / 2]`;

@@ -15,6 +15,6 @@ mod scoring;
 mod session;
 mod worker;
 
-pub use arithmetic::{Arithmetic, Place, Use};
+pub use arithmetic::{Arithmetic, PAGE, Place, Use};
 pub use model::{BlockChoice, LoadConfig, Model};
 pub use pick::pick;

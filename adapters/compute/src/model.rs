@@ -71,11 +71,11 @@ impl Model {
     ) -> Result<Self, PortError> {
         let (ends, cache_tokens) = (config.ends, config.cache_tokens);
         let (worker, about) = Worker::start(move || Loaded::read(&config, make()?)).await?;
-        let About { spec, hosted, cache_numbers } = about;
+        let About { spec, hosted, position_bytes } = about;
         let spec = Arc::new(spec);
         let engine = hosted.map(|hosted| {
             let budget = Budget::new(cache_tokens, hosted.len());
-            let engine = Engine { worker: worker.clone(), hosted, hidden: spec.hidden, cache_numbers, budget };
+            let engine = Engine { worker: worker.clone(), hosted, hidden: spec.hidden, position_bytes, budget };
             Arc::new(engine) as Arc<dyn BlockEngine>
         });
         let local = ends.then(|| Arc::new(Local { worker, spec }) as Arc<dyn LocalModel>);
@@ -106,8 +106,8 @@ pub(crate) struct Loaded<B: Arithmetic> {
 struct About {
     spec: ModelSpec,
     hosted: Option<BlockRange>,
-    /// Numbers that a position takes in the KV cache of one block.
-    cache_numbers: usize,
+    /// Bytes that a position takes in the KV cache of one block.
+    position_bytes: usize,
 }
 
 impl<B: Arithmetic> Loaded<B> {
@@ -126,7 +126,7 @@ impl<B: Arithmetic> Loaded<B> {
             model = %spec.id, family = spec.family, blocks = hosted.map_or(0, BlockRange::len), dtype = spec.dtype,
             "model loaded"
         );
-        let about = About { spec, hosted, cache_numbers: summary.cache_numbers };
+        let about = About { spec, hosted, position_bytes: arithmetic.position_bytes(model.heads) };
         Ok((Self { arithmetic, ends, blocks }, about))
     }
 
@@ -251,8 +251,8 @@ struct Engine<B: Arithmetic> {
     worker: Worker<B>,
     hosted: BlockRange,
     hidden: usize,
-    /// Numbers that a position takes in the cache of one block.
-    cache_numbers: usize,
+    /// Bytes that a position takes in the cache of one block.
+    position_bytes: usize,
     budget: Budget,
 }
 

@@ -5,7 +5,7 @@
 //! where that has no room, the widest quantised form that has.
 
 use super::{
-    Bytes, Demand, Dtype, Kernels, Machine, Place, Room, Screen, Stored, check_kernels,
+    Bytes, Demand, Dtype, Kernels, KvType, Machine, Place, Room, Screen, Stored, check_kernels,
     machine::{Backend, Card},
 };
 
@@ -26,6 +26,8 @@ pub struct Wish {
     pub kernels: Option<Kernels>,
     /// What screen the processor has over the head.
     pub screen: Option<Screen>,
+    /// What keys and values are kept in.
+    pub kv_type: KvType,
     /// Whether what does not fit is refused.
     pub check_memory: bool,
 }
@@ -40,6 +42,7 @@ impl Default for Wish {
             head_on_processor: false,
             kernels: None,
             screen: None,
+            kv_type: KvType::F32,
             check_memory: true,
         }
     }
@@ -169,8 +172,24 @@ impl Ask<'_> {
         self.wish.dtype.is_none_or(|dtype| backend.dtypes.contains(&dtype))
     }
 
+    /// Refuses a backend of blocks that does not keep keys and values as it is configured.
+    fn check_kv_type(&self, blocks: &Backend) -> Result<(), String> {
+        let wanted = self.wish.kv_type;
+        if !self.demand.has_blocks() || blocks.kv_types.contains(&wanted) {
+            return Ok(());
+        }
+        let able = self.machine.backends.iter().filter(|backend| backend.kv_types.contains(&wanted));
+        let able: Vec<&str> = able.map(|backend| backend.name).collect();
+        Err(format!(
+            "kv_cache = \"{wanted}\" is not possible with {}; leave kv_cache out, or have the blocks computed by {}",
+            blocks.name,
+            able.join(" or ")
+        ))
+    }
+
     /// The way that is preferred of those for which there is room.
     fn on(&self, ends: &Backend, blocks: &Backend, why: &str) -> Result<Choice, String> {
+        self.check_kv_type(blocks)?;
         let ways = self.ways(ends, blocks)?;
         let fits = |way: &Way| !self.wish.check_memory || self.fits(way);
         let Some(at) = ways.iter().position(fits) else { return Err(self.refusal(&ways)) };

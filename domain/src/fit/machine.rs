@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Dtype;
+use super::{Dtype, KvType};
 
 /// A set of kernels for one instruction set, the fastest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,6 +121,8 @@ pub struct Backend {
     pub place: Place,
     /// What it can keep weights in.
     pub dtypes: &'static [Dtype],
+    /// What it can keep keys and values in; f32 is whatever it does where nothing is configured.
+    pub kv_types: &'static [KvType],
     /// Whether it may be chosen where none is configured.
     pub automatic: bool,
     /// Whether it can have a screen over the head.

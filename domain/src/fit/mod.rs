@@ -4,6 +4,7 @@
 mod choose;
 mod dtype;
 mod explain;
+mod kv_type;
 mod machine;
 mod need;
 mod say;
@@ -12,6 +13,7 @@ mod table;
 
 pub use choose::{Choice, Side, Wish, choose, choose_all};
 pub use dtype::{Dtype, Stored};
+pub use kv_type::KvType;
 pub use machine::{Backend, Card, Features, Kernels, Machine, Place, Room, check_kernels};
 pub use need::{Bytes, Demand, Part, Parts, Sizes};
 pub use say::bytes;

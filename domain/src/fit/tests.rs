@@ -46,6 +46,7 @@ fn machine(free: u64, avx512: bool) -> Machine {
                 name: "candle-cuda",
                 place: Place::Card,
                 dtypes: &EVERYTHING,
+                kv_types: &[KvType::F32],
                 automatic: true,
                 screens: false,
                 widens: false,
@@ -55,6 +56,7 @@ fn machine(free: u64, avx512: bool) -> Machine {
                 name: "candle-cpu",
                 place: Place::Processor,
                 dtypes: &EVERYTHING,
+                kv_types: &KvType::ALL,
                 automatic: true,
                 screens: true,
                 widens: true,
@@ -64,6 +66,7 @@ fn machine(free: u64, avx512: bool) -> Machine {
                 name: "tch",
                 place: Place::Processor,
                 dtypes: &[Dtype::F32],
+                kv_types: &[KvType::F32],
                 automatic: false,
                 screens: false,
                 widens: false,
@@ -395,5 +398,27 @@ fn what_would_help_is_told_with_the_screen() {
     for (screen, needs) in [(Screen::Int8, "2.6"), (Screen::Int4, "2.4")] {
         let fault = fault(Some(screen));
         assert!(fault.contains(&format!("blocks = \"swarm\" (needs {needs} GB here)")), "{fault}");
+    }
+}
+
+#[test]
+fn keys_and_values_are_kept_as_configured_or_not_at_all() {
+    let demand = llama_8b("bf16");
+    let wish = |backend| Wish { backend, kv_type: KvType::Q8, ..Wish::default() };
+    let machine = with_cards(machine(40 * GB, true), &[80 * GB]);
+    let room = machine.room();
+    let choice = choose(&demand, &wish(None), &machine, &room).unwrap();
+    assert_eq!(choice.blocks.backend, "candle-cpu", "though a card has room: {}", choice.reason);
+    for name in ["candle-cuda", "tch"] {
+        let wish = Wish { dtype: Some(Dtype::F32), ..wish(Some(name)) };
+        assert_eq!(
+            choose(&demand, &wish, &machine, &room).unwrap_err(),
+            format!(
+                "kv_cache = \"q8\" is not possible with {name}; leave kv_cache out, or have the blocks computed by \
+                 candle-cpu"
+            )
+        );
+        let split = Wish { blocks_backend: Some("candle-cpu"), ..wish };
+        assert_eq!(choose(&demand, &split, &machine, &room).unwrap().blocks.backend, "candle-cpu");
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use corolla_domain::{
+    fit::KvType,
     model::BlockRange,
     placement::{Trial, measure},
     ports::{BlockEngine, PortError},
@@ -76,7 +77,7 @@ fn key_of(plan: &HostPlan, sample: BlockRange) -> String {
     let (settings, choice, summary) = (&plan.model.settings, &plan.model.choice, &plan.summary);
     let threads = machine::threads(settings.threads);
     format!(
-        "{} ({} {}, {} bytes), {} blocks of {} bytes, {}{}, {} {}{}, {threads} threads, corolla {}, {}",
+        "{} ({} {}, {} bytes), {} blocks of {} bytes, {}{}{}, {} {}{}, {threads} threads, corolla {}, {}",
         settings
             .path
             .file_name()
@@ -88,6 +89,10 @@ fn key_of(plan: &HostPlan, sample: BlockRange) -> String {
         plan.share.weights,
         choice.blocks.dtype,
         if settings.compute.exact_activations { " beside f32" } else { "" },
+        match settings.compute.kv_type {
+            KvType::F32 => String::new(),
+            kv_type => format!(" with keys and values in {kv_type}"),
+        },
         choice.blocks.backend,
         choice.kernels,
         choice.blocks.card.map_or(String::new(), |nth| format!(" on card {nth}")),

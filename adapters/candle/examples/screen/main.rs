@@ -19,7 +19,7 @@ mod turns;
 
 use std::{error::Error, sync::Arc, time::Instant};
 
-use corolla_candle::{Activations, Target};
+use corolla_candle::{Activations, Cpu, Target};
 use corolla_checkpoint::Checkpoint;
 use corolla_compute::{BlockChoice, LoadConfig, Model};
 use corolla_domain::{
@@ -102,7 +102,8 @@ async fn load(path: &str, screen: Option<Screen>, blocks: bool) -> Outcome<(Arc<
     let blocks = if blocks { BlockChoice::All } else { BlockChoice::None };
     let config = LoadConfig { id: "example".into(), path: path.into(), ends: true, blocks, cache_tokens: 1 << 14 };
     let started = Instant::now();
-    let model = corolla_candle::load(config, Target::Cpu { dtype, kernels, activations, screen, threads }).await?;
+    let cpu = Cpu { kernels, activations, screen, threads, ..Cpu::new(dtype) };
+    let model = corolla_candle::load(config, Target::Cpu(cpu)).await?;
     eprintln!("loaded with screen {:?} in {:.2?}", screen.map(Screen::name), started.elapsed());
     Ok((model.local().ok_or("no ends")?, model))
 }

@@ -1,11 +1,11 @@
 //! Attention of new positions over everything before them.
 
 use corolla_checkpoint::Heads;
-use corolla_compute::Place;
+use corolla_compute::{PAGE, Place};
 
 use super::{
     buffers,
-    kernels::{Kernels, Strided, product_into},
+    kernels::{Kernels, Strided, add_product, product_into},
     kv_cache::BlockCache,
     pool::Pool,
 };
@@ -32,7 +32,8 @@ pub(super) fn attend(
             kernels,
             queries: &queries[(row * seq * heads.query + head) * heads.dim..],
             stride: heads.query * heads.dim,
-            cache: cache.read(row, head * heads.kv / heads.query, position + seq),
+            cache,
+            at: (row, head * heads.kv / heads.query),
             dim: heads.dim,
             position,
             slope: slopes.map_or(0.0, |slopes| slopes[head]),
@@ -62,8 +63,9 @@ struct OneHead<'a> {
     queries: &'a [f32],
     /// From a query to the next.
     stride: usize,
-    /// Keys and values of all positions.
-    cache: (&'a [f32], &'a [f32]),
+    cache: &'a BlockCache,
+    /// The row, and its head of keys and values.
+    at: (usize, usize),
     dim: usize,
     position: usize,
     slope: f32,
@@ -71,40 +73,52 @@ struct OneHead<'a> {
 
 impl OneHead<'_> {
     fn one_by_one(&self, out: &mut [f32]) {
-        let kernels = self.kernels;
+        let (kernels, (row, head)) = (self.kernels, self.at);
         for (i, out) in out.chunks_exact_mut(self.dim).enumerate() {
             let query = &self.queries[i * self.stride..][..self.dim];
             let seen = self.position + i + 1;
             let mut scores = vec![0f32; seen];
-            (kernels.scores)(query, self.cache.0, &mut scores);
+            for (keys, scores) in self.cache.keys(row, head, seen).zip(scores.chunks_mut(PAGE)) {
+                keys.scores(kernels, query, scores);
+            }
             self.soften(&mut scores);
-            (kernels.mix)(&scores, self.cache.1, out);
+            out.fill(0.0);
+            for (values, weights) in self.cache.values(row, head, seen).zip(scores.chunks_mut(PAGE)) {
+                values.mix(kernels, weights, out);
+            }
         }
     }
 
     fn in_chunks(&self, seq: usize, out: &mut [f32]) {
-        let rows = |first| Strided { first, row: self.dim, col: 1 };
+        let ((row, head), dim) = (self.at, self.dim);
+        let rows = |first, row| Strided { first, row, col: 1 };
+        let mut room = Vec::new();
         for from in (0..seq).step_by(CHUNK) {
             let many = CHUNK.min(seq - from);
             let seen = self.position + from + many;
             let mut scores = vec![0f32; many * seen];
-            product_into(
-                (many, seen, self.dim),
-                (self.queries, Strided { first: from * self.stride, row: self.stride, col: 1 }),
-                (self.cache.0, Strided { first: 0, row: 1, col: self.dim }),
-                (&mut scores, Strided { first: 0, row: seen, col: 1 }),
-            );
+            for (keys, first) in self.cache.keys(row, head, seen).zip((0..seen).step_by(PAGE)) {
+                product_into(
+                    (many, PAGE.min(seen - first), dim),
+                    (self.queries, rows(from * self.stride, self.stride)),
+                    (keys.widened(&mut room), Strided { first: 0, row: 1, col: dim }),
+                    (&mut scores, rows(first, seen)),
+                );
+            }
             for (i, scores) in scores.chunks_exact_mut(seen).enumerate() {
                 let (seen, future) = scores.split_at_mut(self.position + from + i + 1);
                 self.soften(seen);
                 future.fill(0.0);
             }
-            product_into(
-                (many, self.dim, seen),
-                (&scores, Strided { first: 0, row: seen, col: 1 }),
-                (self.cache.1, rows(0)),
-                (out, rows(from * self.dim)),
-            );
+            out[from * dim..][..many * dim].fill(0.0);
+            for (values, first) in self.cache.values(row, head, seen).zip((0..seen).step_by(PAGE)) {
+                add_product(
+                    (many, dim, PAGE.min(seen - first)),
+                    (&scores, rows(first, seen)),
+                    (values.widened(&mut room), rows(0, dim)),
+                    (out, rows(from * dim, dim)),
+                );
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use std::mem;
 use corolla_checkpoint::{Heads, Stored, View};
 use corolla_compute::{Arithmetic, Place, Use};
 use corolla_domain::{
-    fit::{self, Dtype},
+    fit::{self, Dtype, KvType},
     model::{LogitRow, Want},
     ports::PortError,
 };
@@ -23,13 +23,13 @@ use corolla_domain::{
 use self::{
     attention::attend,
     kernels::{Kernels, RoundedRows},
-    kv_cache::BlockCache,
+    kv_cache::{BlockCache, Layout},
     matrix::Matrix,
     norm::turn,
     pool::Pool,
     screen::ScreenFile,
 };
-use crate::config::{Activations, kept};
+use crate::config::{Activations, Cpu, kept};
 
 pub use kernels::kernel_sets;
 
@@ -40,6 +40,7 @@ pub(crate) struct CpuArithmetic {
     dtype: Dtype,
     activations: Activations,
     screen: Option<fit::Screen>,
+    kv_type: KvType,
 }
 
 /// Activations of shape `[rows, width]`.
@@ -76,20 +77,15 @@ pub(crate) struct Frame {
 }
 
 impl CpuArithmetic {
-    /// `threads` threads, or one for each core; a screen over the head where that is wanted.
-    pub(crate) fn new(
-        threads: Option<usize>,
-        kernels: Option<fit::Kernels>,
-        dtype: Dtype,
-        activations: Activations,
-        screen: Option<fit::Screen>,
-    ) -> Result<Self, PortError> {
+    /// Everything as `cpu` says; `threads` left open is one for each core.
+    pub(crate) fn new(cpu: Cpu) -> Result<Self, PortError> {
+        let Cpu { dtype, kernels, activations, screen, kv_type, threads } = cpu;
         let kernels = kernels::kernels(kernels)?;
         let pool = Pool::new(threads)?;
         tracing::debug!(kernels = kernels.name, threads = pool.threads(), "kernels chosen");
         // Who asks for single precision wants nothing rounded.
         let activations = if dtype == Dtype::F32 { Activations::F32 } else { activations };
-        Ok(Self { pool, kernels, dtype, activations, screen })
+        Ok(Self { pool, kernels, dtype, activations, screen, kv_type })
     }
 
     /// The form in which a matrix that a file has as `stored` is kept. In single precision, numbers of 16 bits are widened on
@@ -223,13 +219,21 @@ impl Arithmetic for CpuArithmetic {
         Ok(Rows::new(gate.into_numbers(), width))
     }
 
-    fn cache(&self, batch: usize, length: usize, heads: Heads) -> Result<BlockCache, PortError> {
-        BlockCache::new(batch, length, heads.kv, heads.dim)
+    fn position_bytes(&self, heads: Heads) -> usize {
+        2 * heads.kv * self.kv_type.vector_bytes(heads.dim)
     }
 
-    fn reorder(&self, cache: &mut BlockCache, rows: &[usize], length: usize) -> Result<(), PortError> {
-        cache.reorder(rows, length);
+    fn cache(&self, batch: usize, _: usize, heads: Heads) -> Result<BlockCache, PortError> {
+        Ok(BlockCache::new(batch, Layout { heads: heads.kv, dim: heads.dim, kv_type: self.kv_type }))
+    }
+
+    fn reorder(&self, cache: &mut BlockCache, rows: &[usize], _: usize) -> Result<(), PortError> {
+        cache.reorder(rows);
         Ok(())
+    }
+
+    fn fork(&self, cache: &BlockCache, to: usize, _: usize) -> Result<BlockCache, PortError> {
+        Ok(cache.fork(to))
     }
 
     fn frame(
@@ -248,7 +252,7 @@ impl Arithmetic for CpuArithmetic {
         frame: &Frame,
         heads: Heads,
     ) -> Result<Rows, PortError> {
-        let Place { seq, position, .. } = frame.place;
+        let Place { batch, seq, position } = frame.place;
         if let Some(turns) = &frame.turns {
             for rows in [&mut queries, &mut keys] {
                 for (at, row) in rows.numbers.chunks_exact_mut(rows.width).enumerate() {
@@ -257,9 +261,9 @@ impl Arithmetic for CpuArithmetic {
                 }
             }
         }
-        let new = keys.numbers.chunks_exact(keys.width).zip(values.numbers.chunks_exact(values.width));
-        for (at, (keys, values)) in new.enumerate() {
-            cache.write(at / seq, position + at % seq, keys, values);
+        let mut new = keys.numbers.chunks_exact(keys.width).zip(values.numbers.chunks_exact(values.width));
+        for row in 0..batch {
+            cache.write(row, position, new.by_ref().take(seq))?;
         }
         let slopes = frame.slopes.as_deref();
         let numbers = attend((&self.kernels, &self.pool), &queries.numbers, cache, frame.place, heads, slopes);

@@ -143,6 +143,8 @@ fn a_look_at_the_headers_tells_what_the_model_is() {
     assert_eq!((llama3.eos, llama3.bos), (vec![TokenId(1), TokenId(2)], Some(TokenId(0))));
     assert_eq!((llama3.max_positions, llama3.stored), (Some(2048), Stored::Bf16));
     let chat = inspect(&fixtures::smollm2()).unwrap();
+    let bytes = fit::KvType::ALL.map(|kv_type| chat.position_bytes(kv_type));
+    assert_eq!(bytes, [2 * 3 * 64 * 4, 2 * 3 * 64 * 2, 2 * 3 * (64 + 4)]);
     assert_eq!((&*chat.family, chat.vocab, chat.blocks), ("llama", 49_152, 30));
     assert_eq!((chat.eos, chat.max_positions), (vec![TokenId(2)], Some(8192)));
     assert_eq!(chat.stored, Stored::Quantised(GgmlType::Q4_1));

@@ -9,5 +9,6 @@ mod gguf;
 mod golden;
 #[cfg(feature = "cuda")]
 mod gpu;
+mod kv_types;
 mod run;
 mod screen;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use corolla_candle::{Activations, Target};
+use corolla_candle::{Activations, Cpu, Target};
 use corolla_compute::{BlockChoice, LoadConfig};
 use corolla_domain::{fit, ports::PortError};
 use testkit::run::Loaded;
@@ -12,12 +12,18 @@ pub(crate) fn config(path: &Path) -> LoadConfig {
 }
 
 pub(crate) fn cpu(dtype: fit::Dtype) -> Target {
-    Target::Cpu { dtype, kernels: None, activations: Activations::Auto, screen: None, threads: Some(2) }
+    Target::Cpu(Cpu { threads: Some(2), ..Cpu::new(dtype) })
 }
 
 /// The same with activations as they are.
 pub(crate) fn exact(dtype: fit::Dtype) -> Target {
-    Target::Cpu { dtype, kernels: None, activations: Activations::F32, screen: None, threads: Some(2) }
+    Target::Cpu(Cpu { activations: Activations::F32, threads: Some(2), ..Cpu::new(dtype) })
+}
+
+/// The same with keys and values kept as `kv_type` says.
+pub(crate) fn keeping(kv_type: fit::KvType) -> Target {
+    let activations = Activations::F32;
+    Target::Cpu(Cpu { activations, kv_type, threads: Some(2), ..Cpu::new(fit::Dtype::Stored) })
 }
 
 pub(crate) fn tensors(dtype: fit::Dtype) -> Target {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use corolla_candle::{Activations, Target};
+use corolla_candle::{Activations, Cpu, Target};
 use corolla_compute::pick;
 use corolla_domain::{
     fit,
@@ -25,7 +25,7 @@ const STATES: usize = 9;
 const WIDTH: usize = 48;
 
 fn target(dtype: fit::Dtype, activations: Activations, screen: Option<fit::Screen>) -> Target {
-    Target::Cpu { dtype, kernels: None, activations, screen, threads: Some(2) }
+    Target::Cpu(Cpu { activations, screen, threads: Some(2), ..Cpu::new(dtype) })
 }
 
 /// Scores of all tokens for one state.

@@ -103,14 +103,15 @@ impl<B: Arithmetic> Engine<B> {
         Ok(numbers)
     }
 
-    /// Sets aside what a pass over `batch` rows of `seq` positions keeps: as many numbers in positions of KV cache, of one
+    /// Sets aside what a pass over `batch` rows of `seq` positions keeps: as many bytes in positions of KV cache, of one
     /// block.
     fn room(&self, (batch, seq): (usize, usize), blocks: usize) -> Result<Reservation, PortError> {
         let positions = batch * seq;
-        let numbers = positions.checked_mul(self.hidden).and_then(|states| states.checked_mul(blocks + BESIDE));
+        let bytes =
+            positions.checked_mul(self.hidden).and_then(|n| n.checked_mul((blocks + BESIDE) * size_of::<f32>()));
         // One group at a time has a cache, in one block.
         let cached = batch.min(group(seq)) * seq;
-        let worth = numbers.and_then(|numbers| numbers.div_ceil(self.cache_numbers).checked_add(cached));
+        let worth = bytes.and_then(|bytes| bytes.div_ceil(self.position_bytes).checked_add(cached));
         let refused = |kind, what: String| {
             let worth = worth.map_or("too many".to_owned(), |worth| worth.to_string());
             let text = format!(

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use testkit::local_model::noise;
 
 use super::{
-    GROUP, GROUP_LINES, Kernels, Line, MOST, NibbleGroup, Operand, Packed, Planes, RoundedRows, SPAN, ZERO, bf16,
-    crumbs, f16, matmul, narrow_product, rounded_product, scalar, sets, several::SEVERAL, some_products,
+    GROUP, GROUP_LINES, Kernels, Line, MOST, NibbleGroup, Operand, Packed, Planes, RoundedRows, SPAN, Vectors, ZERO,
+    bf16, crumbs, f16, matmul, narrow_product, rounded_product, scalar, sets, several::SEVERAL, some_products,
 };
 use crate::cpu::pool::Pool;
 
@@ -138,6 +138,35 @@ proptest! {
         for set in sets() {
             for (ours, wanted) in all(&set).into_iter().zip(all(&reference)) {
                 prop_assert!((ours - wanted).abs() <= 2e-6, "{}: {ours} {wanted}", set.name);
+            }
+        }
+    }
+
+    #[test]
+    fn sets_agree_on_keys_and_values_of_every_type(
+        (width, len) in (1usize..150, 1usize..70), seed in any::<u64>()
+    ) {
+        let numbers = noise(len * width, seed);
+        let bits: Vec<u16> = numbers.iter().map(|x| half::bf16::from_f32(*x).to_bits()).collect();
+        let whole: Vec<i8> = numbers.iter().map(|x| (x * 127.0) as i8).collect();
+        let (scales, query, weights) = (noise(len, seed ^ 1), noise(width, seed ^ 2), noise(len, seed ^ 3));
+        for vectors in [Vectors::F32(&numbers), Vectors::Bf16(&bits), Vectors::Q8(&whole, &scales)] {
+            let mut room = Vec::new();
+            let widened = vectors.widened(&mut room).to_vec();
+            let products = magnitudes(&widened, &query, width);
+            let columns: Vec<f32> = (0..width).flat_map(|col| widened[col..].iter().step_by(width).copied()).collect();
+            let sums = magnitudes(&columns, &weights, len);
+            for set in sets() {
+                let mut scores = vec![0.0; len];
+                vectors.scores(&set, &query, &mut scores);
+                for (ours, (exact, terms)) in scores.iter().zip(&products) {
+                    prop_assert!((ours - exact).abs() <= 1e-5 * terms, "{}: {ours} {exact}", set.name);
+                }
+                let mut mixed = vec![1.0; width];
+                vectors.mix(&set, &mut weights.clone(), &mut mixed);
+                for (ours, (exact, terms)) in mixed.iter().zip(&sums) {
+                    prop_assert!((ours - 1.0 - exact).abs() <= 1e-5 * (terms + 1.0), "{}: {ours} {exact}", set.name);
+                }
             }
         }
     }

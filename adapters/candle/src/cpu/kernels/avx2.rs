@@ -38,9 +38,15 @@ pub(super) fn kernels() -> Option<Kernels> {
         // SAFETY: as above.
         several_f16: |weights, x, cols, products| unsafe { several_f16(weights, x, cols, products) },
         // SAFETY: as above.
+        several_i8: |weights, x, cols, products| unsafe { several_i8(weights, x, cols, products) },
+        // SAFETY: as above.
         scores: |query, keys, products| unsafe { scores(query, keys, products) },
         // SAFETY: as above.
-        mix: |weights, values, mixed| unsafe { mix(weights, values, mixed) },
+        mix: |weights, values, mixed| unsafe { mix_f32(weights, values, mixed) },
+        // SAFETY: as above.
+        mix_bf16: |weights, values, mixed| unsafe { mix_bf16(weights, values, mixed) },
+        // SAFETY: as above.
+        mix_i8: |weights, values, mixed| unsafe { mix_i8(weights, values, mixed) },
         // SAFETY: as above.
         round: |x, cols| unsafe { round(x, cols) },
         // SAFETY: as above.
@@ -82,6 +88,14 @@ several! {
     fn several_f16 and dot_f16(weights: u16, x: f32) {
         lanes: LANES, rows: 1 2 3 or 4, zero: _mm256_setzero_ps(), load: load_f16 load,
         add: _mm256_fmadd_ps, widen: f16, std::convert::identity
+    }
+}
+
+several! {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn several_i8(weights: i8, x: f32) {
+        lanes: LANES, rows: 1 2 3 or 4, zero: _mm256_setzero_ps(), load: load_i8 load,
+        add: _mm256_fmadd_ps, widen: f32::from, std::convert::identity
     }
 }
 
@@ -179,7 +193,9 @@ compiled! {
     fn round(x: &[f32], cols: usize) -> Rounded = rounded::round;
     fn product(format: Format, tiles: Tiles<'_>, x: &Rounded, sums: &mut [Lanes]) = tiles::product;
     fn exact_product(format: Format, tiles: Tiles<'_>, x: &[f32]) -> Lanes = tiles::exact_product;
-    fn mix(weights: &[f32], values: &[f32], mixed: &mut [f32]) = curves::mix;
+    fn mix_f32(weights: &[f32], values: &[f32], mixed: &mut [f32]) = curves::mix_f32;
+    fn mix_bf16(weights: &[f32], values: &[u16], mixed: &mut [f32]) = curves::mix_bf16;
+    fn mix_i8(weights: &[f32], values: &[i8], mixed: &mut [f32]) = curves::mix_i8;
     fn soften(scores: &mut [f32], scale: f32, slope: f32) = curves::soften;
     fn gate(gates: &mut [f32], up: &[f32]) = curves::gate;
     fn gelu(x: &mut [f32]) = curves::gelu;
@@ -209,6 +225,15 @@ fn load_f16(a: &[u16]) -> __m256 {
     // SAFETY: the slice has LANES numbers of two bytes; the load needs no alignment.
     let bits = unsafe { _mm_loadu_si128(a.as_ptr().cast()) };
     _mm256_cvtph_ps(bits)
+}
+
+/// The first LANES numbers of `a`, widened.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn load_i8(a: &[i8]) -> __m256 {
+    let a = &a[..LANES];
+    // SAFETY: the slice has LANES numbers of a byte; the load reads eight bytes and needs no alignment.
+    let bytes = unsafe { _mm_loadl_epi64(a.as_ptr().cast()) };
+    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
 }
 
 /// The sums of all lanes of two pairs.

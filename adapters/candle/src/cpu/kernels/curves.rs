@@ -3,30 +3,49 @@
 //! Plain Rust without library calls, which compilers turn into vector code; each instruction set's file compiles it once
 //! more for itself: that cannot be done with the library's `exp`.
 
+use super::bf16;
+
 /// Sums kept side by side, so that additions need not wait for each other.
 const SIDE: usize = 32;
 
-/// Sums up `values`, rows as long as `mixed`, each times its weight.
+/// Adds `values`, rows as long as `mixed`, each times its weight.
 #[inline(always)]
-pub(super) fn mix(weights: &[f32], values: &[f32], mixed: &mut [f32]) {
+fn mix<T: Copy>(weights: &[f32], values: &[T], mixed: &mut [f32], widen: impl Fn(T) -> f32 + Copy) {
     /// Columns summed up at a time: they stay in registers.
     const COLS: usize = 64;
     let width = mixed.len();
     let (many, rest) = mixed.as_chunks_mut::<COLS>();
     for (nth, mixed) in many.iter_mut().enumerate() {
-        let mut sums = [0.0; COLS];
+        let mut sums = *mixed;
         for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
             if let Some(values) = values[nth * COLS..].first_chunk::<COLS>() {
-                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
+                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * widen(*value));
             }
         }
         *mixed = sums;
     }
     let done = width - rest.len();
-    rest.fill(0.0);
     for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
-        rest.iter_mut().zip(&values[done..]).for_each(|(sum, value)| *sum += weight * value);
+        rest.iter_mut().zip(&values[done..]).for_each(|(sum, value)| *sum += weight * widen(*value));
     }
+}
+
+/// Adds f32 values.
+#[inline(always)]
+pub(super) fn mix_f32(weights: &[f32], values: &[f32], mixed: &mut [f32]) {
+    mix(weights, values, mixed, |value| value);
+}
+
+/// Adds bf16 values.
+#[inline(always)]
+pub(super) fn mix_bf16(weights: &[f32], values: &[u16], mixed: &mut [f32]) {
+    mix(weights, values, mixed, bf16);
+}
+
+/// Adds 8-bit values.
+#[inline(always)]
+pub(super) fn mix_i8(weights: &[f32], values: &[i8], mixed: &mut [f32]) {
+    mix(weights, values, mixed, f32::from);
 }
 
 /// Turns products of one query with the keys it may see, the last of them its own, into weights that sum to 1.

@@ -134,15 +134,35 @@ impl Strided {
 
 /// `out = a * b`, on the calling thread, for an m x k matrix and a k x n matrix.
 pub(crate) fn product_into(
+    sides: (usize, usize, usize),
+    a: (&[f32], Strided),
+    b: (&[f32], Strided),
+    out: (&mut [f32], Strided),
+) {
+    multiply(sides, a, b, out, false);
+}
+
+/// `out += a * b`, likewise.
+pub(crate) fn add_product(
+    sides: (usize, usize, usize),
+    a: (&[f32], Strided),
+    b: (&[f32], Strided),
+    out: (&mut [f32], Strided),
+) {
+    multiply(sides, a, b, out, true);
+}
+
+fn multiply(
     (m, n, k): (usize, usize, usize),
     (a, at_a): (&[f32], Strided),
     (b, at_b): (&[f32], Strided),
     (out, at_out): (&mut [f32], Strided),
+    add: bool,
 ) {
     at_a.check(m, k, a.len());
     at_b.check(k, n, b.len());
     at_out.check(m, n, out.len());
-    // SAFETY: gemm reads the k numbers of each of m rows of `a` and n columns of `b`, and writes m x n numbers of
+    // SAFETY: gemm reads the k numbers of each of m rows of `a` and n columns of `b`, and reads and writes m x n numbers of
     // `out`, at the places the strides say; all of them were just found inside the slices. `out` is borrowed mutably,
     // so it overlaps neither. Strides are slice indices, so they fit an isize.
     unsafe {
@@ -153,14 +173,14 @@ pub(crate) fn product_into(
             out.as_mut_ptr().add(at_out.first),
             at_out.col as isize,
             at_out.row as isize,
-            false,
+            add,
             a.as_ptr().add(at_a.first),
             at_a.col as isize,
             at_a.row as isize,
             b.as_ptr().add(at_b.first),
             at_b.col as isize,
             at_b.row as isize,
-            0.0f32,
+            if add { 1.0f32 } else { 0.0 },
             1.0f32,
             false,
             false,

@@ -27,13 +27,14 @@ mod rounded;
 mod scalar;
 mod several;
 mod tiles;
+mod vectors;
 
 use corolla_domain::{
     fit,
     ports::{FaultKind, PortError},
 };
 
-pub(crate) use dense::{Operand, Strided, matmul, product_into, some_products};
+pub(crate) use dense::{Operand, Strided, add_product, matmul, product_into, some_products};
 pub(crate) use lend::Lent;
 pub(crate) use narrow::{narrow_product, narrowed};
 pub(crate) use nibbles::{
@@ -43,6 +44,7 @@ pub(crate) use packed::{Line, Packed, ROWS, lines};
 pub(crate) use planes::{MOST, Planes, ZERO};
 pub(crate) use product::{RoundedRows, exact_product, rounded_product};
 pub(crate) use several::lone_products;
+pub(crate) use vectors::Vectors;
 
 use self::{
     narrow::{Group, PackedRows, Sums},
@@ -68,10 +70,16 @@ pub(crate) struct Kernels {
     pub several_bf16: several::Kernel<u16, f32>,
     /// The same of f16 weights.
     pub several_f16: several::Kernel<u16, f32>,
+    /// The same of 8-bit numbers.
+    pub several_i8: several::Kernel<i8, f32>,
     /// Products of a query with each key.
     pub scores: fn(&[f32], &[f32], &mut [f32]),
-    /// The sum of values, rows as long as the result, each times its weight.
+    /// Adds values, rows as long as the result, each times its weight.
     pub mix: fn(&[f32], &[f32], &mut [f32]),
+    /// The same of bf16 values.
+    pub mix_bf16: fn(&[f32], &[u16], &mut [f32]),
+    /// The same of 8-bit values.
+    pub mix_i8: fn(&[f32], &[i8], &mut [f32]),
     /// Rounds rows of that many activations, a multiple of 32, to 8 bits.
     pub round: fn(&[f32], usize) -> Rounded,
     /// Products of sixteen packed rows with rounded activations, a result for each row of them.
@@ -176,6 +184,7 @@ mod tests {
                     for (weight, values) in weights.iter().zip(keys.chunks_exact(width)) {
                         by_hand.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
                     }
+                    by_hand.iter_mut().for_each(|sum| *sum += 1.0);
                     let mut mixed = vec![1.0; width];
                     (kernels.mix)(&weights, &keys, &mut mixed);
                     assert_near(&mixed, &by_hand, 2e-5, &format!("{} mix {len} of {width}", kernels.name));
