@@ -101,6 +101,8 @@ pub(crate) struct Ledger {
     pub(crate) hang: AtomicUsize,
     /// Opened and not dropped.
     pub(crate) open: AtomicUsize,
+    /// Sessions give copies of their beginning while fewer than so many are open; 0: they never do.
+    pub(crate) forks: AtomicUsize,
 }
 
 /// Two blocks; the state after a position is the sum of `(position + 1) * token` over all positions so far, mod 997.
@@ -166,6 +168,18 @@ impl BlockSession for Sums {
     async fn rewind(&mut self, to: usize) -> Result<(), PortError> {
         self.fed.truncate(to);
         Ok(())
+    }
+
+    async fn fork(&mut self, to: usize, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
+        let (ledger, room) = (self.ledger.clone(), self.ledger.forks.load(SeqCst));
+        if room == 0 {
+            return Err(PortError::new(FaultKind::Unsupported, "no copies are given"));
+        }
+        if ledger.open.load(SeqCst) >= room {
+            return Err(PortError::new(FaultKind::Capacity, "the cache is full"));
+        }
+        ledger.open.fetch_add(1, SeqCst);
+        Ok(Box::new(Self { blocks: self.blocks, need, fed: self.fed[..to].to_vec(), ledger }))
     }
 }
 

@@ -1,11 +1,15 @@
 //! The budget of KV cache that all sessions of an engine share.
 
+mod share;
+
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
 use corolla_domain::ports::{FaultKind, PortError};
+
+pub(crate) use self::share::Share;
 
 /// What all sessions together may reserve, in positions of one block.
 #[derive(Clone)]
@@ -59,6 +63,20 @@ impl Budget {
 pub(crate) struct Reservation {
     free: Arc<AtomicUsize>,
     amount: usize,
+}
+
+impl Reservation {
+    /// Takes `amount` out of it; at most all that there is.
+    fn split(&mut self, amount: usize) -> Self {
+        let amount = amount.min(self.amount);
+        self.amount -= amount;
+        Self { free: Arc::clone(&self.free), amount }
+    }
+
+    /// Takes another one in.
+    fn join(&mut self, mut other: Self) {
+        self.amount += std::mem::take(&mut other.amount);
+    }
 }
 
 impl Drop for Reservation {

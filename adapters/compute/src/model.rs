@@ -16,7 +16,7 @@ use corolla_domain::{
 
 use crate::{
     arithmetic::Arithmetic,
-    budget::Budget,
+    budget::{Budget, Share},
     families::{Blocks, Ends},
     scoring::Score,
     session::{KvCache, Session},
@@ -152,6 +152,11 @@ impl<B: Arithmetic> Loaded<B> {
     pub(crate) fn reorder(&self, caches: &mut [B::Cache], rows: &[usize], length: usize) -> Result<(), PortError> {
         caches.iter_mut().try_for_each(|cache| self.arithmetic.reorder(cache, rows, length))
     }
+
+    /// Caches for `length` positions that begin with the first `to` of `caches`, see [`Arithmetic::fork`].
+    pub(crate) fn fork(&self, caches: &[B::Cache], to: usize, length: usize) -> Result<Vec<B::Cache>, PortError> {
+        caches.iter().map(|cache| self.arithmetic.fork(cache, to, length)).collect()
+    }
 }
 
 /// Runs `job`, which reads weights, in the surroundings that `b` wants.
@@ -280,11 +285,11 @@ impl<B: Arithmetic> BlockEngine for Engine<B> {
         if need.max_length == 0 || need.batch == 0 {
             return Err(PortError::invalid("a session needs at least one row and one position"));
         }
-        let reservation = self.budget.reserve(need.max_length.checked_mul(need.batch), range.len())?;
+        let share = Share::new(&self.budget, need, range.len())?;
         let set_aside = move |model: &Loaded<B>| {
             let (b, blocks) = (&model.arithmetic, model.blocks()?);
             let caches = (0..range.len()).map(|_| blocks.cache(b, need.batch, need.max_length));
-            Ok(KvCache::<B>::new(caches.collect::<Result<_, _>>()?, reservation))
+            Ok(KvCache::<B>::new(caches.collect::<Result<_, _>>()?, share))
         };
         let cache = self.worker.call("setting the KV cache aside", set_aside).await?;
         let first = range.start() - self.hosted.start();

@@ -11,22 +11,27 @@ use corolla_domain::{
     ports::{BlockSession, FaultKind, PortError, SessionNeed, StepInput},
 };
 
-use crate::{arithmetic::Arithmetic, budget::Reservation, model::Loaded, pass::Step, worker::Worker};
+use crate::{arithmetic::Arithmetic, budget::Share, model::Loaded, pass::Step, worker::Worker};
 
 /// Keys and values of one session, and their part of the budget: both go at once.
 pub(crate) struct KvCache<B: Arithmetic> {
     blocks: Mutex<Vec<B::Cache>>,
-    _reservation: Reservation,
+    share: Mutex<Share>,
 }
 
 impl<B: Arithmetic> KvCache<B> {
-    pub(crate) fn new(blocks: Vec<B::Cache>, reservation: Reservation) -> Self {
-        Self { blocks: Mutex::new(blocks), _reservation: reservation }
+    pub(crate) fn new(blocks: Vec<B::Cache>, share: Share) -> Self {
+        Self { blocks: Mutex::new(blocks), share: Mutex::new(share) }
     }
 
     /// The caches, one for each block of the session. Only the worker does this.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Vec<B::Cache>> {
         self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The part of the budget. Only the session does this.
+    fn share(&self) -> MutexGuard<'_, Share> {
+        self.share.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -70,6 +75,7 @@ impl<B: Arithmetic> BlockSession for Session<B> {
                 format!("the step would reach position {end} of a session of {}", self.need.max_length),
             ));
         }
+        self.cache.share().write(self.position)?;
         let (cache, blocks, position) = (Arc::downgrade(&self.cache), self.loaded.clone(), self.position);
         let step = |reply| Step { cache, blocks, hidden, position, done: Vec::new(), apart: false, reply };
         let hidden = self.worker.step(step).await?;
@@ -88,6 +94,26 @@ impl<B: Arithmetic> BlockSession for Session<B> {
             cache.upgrade().map_or(Ok(()), |cache| model.reorder(&mut cache.lock(), &rows, length))
         };
         self.worker.call("reordering rows", work).await
+    }
+
+    async fn fork(&mut self, to: usize, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
+        if to > self.position || to > need.max_length || need.max_length == 0 || need.batch != self.need.batch {
+            return Err(PortError::invalid(format!(
+                "{to} positions of a session that is at {} and has {} rows cannot be the beginning of one of {} positions \
+                 and {} rows",
+                self.position, self.need.batch, need.max_length, need.batch
+            )));
+        }
+        let share = self.cache.share().fork(to, need.max_length)?;
+        let cache = Arc::downgrade(&self.cache);
+        let work = move |model: &Loaded<B>| {
+            let cache = cache.upgrade().ok_or_else(|| PortError::internal("a session has gone while it was forked"))?;
+            let blocks = model.fork(&cache.lock(), to, need.max_length)?;
+            Ok(KvCache::<B>::new(blocks, share))
+        };
+        let cache = Arc::new(self.worker.call("forking the KV cache", work).await?);
+        let (worker, loaded) = (self.worker.clone(), self.loaded.clone());
+        Ok(Box::new(Self { worker, cache, blocks: self.blocks, loaded, need, width: self.width, position: to }))
     }
 
     async fn rewind(&mut self, to: usize) -> Result<(), PortError> {

@@ -166,6 +166,17 @@ pub trait BlockSession: Send + Sync {
         Err(PortError::new(FaultKind::Unsupported, text))
     }
 
+    /// Opens another session that begins as a copy of the first `to` positions of this one, which is left as it is; from there
+    /// on neither knows of the other, and either may be dropped first. What both have in common takes the engine's cache once,
+    /// as far as the engine can share it. `InvalidInput` where `to` is beyond the position or `need.max_length`, or
+    /// `need.batch` is another than this session's; `Capacity` where the cache has no room (nothing is set aside then);
+    /// `Unsupported` where the cache cannot do it.
+    async fn fork(&mut self, to: usize, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
+        let text =
+            format!("this session has no copy of its first {to} positions to give, for {} to come", need.max_length);
+        Err(PortError::new(FaultKind::Unsupported, text))
+    }
+
     /// Where servers that push can reach this session; `None` where its server neither pushes nor takes pushes.
     fn inbox(&self) -> Option<Inbox> {
         None

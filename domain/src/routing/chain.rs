@@ -269,6 +269,28 @@ impl BlockSession for Chain {
         Ok(())
     }
 
+    /// Only where one server has all blocks: of several, one might have forked when the next one cannot.
+    async fn fork(&mut self, to: usize, need: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
+        if to > self.position {
+            return Err(PortError::invalid(format!(
+                "cannot fork at position {to}, the session is at {}",
+                self.position
+            )));
+        }
+        let [Leg { link: Some(link), inputs, .. }] = &mut self.legs[..] else {
+            let text = "a session that is spread over servers, or has none yet, cannot be forked";
+            return Err(PortError::new(FaultKind::Unsupported, text));
+        };
+        let link = link.fork(to, need).await?;
+        let mut inputs = inputs.clone();
+        Hidden::truncate(&mut inputs, to)?;
+        let (blocks, losses, failovers) = (self.blocks, Vec::new(), VecDeque::new());
+        let (router, observer) = (self.router.clone(), self.observer.clone());
+        let legs = vec![Leg { blocks, link: Some(link), inputs }];
+        let (position, steps, failed_over) = (to, 0, 0);
+        Ok(Box::new(Self { router, blocks, need, legs, position, steps, losses, failovers, failed_over, observer }))
+    }
+
     fn report(&self) -> RouteReport {
         let report = |leg: &Leg| {
             let link = leg.link.as_ref()?;

@@ -32,6 +32,7 @@ impl Default for Patience {
 }
 
 /// Finds servers for runs of blocks of one model.
+#[derive(Clone)]
 pub(super) struct Router {
     pub(super) swarm: Arc<dyn RemoteSwarm>,
     pub(super) bans: Arc<Bans>,

@@ -114,7 +114,7 @@ impl Core {
     }
 
     /// A conversation for a reply without a session that may reach `length` positions, and what is to be added to it. One
-    /// that was kept is taken where it begins as `prompt` does, unless the prompt is to be read `anew`: who names a seed
+    /// that was kept is used where it begins as `prompt` does, unless the prompt is to be read `anew`: who names a seed
     /// wants the same tokens each time, and computed in other steps numbers may differ in their last digits.
     pub(super) async fn own(
         &self,
@@ -124,8 +124,12 @@ impl Core {
         (length, anew): (usize, bool),
     ) -> (Conversation, Continuation) {
         let whole = prompt.whole().filter(|_| !anew);
-        let kept = whole.and_then(|tokens| self.prefixes.take(&speaker.spec.id, owner, tokens, length));
-        let conversation = match kept {
+        let (now, of_whom) = ((self.ambient.now)(), (&speaker.spec.id, owner));
+        let found = match whole {
+            Some(tokens) => self.prefixes.find(of_whom, tokens, length, now).await,
+            None => None,
+        };
+        let conversation = match found {
             Some(conversation) => conversation,
             None => {
                 let bounds = (self.limits.default_length, self.longest(&speaker.spec));

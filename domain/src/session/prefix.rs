@@ -1,7 +1,10 @@
 //! Conversations that were written without a session: kept a while, for requests that begin as they do.
+//!
+//! A request gets a copy of what it has in common with one of them, which stays for the next. Blocks that give no copies, of
+//! a swarm for example, are handed on as they are.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -13,7 +16,7 @@ use super::{
 use crate::{
     generation::Conversation,
     model::{ModelId, SwarmMap, TokenId},
-    ports::Timestamp,
+    ports::{FaultKind, SessionNeed, Timestamp},
 };
 
 /// Fewest positions that are worth keeping, and worth taking.
@@ -26,17 +29,26 @@ const ASKING: Duration = Duration::from_millis(100);
 /// On whose behalf a request is made: what was computed for one is of no use, and of no notice, to another.
 pub type Owner = Arc<str>;
 
-/// Idle conversations, the one unused for longest first.
+/// Conversations that are over, the one unused for longest first.
 pub(super) struct Prefixes {
     kept: Mutex<Vec<Kept>>,
     most: usize,
     meter: Arc<Meter>,
 }
 
+/// A conversation that requests may begin from, until one takes it.
+type Source = Arc<tokio::sync::Mutex<Option<Conversation>>>;
+
 struct Kept {
     model: ModelId,
     owner: Option<Owner>,
-    conversation: Conversation,
+    source: Source,
+    /// Its tokens, and how many of them its blocks know.
+    tokens: Vec<TokenId>,
+    position: usize,
+    max_length: usize,
+    /// Whether its blocks can give copies of their beginning, as far as that is known.
+    forks: bool,
     since: Timestamp,
     _counted: Counted,
 }
@@ -48,15 +60,22 @@ impl Kept {
 
     /// How many of its positions a prompt of `tokens` has in common with it. The prompt's last one is always computed.
     fn common(&self, tokens: &[TokenId]) -> usize {
-        let common = common_prefix(&self.conversation.tokens, tokens);
-        common.min(self.conversation.blocks.position()).min(tokens.len().saturating_sub(1))
+        common_prefix(&self.tokens, tokens).min(self.position).min(tokens.len().saturating_sub(1))
     }
 
-    /// Whether that is worth giving up the rest of it.
-    fn is_worth(&self, common: usize, tokens: &[TokenId]) -> bool {
-        let most_of_it = 2 * common >= self.conversation.blocks.position();
-        common >= LEAST && (most_of_it || common + 1 == tokens.len())
+    /// Whether a reply that needs `length` positions can go on in it, and that is worth giving up the rest of it.
+    fn can_move(&self, common: usize, tokens: &[TokenId], length: usize) -> bool {
+        let most_of_it = 2 * common >= self.position;
+        self.max_length >= length && (most_of_it || common + 1 == tokens.len())
     }
+}
+
+/// What a request can begin from.
+struct Found {
+    source: Source,
+    common: usize,
+    forks: bool,
+    can_move: bool,
 }
 
 impl Prefixes {
@@ -65,47 +84,118 @@ impl Prefixes {
         Self { kept: Mutex::default(), most, meter }
     }
 
-    /// The conversation that has the longest beginning in common with `tokens` and room for `length` positions.
-    pub(super) fn take(
+    /// A conversation with room for `length` positions that begins as `tokens` do: a copy of the beginning of the one that has
+    /// most in common with them, or that one itself where its blocks give no copies or there is no room for one.
+    pub(super) async fn find(
         &self,
-        model: &ModelId,
-        owner: Option<&Owner>,
+        (model, owner): (&ModelId, Option<&Owner>),
         tokens: &[TokenId],
         length: usize,
+        now: Timestamp,
     ) -> Option<Conversation> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |kept: &Kept| kept.is_of(model, owner) && kept.conversation.max_length >= length;
-        let common = |kept: &Kept| Some(kept.common(tokens)).filter(|common| kept.is_worth(*common, tokens));
-        let candidates = kept.iter().enumerate().filter(|(_, kept)| fits(kept));
-        let (common, _, at) = candidates
-            .filter_map(|(at, kept)| Some((common(kept)?, usize::MAX - kept.conversation.tokens.len(), at)))
-            .max()?;
-        self.meter.prefix_hit(common);
-        Some(kept.remove(at).conversation)
+        loop {
+            let found = self.best(model, owner, tokens, length)?;
+            let (source, common) = (&found.source, found.common);
+            if !found.forks {
+                self.remove(source);
+                // Who came first has it, and this one looks again.
+                let Some(conversation) = source.lock().await.take() else { continue };
+                self.meter.prefix_hit(common);
+                return Some(conversation);
+            }
+            let mut slot = source.lock().await;
+            let Some(conversation) = &mut *slot else { continue };
+            match conversation.blocks.fork(common, SessionNeed { max_length: length, batch: 1 }).await {
+                Ok(blocks) => {
+                    self.used(source, now);
+                    self.meter.prefix_hit(common);
+                    let tokens = tokens[..common].to_vec();
+                    return Some(Conversation { tokens, unread: 0, max_length: length, blocks });
+                }
+                Err(fault) if fault.kind() == FaultKind::Capacity => {
+                    if !found.can_move && !self.evict_beside(source) {
+                        return None;
+                    }
+                    if found.can_move {
+                        self.no_forks(source);
+                    }
+                }
+                Err(fault) => {
+                    tracing::trace!(error = %fault, "what is kept is moved, not copied");
+                    self.no_forks(source);
+                }
+            }
+        }
     }
 
-    /// Keeps a conversation, in place of those that it goes on from and of the one unused for longest.
+    /// What has most in common with `tokens` and is of use for them.
+    fn best(&self, model: &ModelId, owner: Option<&Owner>, tokens: &[TokenId], length: usize) -> Option<Found> {
+        let kept = self.lock();
+        let found = |(at, kept): (usize, &Kept)| {
+            let common = kept.common(tokens);
+            let can_move = kept.can_move(common, tokens, length);
+            let found = Found { source: kept.source.clone(), common, forks: kept.forks, can_move };
+            let of_use = common >= LEAST && (kept.forks || can_move);
+            of_use.then_some(((common, usize::MAX - kept.tokens.len(), at), found))
+        };
+        let candidates = kept.iter().enumerate().filter(|(_, kept)| kept.is_of(model, owner));
+        candidates.filter_map(found).max_by_key(|(rank, _)| *rank).map(|(_, found)| found)
+    }
+
+    /// Whether a conversation of so many positions would be kept.
+    pub(super) fn wants(&self, position: usize) -> bool {
+        self.most > 0 && position >= LEAST
+    }
+
+    /// Keeps a conversation, in place of those that it goes on from and of the one unused for longest; not where another one
+    /// has all of it.
     pub(super) fn keep(&self, model: &ModelId, owner: Option<Owner>, conversation: Conversation, now: Timestamp) {
-        if self.most == 0 || conversation.blocks.position() < LEAST {
+        let position = conversation.blocks.position();
+        if !self.wants(position) {
             return;
         }
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let continued =
-            |old: &Kept| old.is_of(model, owner.as_ref()) && conversation.tokens.starts_with(&old.conversation.tokens);
+        let mut kept = self.lock();
+        let of_same = |old: &Kept| old.is_of(model, owner.as_ref());
+        let known = &conversation.tokens[..position.min(conversation.tokens.len())];
+        let has_all = |old: &Kept| old.forks && old.position >= position && old.tokens.starts_with(known);
+        if let Some(at) = kept.iter().position(|old| of_same(old) && has_all(old)) {
+            touch(&mut kept, at, now);
+            drop(kept); // before what is gone is: freeing caches takes its time
+            return drop(conversation);
+        }
+        let continued = |old: &Kept| of_same(old) && conversation.tokens.starts_with(&old.tokens);
         let mut gone: Vec<Kept> = kept.extract_if(.., |old| continued(old)).collect();
         if kept.len() >= self.most {
             gone.push(kept.remove(0));
         }
-        let counted = Counted::new(&self.meter, |meter| &meter.prefixes_kept);
-        kept.push(Kept { model: model.clone(), owner, conversation, since: now, _counted: counted });
-        drop(kept); // before what is gone is: freeing caches takes its time
+        kept.push(Kept {
+            model: model.clone(),
+            owner,
+            tokens: conversation.tokens.clone(),
+            position,
+            max_length: conversation.max_length,
+            source: Arc::new(tokio::sync::Mutex::new(Some(conversation))),
+            forks: true,
+            since: now,
+            _counted: Counted::new(&self.meter, |meter| &meter.prefixes_kept),
+        });
+        drop(kept); // as above
         drop(gone);
     }
 
     /// Frees the cache of the one unused for longest; whether there was one.
     pub(super) fn evict(&self) -> bool {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = (!kept.is_empty()).then(|| kept.remove(0));
+        self.evict_where(|_| true)
+    }
+
+    /// The same for another one than `source`.
+    fn evict_beside(&self, source: &Source) -> bool {
+        self.evict_where(|kept| !Arc::ptr_eq(&kept.source, source))
+    }
+
+    fn evict_where(&self, may_go: impl Fn(&Kept) -> bool) -> bool {
+        let mut kept = self.lock();
+        let oldest = kept.iter().position(may_go).map(|at| kept.remove(at));
         drop(kept);
         if oldest.is_some() {
             tracing::debug!("the cache is full; a kept prefix gives up its part");
@@ -113,9 +203,31 @@ impl Prefixes {
         oldest.is_some()
     }
 
+    /// One of which a copy was taken.
+    fn used(&self, source: &Source, now: Timestamp) {
+        let mut kept = self.lock();
+        if let Some(at) = kept.iter().position(|kept| Arc::ptr_eq(&kept.source, source)) {
+            touch(&mut kept, at, now);
+        }
+    }
+
+    /// One that gives no copies.
+    fn no_forks(&self, source: &Source) {
+        let mut kept = self.lock();
+        kept.iter_mut().filter(|kept| Arc::ptr_eq(&kept.source, source)).for_each(|kept| kept.forks = false);
+    }
+
+    fn remove(&self, source: &Source) {
+        self.lock().retain(|kept| !Arc::ptr_eq(&kept.source, source));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Forgets those that nobody has used for `idle`.
     pub(super) fn expire(&self, idle: Duration, now: Timestamp) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.lock();
         let gone: Vec<Kept> = kept.extract_if(.., |old| old.since.after(idle) <= now).collect();
         drop(kept);
         drop(gone);
@@ -132,6 +244,13 @@ impl Prefixes {
         let free = asking.await.ok().and_then(Result::ok).and_then(|map| free(&map, speaker));
         if free.is_some_and(|free| wanted.saturating_mul(SPARE) <= free) { wanted } else { length }
     }
+}
+
+/// Makes the one at `at` the latest.
+fn touch(kept: &mut Vec<Kept>, at: usize, now: Timestamp) {
+    let mut used = kept.remove(at);
+    used.since = now;
+    kept.push(used);
 }
 
 /// Positions that any route can take, where all servers that would be needed say so.

@@ -8,9 +8,9 @@ use super::{
     Owner, ReplyError, Usage, continuation::Undo, core::Core, gate::Pass, service::SessionService, table::Seat,
 };
 use crate::{
-    generation::{Chunk, Turn},
+    generation::{Chunk, Conversation, Turn},
     model::{CallForm, ModelId, RouteReport},
-    ports::{Event, FaultKind},
+    ports::{Event, FaultKind, SessionNeed},
     routing::InProcessSwarm,
 };
 
@@ -60,6 +60,9 @@ impl Reply {
     /// # Errors
     /// What went wrong at a port. The session keeps what was produced; the call may be repeated.
     pub async fn next(&mut self) -> Result<Option<Chunk>, ReplyError> {
+        if self.usage.new_tokens == 1 {
+            self.share().await;
+        }
         let since = if self.usage.new_tokens == 0 { self.asked } else { Instant::now() };
         let chunk = loop {
             let chunk = self.turn.next().await;
@@ -132,6 +135,20 @@ impl Reply {
         let smaller = self.core.conversation(&speaker, needed);
         (conversation.max_length, conversation.blocks) = (needed, smaller.blocks);
         true
+    }
+
+    /// Leaves a copy of the prompt to requests that come while this reply is written, where that can be had.
+    async fn share(&mut self) {
+        let Seat::Own(conversation) = self.turn.conversation_mut() else { return };
+        let position = conversation.blocks.position();
+        if !self.core.prefixes.wants(position) {
+            return;
+        }
+        let need = SessionNeed { max_length: position, batch: 1 };
+        let Ok(blocks) = conversation.blocks.fork(position, need).await else { return };
+        let tokens = conversation.tokens[..position.min(conversation.tokens.len())].to_vec();
+        let copy = Conversation { tokens, unread: 0, max_length: position, blocks };
+        self.core.prefixes.keep(&self.party.model, self.party.owner.clone(), copy, (self.core.ambient.now)());
     }
 
     /// Leaves a conversation of its own to later requests that begin as it does.

@@ -83,6 +83,8 @@ pub async fn all<F: Future<Output = Subject>>(make: impl Fn() -> F) {
     sessions_at_once_equal_lone_ones(&make().await).await;
     a_dropped_step_was_never_called(&make().await).await;
     reordered_rows_go_on_as_those_they_were(&make().await).await;
+    forks_go_on_as_lone_sessions(&make().await).await;
+    impossible_forks_are_refused_and_set_nothing_aside(&make().await).await;
     opening_sets_cache_aside_and_dropping_gives_it_back(&make().await).await;
     a_full_cache_is_capacity_and_sets_nothing_aside(&make().await).await;
     impossible_needs_are_refused(&make().await).await;
@@ -300,6 +302,72 @@ pub async fn reordered_rows_go_on_as_those_they_were(subject: &Subject) {
         let error = session.reorder(wrong).await.expect_err("an order of other rows");
         assert_eq!(error.kind(), FaultKind::InvalidInput, "{error}");
     }
+}
+
+/// A session that was forked, its fork and a fork of that go on as lone sessions would, whatever becomes of the others, and all
+/// is given back; a backend that cannot do it says so.
+pub async fn forks_go_on_as_lone_sessions(subject: &Subject) {
+    let (all, before) = (subject.engine.hosted(), subject.engine.free_tokens());
+    let need = SessionNeed { max_length: LONGEST, batch: 2 };
+    let (begin, rest) = (subject.states(2, 20, 23), subject.states(2, 6, 24));
+    let mut session = subject.session(all, 2).await;
+    step(&mut *session, &begin).await;
+    let mut fork = match session.fork(13, need).await {
+        Err(error) if error.kind() == FaultKind::Unsupported => return,
+        outcome => outcome.expect("a fork"),
+    };
+    assert_eq!((fork.position(), session.position(), fork.blocks()), (13, 20, all));
+    let (from_fork, from_session) = join(step(&mut *fork, &rest), step(&mut *session, &rest)).await;
+    session.rewind(4).await.expect("rewinding what was forked");
+    step(&mut *session, &rest).await;
+    let mut second = fork.fork(15, need).await.expect("a fork of a fork");
+    drop(session);
+    drop(fork);
+    let from_second = step(&mut *second, &rest).await;
+    drop(second);
+    assert_eq!(subject.engine.free_tokens(), before, "all is given back");
+
+    let positions = |hidden: &Hidden, end: usize| hidden.positions(0, end).expect("positions");
+    let after_13 = [positions(&begin, 13), rest.clone()];
+    for (found, pieces, what) in [
+        (from_fork, after_13.to_vec(), "a fork"),
+        (from_session, vec![begin.clone(), rest.clone()], "a session that was forked"),
+        (from_second, vec![after_13[0].clone(), positions(&rest, 2), rest.clone()], "a fork of a fork"),
+    ] {
+        let mut alone = subject.session(all, 2).await;
+        let mut last = None;
+        for piece in pieces {
+            last = Some(step(&mut *alone, &piece).await);
+        }
+        subject.near(&found, &last.expect("a step"), what);
+    }
+}
+
+/// Forks at positions that are not there, with other rows or with too little room are `InvalidInput`; where the cache has no
+/// room it is `Capacity`. The session goes on.
+pub async fn impossible_forks_are_refused_and_set_nothing_aside(subject: &Subject) {
+    let mut session = subject.lone().await;
+    let hidden = subject.states(1, 8, 25);
+    let first = step(&mut *session, &hidden.positions(0, 6).expect("positions")).await;
+    let free = subject.engine.free_tokens();
+    let need = |max_length, batch| SessionNeed { max_length, batch };
+    for (to, need, kind) in [
+        (7, need(LONGEST, 1), FaultKind::InvalidInput),
+        (4, need(3, 1), FaultKind::InvalidInput),
+        (0, need(0, 1), FaultKind::InvalidInput),
+        (4, need(LONGEST, 2), FaultKind::InvalidInput),
+        (4, need(free + LONGEST, 1), FaultKind::Capacity),
+        (4, need(usize::MAX, 1), FaultKind::Capacity),
+    ] {
+        let error = session.fork(to, need).await.err().expect("the fork is refused");
+        if error.kind() == FaultKind::Unsupported {
+            return;
+        }
+        assert_eq!((error.kind(), subject.engine.free_tokens()), (kind, free), "{error}");
+    }
+    let last = step(&mut *session, &hidden.positions(6, 8).expect("positions")).await;
+    let whole = step(&mut *subject.lone().await, &hidden).await;
+    subject.near(&Hidden::concat(&[first, last]).expect("pieces"), &whole, "a session whose forks were refused");
 }
 
 /// A session takes `max_length * batch` of `free_tokens`, over a part of the blocks that part of it; its drop gives it

@@ -4,6 +4,7 @@
 mod backward;
 mod contract;
 mod damage;
+mod forks;
 mod formats;
 mod gguf;
 mod golden;

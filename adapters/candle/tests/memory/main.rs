@@ -6,7 +6,7 @@ use corolla_candle::Target;
 use corolla_compute::{BlockChoice, LoadConfig};
 use corolla_domain::{
     model::{Hidden, TokenId},
-    ports::SessionNeed,
+    ports::{BlockSession, SessionNeed},
 };
 use tempfile::TempDir;
 use testkit::{
@@ -28,6 +28,18 @@ fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
+/// Eight sessions that begin as this one, which has all that may be reserved.
+async fn forks_take_nothing(session: &mut dyn BlockSession) {
+    let before = resident();
+    let mut forks = Vec::new();
+    for _ in 0..8 {
+        let need = SessionNeed { max_length: WRITTEN, batch: ROWS };
+        forks.push(session.fork(WRITTEN, need).await.unwrap());
+    }
+    let forked = resident();
+    assert!(forked < before + MIB, "eight forks take {} KiB", (forked - before) >> 10);
 }
 
 #[tokio::test]
@@ -57,6 +69,7 @@ async fn a_session_takes_what_it_has_written_and_gives_it_back_at_once() {
             session.step(piece.clone().into()).await.unwrap();
         }
         let used = resident();
+        forks_take_nothing(&mut *session).await;
         assert!(used < first + 2 * written, "round {round}: {} KiB for {} KiB", (used - first) >> 10, written >> 10);
         drop(session);
         local.embed(vec![vec![TokenId(1)]]).await.unwrap();

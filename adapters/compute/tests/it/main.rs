@@ -6,6 +6,7 @@ mod backward;
 mod batch;
 mod chunks;
 mod errands;
+mod forks;
 mod mix;
 mod plain;
 

@@ -270,6 +270,12 @@ impl Arithmetic for Plain {
         Ok(())
     }
 
+    fn fork(&self, cache: &Cache, to: usize, _: usize) -> Result<Cache, PortError> {
+        self.0.caches.fetch_add(1, SeqCst);
+        let rows = cache.rows.iter().map(|row| row[..to].to_vec()).collect();
+        Ok(Cache { rows, ledger: self.0.clone() })
+    }
+
     fn frame(
         &self,
         place: Place,

@@ -44,6 +44,8 @@ struct Told {
     open: BTreeSet<String>,
     opened: usize,
     call: Option<Duration>,
+    /// Whether sessions give copies of their beginning.
+    forking: bool,
     /// Whether the map shows nobody.
     hidden: bool,
 }
@@ -87,6 +89,11 @@ impl Faults {
     /// From now on servers push.
     pub(super) fn push(&self) {
         self.told().pushing = true;
+    }
+
+    /// From now on sessions give copies of their beginning.
+    pub(super) fn fork(&self) {
+        self.told().forking = true;
     }
 
     /// The steps that servers were told of since this was last asked: whose, and the sessions their output is for.
@@ -158,6 +165,14 @@ impl BlockSession for Summing {
         Ok(())
     }
 
+    async fn fork(&mut self, to: usize, _: SessionNeed) -> Result<Box<dyn BlockSession>, PortError> {
+        if !self.faults.told().forking {
+            return Err(PortError::new(FaultKind::Unsupported, "no copies are given"));
+        }
+        let fed = self.fed.iter().map(|fed| fed[..to].to_vec()).collect();
+        Ok(open(&self.faults, self.hop.clone(), fed))
+    }
+
     fn inbox(&self) -> Option<Inbox> {
         let pushing = self.faults.told().pushing && self.hop.peer != InProcessSwarm::peer();
         let inbox = || Inbox { peer: self.hop.peer.clone(), session: self.name.clone(), blocks: self.hop.blocks };
@@ -198,7 +213,11 @@ impl RemoteSwarm for Swarm {
 
 async fn dial(faults: &Arc<Faults>, hop: Hop) -> Result<Box<dyn BlockSession>, PortError> {
     faults.check(&format!("dial {}", hop.peer)).await?;
-    let (fed, faults) = (vec![Vec::new(); hop.blocks.len()], faults.clone());
+    let fed = vec![Vec::new(); hop.blocks.len()];
+    Ok(open(faults, hop, fed))
+}
+
+fn open(faults: &Arc<Faults>, hop: Hop, fed: Vec<Vec<f32>>) -> Box<dyn BlockSession> {
     let name = {
         let mut told = faults.told();
         told.opened += 1;
@@ -206,7 +225,7 @@ async fn dial(faults: &Arc<Faults>, hop: Hop) -> Result<Box<dyn BlockSession>, P
         told.open.insert(name.clone());
         name
     };
-    Ok(Box::new(Summing { hop, name, fed, faults }))
+    Box::new(Summing { hop, name, fed, faults: faults.clone() })
 }
 
 /// Blocks of this process, at a server named `in-process` that neither pushes nor takes pushes.
@@ -247,7 +266,7 @@ pub(super) fn chain(swarm: Arc<dyn RemoteSwarm>, blocks: usize) -> Chain {
     Chain::new(swarm, Arc::new(Bans::default()), "m".into(), BlockRange::first(blocks), need)
 }
 
-pub(super) async fn step(chain: &mut Chain, values: &[f32]) -> Result<Vec<f32>, PortError> {
+pub(super) async fn step(chain: &mut dyn BlockSession, values: &[f32]) -> Result<Vec<f32>, PortError> {
     let hidden = Hidden::from_f32((1, values.len(), 1), values).unwrap();
     chain.step(StepInput::from(hidden)).await.map(|h| h.to_f32())
 }

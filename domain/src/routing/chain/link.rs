@@ -2,7 +2,7 @@
 
 use crate::{
     model::{Hidden, PeerId},
-    ports::{BlockSession, FaultKind, PortError, StepInput},
+    ports::{BlockSession, FaultKind, PortError, SessionNeed, StepInput},
     routing::pace::Pace,
 };
 
@@ -34,6 +34,15 @@ impl Link {
             self.session.rewind(position).await?;
         }
         step_checked(&mut *self.session, input).await
+    }
+}
+
+impl Link {
+    /// Another session at this server, that begins as this one does.
+    pub(super) async fn fork(&mut self, to: usize, need: SessionNeed) -> Result<Self, PortError> {
+        let session = self.session.fork(to, need).await?;
+        let (peer, pace) = (self.peer.clone(), Pace::default());
+        Ok(Self { peer, session, pace, awaiting_push: false, left: false, opened: 0 })
     }
 }
 

@@ -286,3 +286,43 @@ async fn sessions_that_may_have_been_pushed_to_are_dropped_with_the_step() {
     assert_eq!(step(&mut chain, &[3.0]).await.unwrap(), [41.0]);
     assert_eq!(faults.open(), "a/1 b/2 c/4");
 }
+
+/// As long as all that is tried.
+const NEED: SessionNeed = SessionNeed { max_length: 64, batch: 1 };
+
+#[tokio::test(start_paused = true)]
+async fn a_fork_goes_on_by_itself_and_outlives_its_server() {
+    let faults = Arc::<Faults>::default();
+    faults.fork();
+    let mut chain = chain(swarm(&[("a", 0, 4), ("b", 0, 4)], &faults), 4);
+    let first = step(&mut chain, &[1.0, 2.0, 3.0]).await.unwrap();
+    let mut fork = chain.fork(2, NEED).await.unwrap();
+    assert_eq!((fork.position(), chain.position(), faults.open().as_str()), (2, 3, "a/1 a/2"));
+    let own = step(&mut *fork, &[7.0]).await.unwrap();
+    assert_eq!(step(&mut *fork, &[9.0]).await.unwrap().len(), 1);
+    fork.rewind(2).await.unwrap();
+    assert_eq!(step(&mut *fork, &[3.0]).await.unwrap(), first[2..], "as if it had gone there itself");
+    let mut second = fork.fork(2, NEED).await.unwrap();
+    drop(chain);
+    faults.after("a", 0, FaultKind::Unavailable);
+    assert_eq!(step(&mut *second, &[7.0]).await.unwrap(), own, "what it has in common was fed to b");
+    assert_eq!(second.report().failed_over, 1);
+    let error = second.fork(9, NEED).await.err().unwrap();
+    assert_eq!(error.kind(), FaultKind::InvalidInput, "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_spread_or_nowhere_yet_is_not_forked() {
+    let faults = Arc::<Faults>::default();
+    faults.fork();
+    let mut spread = chain(swarm(&[("a", 0, 2), ("b", 2, 4)], &faults), 4);
+    for _ in 0..2 {
+        let error = spread.fork(0, NEED).await.err().unwrap();
+        assert_eq!(error.kind(), FaultKind::Unsupported, "{error}");
+        step(&mut spread, &[1.0]).await.unwrap();
+    }
+    let faults = Arc::default();
+    let mut unable = chain(swarm(&[("a", 0, 4)], &faults), 4);
+    step(&mut unable, &[1.0]).await.unwrap();
+    assert_eq!(unable.fork(1, NEED).await.err().unwrap().kind(), FaultKind::Unsupported);
+}

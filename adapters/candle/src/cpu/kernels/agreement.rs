@@ -144,28 +144,36 @@ proptest! {
 
     #[test]
     fn sets_agree_on_keys_and_values_of_every_type(
-        (width, len) in (1usize..150, 1usize..70), seed in any::<u64>()
+        (width, len, heads) in (1usize..150, 1usize..70, 1usize..10), seed in any::<u64>()
     ) {
         let numbers = noise(len * width, seed);
         let bits: Vec<u16> = numbers.iter().map(|x| half::bf16::from_f32(*x).to_bits()).collect();
         let whole: Vec<i8> = numbers.iter().map(|x| (x * 127.0) as i8).collect();
-        let (scales, query, weights) = (noise(len, seed ^ 1), noise(width, seed ^ 2), noise(len, seed ^ 3));
+        let (scales, query, weights) = (noise(len, seed ^ 1), noise(width, seed ^ 2), noise(heads * len, seed ^ 3));
         for vectors in [Vectors::F32(&numbers), Vectors::Bf16(&bits), Vectors::Q8(&whole, &scales)] {
-            let mut room = Vec::new();
-            let widened = vectors.widened(&mut room).to_vec();
+            let mut widened = Vec::new();
+            vectors.widen(&mut widened);
             let products = magnitudes(&widened, &query, width);
             let columns: Vec<f32> = (0..width).flat_map(|col| widened[col..].iter().step_by(width).copied()).collect();
-            let sums = magnitudes(&columns, &weights, len);
             for set in sets() {
                 let mut scores = vec![0.0; len];
                 vectors.scores(&set, &query, &mut scores);
                 for (ours, (exact, terms)) in scores.iter().zip(&products) {
                     prop_assert!((ours - exact).abs() <= 1e-5 * terms, "{}: {ours} {exact}", set.name);
                 }
-                let mut mixed = vec![1.0; width];
-                vectors.mix(&set, &mut weights.clone(), &mut mixed);
-                for (ours, (exact, terms)) in mixed.iter().zip(&sums) {
-                    prop_assert!((ours - 1.0 - exact).abs() <= 1e-5 * (terms + 1.0), "{}: {ours} {exact}", set.name);
+                // Each of several heads gets what it would get alone, on top of what is there.
+                let alone = |weights: &[f32]| {
+                    let mut mixed = vec![1.0; width];
+                    vectors.mix(&set, &mut weights.to_vec(), len, width, &mut mixed);
+                    mixed
+                };
+                let mut mixed = vec![1.0; heads * width];
+                vectors.mix(&set, &mut weights.clone(), len, width, &mut mixed);
+                for (mixed, weights) in mixed.chunks_exact(width).zip(weights.chunks_exact(len)) {
+                    prop_assert_eq!(mixed, &alone(weights), "{}", set.name);
+                    for (ours, (exact, terms)) in mixed.iter().zip(magnitudes(&columns, weights, len)) {
+                        prop_assert!((ours - 1.0 - exact).abs() <= 1e-5 * (terms + 1.0), "{}: {ours} {exact}", set.name);
+                    }
                 }
             }
         }

@@ -38,15 +38,17 @@ pub(super) fn kernels() -> Option<Kernels> {
         // SAFETY: as above.
         several_f16: |weights, x, cols, products| unsafe { several_f16(weights, x, cols, products) },
         // SAFETY: as above.
-        several_i8: |weights, x, cols, products| unsafe { several_i8(weights, x, cols, products) },
-        // SAFETY: as above.
         scores: |query, keys, products| unsafe { scores(query, keys, products) },
         // SAFETY: as above.
-        mix: |weights, values, mixed| unsafe { mix_f32(weights, values, mixed) },
+        scores_bf16: |query, keys, products| unsafe { scores_bf16(query, keys, products) },
         // SAFETY: as above.
-        mix_bf16: |weights, values, mixed| unsafe { mix_bf16(weights, values, mixed) },
+        scores_i8: |query, keys, products| unsafe { scores_i8(query, keys, products) },
         // SAFETY: as above.
-        mix_i8: |weights, values, mixed| unsafe { mix_i8(weights, values, mixed) },
+        mix: |weights, stride, values, width, mixed| unsafe { mix_f32(weights, stride, values, width, mixed) },
+        // SAFETY: as above.
+        mix_bf16: |weights, stride, values, width, mixed| unsafe { mix_bf16(weights, stride, values, width, mixed) },
+        // SAFETY: as above.
+        mix_i8: |weights, stride, values, width, mixed| unsafe { mix_i8(weights, stride, values, width, mixed) },
         // SAFETY: as above.
         round: |x, cols| unsafe { round(x, cols) },
         // SAFETY: as above.
@@ -103,6 +105,16 @@ several! {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn scores(query: &[f32], keys: &[f32], scores: &mut [f32]) {
     several_f32(&keys[..scores.len() * query.len()], query, query.len(), scores);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scores_bf16(query: &[f32], keys: &[u16], scores: &mut [f32]) {
+    several_bf16(&keys[..scores.len() * query.len()], query, query.len(), scores);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scores_i8(query: &[f32], keys: &[i8], scores: &mut [f32]) {
+    several_i8(&keys[..scores.len() * query.len()], query, query.len(), scores);
 }
 
 /// Sums of the products of sixteen rows with activations of 16 bits. A register has four columns of four rows, and the
@@ -193,9 +205,9 @@ compiled! {
     fn round(x: &[f32], cols: usize) -> Rounded = rounded::round;
     fn product(format: Format, tiles: Tiles<'_>, x: &Rounded, sums: &mut [Lanes]) = tiles::product;
     fn exact_product(format: Format, tiles: Tiles<'_>, x: &[f32]) -> Lanes = tiles::exact_product;
-    fn mix_f32(weights: &[f32], values: &[f32], mixed: &mut [f32]) = curves::mix_f32;
-    fn mix_bf16(weights: &[f32], values: &[u16], mixed: &mut [f32]) = curves::mix_bf16;
-    fn mix_i8(weights: &[f32], values: &[i8], mixed: &mut [f32]) = curves::mix_i8;
+    fn mix_f32(weights: &[f32], stride: usize, values: &[f32], width: usize, mixed: &mut [f32]) = curves::mix_f32;
+    fn mix_bf16(weights: &[f32], stride: usize, values: &[u16], width: usize, mixed: &mut [f32]) = curves::mix_bf16;
+    fn mix_i8(weights: &[f32], stride: usize, values: &[i8], width: usize, mixed: &mut [f32]) = curves::mix_i8;
     fn soften(scores: &mut [f32], scale: f32, slope: f32) = curves::soften;
     fn gate(gates: &mut [f32], up: &[f32]) = curves::gate;
     fn gelu(x: &mut [f32]) = curves::gelu;

@@ -38,15 +38,17 @@ pub(super) fn kernels() -> Option<Kernels> {
         // SAFETY: as above.
         several_f16: |weights, x, cols, products| unsafe { several_f16(weights, x, cols, products) },
         // SAFETY: as above.
-        several_i8: |weights, x, cols, products| unsafe { several_i8(weights, x, cols, products) },
-        // SAFETY: as above.
         scores: |query, keys, products| unsafe { scores(query, keys, products) },
         // SAFETY: as above.
-        mix: |weights, values, mixed| unsafe { mix_f32(weights, values, mixed) },
+        scores_bf16: |query, keys, products| unsafe { scores_bf16(query, keys, products) },
         // SAFETY: as above.
-        mix_bf16: |weights, values, mixed| unsafe { mix_bf16(weights, values, mixed) },
+        scores_i8: |query, keys, products| unsafe { scores_i8(query, keys, products) },
         // SAFETY: as above.
-        mix_i8: |weights, values, mixed| unsafe { mix_i8(weights, values, mixed) },
+        mix: |weights, stride, values, width, mixed| unsafe { mix_f32(weights, stride, values, width, mixed) },
+        // SAFETY: as above.
+        mix_bf16: |weights, stride, values, width, mixed| unsafe { mix_bf16(weights, stride, values, width, mixed) },
+        // SAFETY: as above.
+        mix_i8: |weights, stride, values, width, mixed| unsafe { mix_i8(weights, stride, values, width, mixed) },
         // SAFETY: as above.
         round: |x, cols| unsafe { round(x, cols) },
         // SAFETY: as above.
@@ -99,42 +101,43 @@ several! {
     }
 }
 
-/// Four keys at a time: their lanes are added up together.
-#[target_feature(enable = "avx512f")]
-fn scores(query: &[f32], keys: &[f32], scores: &mut [f32]) {
-    let fours = 4 * query.len();
-    let (many, rest) = scores.as_chunks_mut::<4>();
-    for (scores, keys) in many.iter_mut().zip(keys.chunks_exact(fours)) {
-        *scores = four_scores(query, keys);
-    }
-    several_f32(&keys[many.len() * fours..][..rest.len() * query.len()], query, query.len(), rest);
+/// Makes a function for the products of a query with keys of a type: of how they are loaded, how one number is widened, and
+/// who computes the last few.
+macro_rules! scores {
+    (fn $name:ident(keys: $key:ty), load: $load:ident, widen: $widen:expr, rest: $several:ident) => {
+        /// Four keys at a time: their lanes are added up together.
+        #[target_feature(enable = "avx512f")]
+        fn $name(query: &[f32], keys: &[$key], scores: &mut [f32]) {
+            let width = query.len();
+            let (many, rest) = scores.as_chunks_mut::<4>();
+            let (whole, end) = query.as_chunks::<LANES>();
+            for (scores, keys) in many.iter_mut().zip(keys.chunks_exact(4 * width)) {
+                let mut sums = [_mm512_setzero_ps(); 4];
+                for (nth, query) in whole.iter().enumerate() {
+                    let query = load(query);
+                    for (i, sum) in sums.iter_mut().enumerate() {
+                        let key = &keys[i * width + nth * LANES..];
+                        // See `several`.
+                        _mm_prefetch::<_MM_HINT_T0>(key.as_ptr().cast::<i8>().wrapping_add(AHEAD));
+                        *sum = _mm512_fmadd_ps($load(key), query, *sum);
+                    }
+                }
+                *scores = add_lanes_of_four(sums);
+                if !end.is_empty() {
+                    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(width)) {
+                        let key = &key[width - end.len()..];
+                        *score += key.iter().zip(end).map(|(k, q)| $widen(*k) * q).sum::<f32>();
+                    }
+                }
+            }
+            $several(&keys[many.len() * 4 * width..][..rest.len() * width], query, width, rest);
+        }
+    };
 }
 
-/// Products of a query with four keys.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn four_scores(query: &[f32], keys: &[f32]) -> [f32; 4] {
-    let width = query.len();
-    let (many, rest) = query.as_chunks::<LANES>();
-    let mut sums = [_mm512_setzero_ps(); 4];
-    for (nth, query) in many.iter().enumerate() {
-        let query = load(query);
-        for (i, sum) in sums.iter_mut().enumerate() {
-            let key = &keys[i * width + nth * LANES..];
-            // See `several`.
-            _mm_prefetch::<_MM_HINT_T0>(key.as_ptr().cast::<i8>().wrapping_add(AHEAD));
-            *sum = _mm512_fmadd_ps(load(key), query, *sum);
-        }
-    }
-    let mut scores = add_lanes_of_four(sums);
-    if !rest.is_empty() {
-        for (score, key) in scores.iter_mut().zip(keys.chunks_exact(width)) {
-            let key = &key[width - rest.len()..];
-            *score += key.iter().zip(rest).map(|(k, q)| k * q).sum::<f32>();
-        }
-    }
-    scores
-}
+scores!(fn scores(keys: f32), load: load, widen: std::convert::identity, rest: several_f32);
+scores!(fn scores_bf16(keys: u16), load: load_bf16, widen: bf16, rest: several_bf16);
+scores!(fn scores_i8(keys: i8), load: load_i8, widen: f32::from, rest: several_i8);
 
 /// The sum of all lanes of each.
 #[inline]
@@ -178,9 +181,9 @@ compiled! {
     fn round(x: &[f32], cols: usize) -> Rounded = rounded::round;
     fn product(format: Format, tiles: Tiles<'_>, x: &Rounded, sums: &mut [Lanes]) = tiles::product;
     fn exact_product(format: Format, tiles: Tiles<'_>, x: &[f32]) -> Lanes = tiles::exact_product;
-    fn mix_f32(weights: &[f32], values: &[f32], mixed: &mut [f32]) = curves::mix_f32;
-    fn mix_bf16(weights: &[f32], values: &[u16], mixed: &mut [f32]) = curves::mix_bf16;
-    fn mix_i8(weights: &[f32], values: &[i8], mixed: &mut [f32]) = curves::mix_i8;
+    fn mix_f32(weights: &[f32], stride: usize, values: &[f32], width: usize, mixed: &mut [f32]) = curves::mix_f32;
+    fn mix_bf16(weights: &[f32], stride: usize, values: &[u16], width: usize, mixed: &mut [f32]) = curves::mix_bf16;
+    fn mix_i8(weights: &[f32], stride: usize, values: &[i8], width: usize, mixed: &mut [f32]) = curves::mix_i8;
     fn soften(scores: &mut [f32], scale: f32, slope: f32) = curves::soften;
     fn gate(gates: &mut [f32], up: &[f32]) = curves::gate;
     fn gelu(x: &mut [f32]) = curves::gelu;

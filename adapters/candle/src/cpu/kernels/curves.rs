@@ -8,44 +8,89 @@ use super::bf16;
 /// Sums kept side by side, so that additions need not wait for each other.
 const SIDE: usize = 32;
 
-/// Adds `values`, rows as long as `mixed`, each times its weight.
+/// Adds values, rows of so many columns as the number says, to the sums of one or more heads, each value times the weight
+/// that the head gives its row. The first number is how far the weights of a head are from those of the head before it.
+pub(crate) type Mix<T> = fn(&[f32], usize, &[T], usize, &mut [f32]);
+
+/// Values of rows that are widened and added for as many heads at a time as there are registers for sums. A head's sums do not
+/// depend on the others.
 #[inline(always)]
-fn mix<T: Copy>(weights: &[f32], values: &[T], mixed: &mut [f32], widen: impl Fn(T) -> f32 + Copy) {
-    /// Columns summed up at a time: they stay in registers.
-    const COLS: usize = 64;
-    let width = mixed.len();
-    let (many, rest) = mixed.as_chunks_mut::<COLS>();
-    for (nth, mixed) in many.iter_mut().enumerate() {
-        let mut sums = *mixed;
-        for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
-            if let Some(values) = values[nth * COLS..].first_chunk::<COLS>() {
-                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * widen(*value));
+fn mix<T: Copy>(
+    weights: &[f32],
+    stride: usize,
+    values: &[T],
+    width: usize,
+    mixed: &mut [f32],
+    widen: impl Fn(T) -> f32 + Copy,
+) {
+    /// Heads at a time.
+    const MOST: usize = 4;
+    for (nth, mixed) in mixed.chunks_mut(MOST * width).enumerate() {
+        let weights = &weights[nth * MOST * stride..];
+        match mixed.len() / width {
+            1 => mix_heads::<T, 1, 64>(weights, stride, values, width, mixed, widen),
+            2 => mix_heads::<T, 2, 32>(weights, stride, values, width, mixed, widen),
+            3 => mix_heads::<T, 3, 32>(weights, stride, values, width, mixed, widen),
+            _ => mix_heads::<T, MOST, 32>(weights, stride, values, width, mixed, widen),
+        }
+    }
+}
+
+/// The same for so many heads, `COLS` columns at a time: their sums stay in registers.
+#[inline(always)]
+fn mix_heads<T: Copy, const HEADS: usize, const COLS: usize>(
+    weights: &[f32],
+    stride: usize,
+    values: &[T],
+    width: usize,
+    mixed: &mut [f32],
+    widen: impl Fn(T) -> f32 + Copy,
+) {
+    let count = values.len() / width;
+    let weights: [&[f32]; HEADS] = std::array::from_fn(|head| &weights[head * stride..][..count]);
+    let whole = width / COLS * COLS;
+    for first in (0..whole).step_by(COLS) {
+        let mut sums = [[0.0; COLS]; HEADS];
+        for (head, sums) in sums.iter_mut().enumerate() {
+            sums.copy_from_slice(&mixed[head * width + first..][..COLS]);
+        }
+        for (row, values) in values.chunks_exact(width).enumerate() {
+            let Some(values) = values[first..].first_chunk::<COLS>() else { continue };
+            let mut wide = [0.0; COLS];
+            wide.iter_mut().zip(values).for_each(|(wide, value)| *wide = widen(*value));
+            for (sums, weights) in sums.iter_mut().zip(weights) {
+                let weight = weights[row];
+                sums.iter_mut().zip(&wide).for_each(|(sum, value)| *sum += weight * value);
             }
         }
-        *mixed = sums;
+        for (head, sums) in sums.iter().enumerate() {
+            mixed[head * width + first..][..COLS].copy_from_slice(sums);
+        }
     }
-    let done = width - rest.len();
-    for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
-        rest.iter_mut().zip(&values[done..]).for_each(|(sum, value)| *sum += weight * widen(*value));
+    for (mixed, weights) in mixed.chunks_exact_mut(width).zip(weights) {
+        for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
+            let rest = mixed[whole..].iter_mut().zip(&values[whole..]);
+            rest.for_each(|(sum, value)| *sum += weight * widen(*value));
+        }
     }
 }
 
-/// Adds f32 values.
+/// f32 values.
 #[inline(always)]
-pub(super) fn mix_f32(weights: &[f32], values: &[f32], mixed: &mut [f32]) {
-    mix(weights, values, mixed, |value| value);
+pub(super) fn mix_f32(weights: &[f32], stride: usize, values: &[f32], width: usize, mixed: &mut [f32]) {
+    mix(weights, stride, values, width, mixed, |value| value);
 }
 
-/// Adds bf16 values.
+/// bf16 values.
 #[inline(always)]
-pub(super) fn mix_bf16(weights: &[f32], values: &[u16], mixed: &mut [f32]) {
-    mix(weights, values, mixed, bf16);
+pub(super) fn mix_bf16(weights: &[f32], stride: usize, values: &[u16], width: usize, mixed: &mut [f32]) {
+    mix(weights, stride, values, width, mixed, bf16);
 }
 
-/// Adds 8-bit values.
+/// 8-bit values.
 #[inline(always)]
-pub(super) fn mix_i8(weights: &[f32], values: &[i8], mixed: &mut [f32]) {
-    mix(weights, values, mixed, f32::from);
+pub(super) fn mix_i8(weights: &[f32], stride: usize, values: &[i8], width: usize, mixed: &mut [f32]) {
+    mix(weights, stride, values, width, mixed, f32::from);
 }
 
 /// Turns products of one query with the keys it may see, the last of them its own, into weights that sum to 1.

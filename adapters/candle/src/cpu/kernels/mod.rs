@@ -70,16 +70,18 @@ pub(crate) struct Kernels {
     pub several_bf16: several::Kernel<u16, f32>,
     /// The same of f16 weights.
     pub several_f16: several::Kernel<u16, f32>,
-    /// The same of 8-bit numbers.
-    pub several_i8: several::Kernel<i8, f32>,
     /// Products of a query with each key.
     pub scores: fn(&[f32], &[f32], &mut [f32]),
-    /// Adds values, rows as long as the result, each times its weight.
-    pub mix: fn(&[f32], &[f32], &mut [f32]),
+    /// The same with bf16 keys.
+    pub scores_bf16: fn(&[f32], &[u16], &mut [f32]),
+    /// The same with 8-bit keys.
+    pub scores_i8: fn(&[f32], &[i8], &mut [f32]),
+    /// Adds f32 values, each times its weight.
+    pub mix: curves::Mix<f32>,
     /// The same of bf16 values.
-    pub mix_bf16: fn(&[f32], &[u16], &mut [f32]),
+    pub mix_bf16: curves::Mix<u16>,
     /// The same of 8-bit values.
-    pub mix_i8: fn(&[f32], &[i8], &mut [f32]),
+    pub mix_i8: curves::Mix<i8>,
     /// Rounds rows of that many activations, a multiple of 32, to 8 bits.
     pub round: fn(&[f32], usize) -> Rounded,
     /// Products of sixteen packed rows with rounded activations, a result for each row of them.
@@ -186,7 +188,7 @@ mod tests {
                     }
                     by_hand.iter_mut().for_each(|sum| *sum += 1.0);
                     let mut mixed = vec![1.0; width];
-                    (kernels.mix)(&weights, &keys, &mut mixed);
+                    (kernels.mix)(&weights, len, &keys, width, &mut mixed);
                     assert_near(&mixed, &by_hand, 2e-5, &format!("{} mix {len} of {width}", kernels.name));
                     let (query, mut scores) = (noise(width, 5), vec![0.0; len]);
                     (kernels.scores)(&query, &keys, &mut scores);

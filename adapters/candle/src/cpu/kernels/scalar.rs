@@ -13,8 +13,9 @@ pub(super) fn kernels() -> Kernels {
         },
         several_bf16: |weights, x, cols, products| several::reference(weights, x, cols, products, bf16),
         several_f16: |weights, x, cols, products| several::reference(weights, x, cols, products, f16),
-        several_i8: |weights, x, cols, products| several::reference(weights, x, cols, products, f32::from),
-        scores,
+        scores: |query, keys, scores| products(query, keys, scores, std::convert::identity),
+        scores_bf16: |query, keys, scores| products(query, keys, scores, bf16),
+        scores_i8: |query, keys, scores| products(query, keys, scores, f32::from),
         mix: curves::mix_f32,
         mix_bf16: curves::mix_bf16,
         mix_i8: curves::mix_i8,
@@ -42,8 +43,8 @@ fn dot_f16(a: &[u16], x: &[f32]) -> f32 {
     a.iter().zip(x).map(|(a, x)| f16(*a) * x).sum()
 }
 
-fn scores(query: &[f32], keys: &[f32], scores: &mut [f32]) {
+fn products<T: Copy>(query: &[f32], keys: &[T], scores: &mut [f32], widen: fn(T) -> f32) {
     for (score, key) in scores.iter_mut().zip(keys.chunks_exact(query.len())) {
-        *score = dot(query, key);
+        *score = query.iter().zip(key).map(|(query, key)| query * widen(*key)).sum();
     }
 }

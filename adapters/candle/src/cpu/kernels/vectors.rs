@@ -13,43 +13,44 @@ pub(crate) enum Vectors<'a> {
     Q8(&'a [i8], &'a [f32]),
 }
 
-impl<'a> Vectors<'a> {
+impl Vectors<'_> {
     /// Products of a query with each key.
     pub(crate) fn scores(self, kernels: &Kernels, query: &[f32], scores: &mut [f32]) {
         match self {
             Self::F32(keys) => (kernels.scores)(query, keys, scores),
-            Self::Bf16(keys) => (kernels.several_bf16)(keys, query, query.len(), scores),
+            Self::Bf16(keys) => (kernels.scores_bf16)(query, keys, scores),
             Self::Q8(keys, scales) => {
-                (kernels.several_i8)(keys, query, query.len(), scores);
+                (kernels.scores_i8)(query, keys, scores);
                 scores.iter_mut().zip(scales).for_each(|(score, scale)| *score *= scale);
             }
         }
     }
 
-    /// Adds the values, each times its weight. The weights are something else afterwards.
-    pub(crate) fn mix(self, kernels: &Kernels, weights: &mut [f32], mixed: &mut [f32]) {
+    /// Adds the values to the sums of one or more heads, each of `width` numbers. `weights` are those of the first head; those
+    /// of the next one are `stride` further. They are something else afterwards.
+    pub(crate) fn mix(self, kernels: &Kernels, weights: &mut [f32], stride: usize, width: usize, mixed: &mut [f32]) {
         match self {
-            Self::F32(values) => (kernels.mix)(weights, values, mixed),
-            Self::Bf16(values) => (kernels.mix_bf16)(weights, values, mixed),
+            Self::F32(values) => (kernels.mix)(weights, stride, values, width, mixed),
+            Self::Bf16(values) => (kernels.mix_bf16)(weights, stride, values, width, mixed),
             Self::Q8(values, scales) => {
-                weights.iter_mut().zip(scales).for_each(|(weight, scale)| *weight *= scale);
-                (kernels.mix_i8)(weights, values, mixed);
+                for weights in weights.chunks_mut(stride) {
+                    weights.iter_mut().zip(scales).for_each(|(weight, scale)| *weight *= scale);
+                }
+                (kernels.mix_i8)(weights, stride, values, width, mixed);
             }
         }
     }
 
-    /// The vectors in f32, in `room` where they are not.
-    pub(crate) fn widened(self, room: &'a mut Vec<f32>) -> &'a [f32] {
-        room.clear();
+    /// Adds the vectors in f32 to `numbers`.
+    pub(crate) fn widen(self, numbers: &mut Vec<f32>) {
         match self {
-            Self::F32(numbers) => return numbers,
-            Self::Bf16(numbers) => room.extend(numbers.iter().map(|bits| bf16(*bits))),
-            Self::Q8(numbers, scales) => {
-                for (numbers, scale) in numbers.chunks_exact(numbers.len() / scales.len().max(1)).zip(scales) {
-                    room.extend(numbers.iter().map(|number| f32::from(*number) * scale));
+            Self::F32(vectors) => numbers.extend_from_slice(vectors),
+            Self::Bf16(vectors) => numbers.extend(vectors.iter().map(|bits| bf16(*bits))),
+            Self::Q8(vectors, scales) => {
+                for (vector, scale) in vectors.chunks_exact(vectors.len() / scales.len().max(1)).zip(scales) {
+                    numbers.extend(vector.iter().map(|number| f32::from(*number) * scale));
                 }
             }
         }
-        room
     }
 }

@@ -33,8 +33,8 @@ fn read(cache: &BlockCache, row: usize, length: usize) -> Vec<[Vec<f32>; 2]> {
             } else {
                 cache.values(row, head, length).nth(at / PAGE)
             };
-            let vectors = page.unwrap().widened(&mut room);
-            found[at][side][head * DIM..][..DIM].copy_from_slice(&vectors[at % PAGE * DIM..][..DIM]);
+            page.unwrap().widen(&mut room);
+            found[at][side][head * DIM..][..DIM].copy_from_slice(&room[at % PAGE * DIM..][..DIM]);
         }
     }
     found

@@ -184,3 +184,113 @@ async fn who_names_a_seed_has_the_prompt_read_anew() {
     let seeded = ReplyRequest { sampling: Sampling { seed: Some(7), ..Sampling::greedy() }, ..talk.request() };
     assert_eq!(house.say(seeded).await.unwrap().1.cached_tokens, 0);
 }
+
+/// A house whose sessions give copies of their beginning, and a long prompt before a question.
+fn copying(room: usize) -> House {
+    let house = keeping(8, room);
+    house.ledger.forks.store(room, SeqCst);
+    house
+}
+
+fn question(about: &str) -> ReplyRequest {
+    let system = "You answer in as few words as you can, and never in more. ".repeat(6);
+    let messages = vec![Message::new(Role::System, system), Message::new(Role::User, about)];
+    asking(None, Prompt::Chat(messages.into()), Length::NewTokens(9))
+}
+
+async fn cold(about: &str) -> (String, Usage) {
+    let (said, usage, _) = keeping(0, 9).say(question(about)).await.unwrap();
+    (said, usage)
+}
+
+#[tokio::test]
+async fn a_long_prompt_that_many_requests_share_is_computed_once() {
+    let house = copying(9);
+    house.say(question("The first.")).await.unwrap();
+    let (before, computed) = (cold("The first.").await.1.prompt_tokens, house.ledger.stepped.load(SeqCst));
+    let mut pair = Vec::new();
+    for about in ["Why?", "And then?"] {
+        pair.push((about, house.service.reply(question(about)).await.unwrap(), String::new()));
+    }
+    for _ in 0..9 {
+        for (_, reply, text) in &mut pair {
+            *text += &reply.next().await.unwrap().unwrap().text;
+        }
+    }
+    for (about, reply, text) in pair {
+        let (wanted, usage) = cold(about).await;
+        assert_eq!(text, wanted);
+        assert!(reply.usage().cached_tokens >= before - "The first.\nAssistant:".len());
+        assert_eq!(reply.usage().cached_tokens + reply.usage().computed_tokens, usage.computed_tokens);
+    }
+    let computed = house.ledger.stepped.load(SeqCst) - computed;
+    assert!(computed < 2 * "And then?\nAssistant:".len() + 2 * 9, "{computed} positions for two questions");
+    let meter = house.service.meter().snapshot();
+    assert_eq!((meter.prefix_hits, meter.prefixes_kept), (2, 3), "nobody took it from the other");
+    assert_eq!(meter.tokens_computed, house.ledger.stepped.load(SeqCst) as u64);
+}
+
+#[tokio::test]
+async fn a_request_begins_from_the_prompt_of_one_that_is_still_being_answered() {
+    let house = copying(9);
+    let mut first = house.service.reply(question("The first.")).await.unwrap();
+    first.next().await.unwrap();
+    first.next().await.unwrap();
+    let (said, usage, _) = house.say(question("Why?")).await.unwrap();
+    let (wanted, cold) = cold("Why?").await;
+    assert_eq!(said, wanted);
+    assert!(usage.cached_tokens > cold.prompt_tokens - 20, "{usage:?}");
+    while first.next().await.unwrap().is_some() {}
+    drop(first);
+    assert_eq!(house.service.meter().snapshot().prefixes_kept, 2, "the whole of it takes the place of its beginning");
+    assert_eq!(house.ledger.open.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn what_is_kept_already_is_not_kept_twice() {
+    let house = copying(9);
+    let (first, second) = (house.say(question("Why?")).await.unwrap(), house.say(question("Why?")).await.unwrap());
+    assert_eq!((second.0, second.1.cached_tokens), (first.0, first.1.prompt_tokens - 1));
+    let mut left = house.service.reply(question("Why?")).await.unwrap();
+    left.next().await.unwrap();
+    drop(left);
+    assert_eq!((house.service.meter().snapshot().prefixes_kept, house.ledger.open.load(SeqCst)), (1, 1));
+}
+
+#[tokio::test]
+async fn a_conversation_goes_on_from_copies_as_it_would_by_itself() {
+    let house = copying(9);
+    let mut talk = Talk::about("the sea");
+    assert_eq!(talk.turn(&house, None).await, 0);
+    for _ in 0..4 {
+        let known = talk.known();
+        assert_eq!(talk.turn(&house, None).await, known);
+    }
+    assert_eq!((house.service.meter().snapshot().prefixes_kept, house.ledger.open.load(SeqCst)), (1, 1));
+    assert_eq!(talk.turn(&house, Some("bob")).await, 0, "what is said for one is not there for another");
+}
+
+#[tokio::test]
+async fn where_there_is_no_room_for_a_copy_the_conversation_itself_goes_on() {
+    let house = copying(1);
+    let mut talk = Talk::about("the sea");
+    for turn in 0..3 {
+        let known = if turn == 0 { 0 } else { talk.known() };
+        assert_eq!(talk.turn(&house, None).await, known);
+    }
+    assert_eq!(house.ledger.open.load(SeqCst), 1);
+}
+
+#[tokio::test]
+async fn others_that_are_kept_make_room_for_a_copy() {
+    let house = copying(3);
+    house.say(question(&"Most of it is of no use to anybody else. ".repeat(12))).await.unwrap();
+    let mut sky = Talk::about("a sky");
+    sky.turn(&house, None).await;
+    house.ledger.forks.store(2, SeqCst);
+    let (said, usage, _) = house.say(question("Why?")).await.unwrap();
+    let (wanted, cold) = cold("Why?").await;
+    assert_eq!(said, wanted);
+    assert!(usage.cached_tokens > cold.prompt_tokens - 20, "{usage:?}");
+    assert_eq!(sky.turn(&house, None).await, 0, "it had to go");
+}
