@@ -6,7 +6,7 @@ DEBUG    := cargo build --workspace --bins --tests --locked
 LISTEN   ?= 127.0.0.1:8000
 
 .PHONY: help run model ui check-ui test check tools unit debug browser clients libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec lint-spec typed-clients schemathesis bench \
-        bench-swarm bench-hosts bench-hostile bench-hop bench-http bench-backends bench-llama bench-head bench-sessions check-head pictures
+        bench-swarm bench-hosts bench-hostile bench-hop bench-http bench-backends bench-llama bench-head bench-sessions bench-kv-cache check-head pictures
 
 help:            ## what there is to do
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -139,6 +139,10 @@ bench-sessions: model ## eight sessions that decode together against one alone, 
 	cargo build --release --locked -p corolla-candle --example sessions
 	for dtype in stored q8_0 f16 bf16 f32; do \
 	DTYPE=$$dtype target/release/examples/sessions models/SmolLM2-135M-Instruct.Q4_1.gguf 8 64 5 || exit 1; done
+
+bench-kv-cache: model ## keys and values in f32, bf16 and q8, after short and long prompts
+	cargo build --release --locked -p corolla-candle --example greedy
+	python3 scripts/bench/kv_cache.py target/release/examples/greedy models/SmolLM2-135M-Instruct.Q4_1.gguf
 
 bench-swarm:     ## speed on a swarm of this machine, beside the stock Python client
 	sh scripts/interop/install.sh
