@@ -7,7 +7,7 @@ LISTEN   ?= 127.0.0.1:8000
 
 .PHONY: help run model ui check-ui test check tools unit debug browser clients libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec lint-spec typed-clients schemathesis bench \
         bench-llama bench-cold bench-head bench-client-part bench-backends bench-sessions bench-hosts bench-swarm bench-hostile bench-hop \
-        bench-http bench-schemas check-head pictures
+        bench-http bench-kv-cache bench-schemas check-head pictures
 
 help:            ## what there is to do
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -114,7 +114,7 @@ spec: debug      ## write openapi.yaml, and the same as OpenAPI 3.1
 	target/debug/corolla openapi > openapi.yaml.new && mv openapi.yaml.new openapi.yaml
 	target/debug/corolla openapi --oas 3.1 > openapi-3.1.yaml.new && mv openapi-3.1.yaml.new openapi-3.1.yaml
 
-bench: bench-llama bench-cold bench-head bench-client-part bench-backends bench-sessions bench-hosts bench-swarm bench-hostile bench-http bench-schemas ## all measurements beside other programs, which are fetched; writes docs/benchmarks.md (hours, 40 GB of disk, 20 GB of memory; `corolla bench` measures this machine alone)
+bench: bench-llama bench-cold bench-head bench-client-part bench-backends bench-sessions bench-kv-cache bench-hosts bench-swarm bench-hostile bench-http bench-schemas ## all measurements beside other programs, which are fetched; writes docs/benchmarks.md (hours, 40 GB of disk, 20 GB of memory; `corolla bench` measures this machine alone)
 
 # Each of these writes its part of docs/benchmarks.md; `make bench-llama RECORD=` only prints it.
 RECORD := python3 scripts/bench/record.py docs/benchmarks.md
@@ -155,6 +155,10 @@ bench-sessions: model ## eight sessions that decode together against one alone
 	small=models/SmolLM2-135M-Instruct.Q4_1.gguf && $(SHAPES) --large && \
 	$(call recorded,sessions) python3 scripts/bench/sessions.py target/release/examples/sessions $$small $$small:q8_0 $$small:bf16 $$small:f32 \
 	"$$models/llama-1.1b.Q8_0.gguf"
+
+bench-kv-cache: model ## keys and values in f32, bf16 and q8, after short and long prompts
+	cargo build --release --locked -p corolla-candle --example greedy
+	$(call recorded,kv-cache) python3 scripts/bench/kv_cache.py target/release/examples/greedy models/SmolLM2-135M-Instruct.Q4_1.gguf
 
 bench-swarm:     ## speed on a swarm of this machine, beside the stock Python client
 	sh scripts/interop/install.sh

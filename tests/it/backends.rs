@@ -295,6 +295,25 @@ fn a_cache_in_bytes_holds_what_fits_over_the_blocks_that_run_here() {
     }
 }
 
+/// Of 32,768 positions, 2 bytes a number, or 1 and 4 for each head's scale.
+#[test]
+fn keys_and_values_take_what_their_type_takes() {
+    let house = House::new();
+    for (typed, flags) in [("kv_cache = \"bf16\"", &[][..]), ("", &["--kv-cache", "bf16"])] {
+        let output = house.run(&tiny(typed), &[&["check-config"], flags].concat());
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains(", 6 MB of KV cache in bf16 at most"), "{said}");
+    }
+    let report = house.doctor(&tiny("kv_cache = \"q8\"")).1;
+    let bytes = 32_768 * 3 * 2 * 2 * (8 + 4);
+    assert!(
+        report["models"][0]["dtypes"].as_array().unwrap().iter().all(|row| row["cache_bytes"] == bytes),
+        "{report}"
+    );
+    let generated = house.run(&tiny("kv_cache = \"q8\""), &["generate", "--prompt", "a", "--max-new-tokens", "9"]);
+    assert!(generated.status.success(), "{}", String::from_utf8_lossy(&generated.stderr));
+}
+
 #[test]
 fn the_caches_of_several_models_add_up() {
     let house = House::new();

@@ -30,6 +30,11 @@ fn resident() -> usize {
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
 }
 
+/// How many mappings this program has.
+fn mappings() -> usize {
+    std::fs::read_to_string("/proc/self/maps").unwrap().lines().count()
+}
+
 /// Eight sessions that begin as this one, which has all that may be reserved.
 async fn forks_take_nothing(session: &mut dyn BlockSession) {
     let before = resident();
@@ -62,6 +67,7 @@ async fn a_session_takes_what_it_has_written_and_gives_it_back_at_once() {
         let need = SessionNeed { max_length: LENGTH, batch: ROWS };
         let mut session = engine.open(engine.hosted(), need).await.unwrap();
         assert_eq!(engine.free_tokens(), 0, "all of {} MiB is reserved", ROWS * LENGTH * POSITION / MIB);
+        let before = mappings();
         session.step(piece.clone().into()).await.unwrap();
         let opened = resident();
         let first = *first.get_or_insert(opened);
@@ -69,6 +75,7 @@ async fn a_session_takes_what_it_has_written_and_gives_it_back_at_once() {
             session.step(piece.clone().into()).await.unwrap();
         }
         let used = resident();
+        assert!(mappings() < before + 64, "pages beside each other are one to the system: {} mappings", mappings());
         forks_take_nothing(&mut *session).await;
         assert!(used < first + 2 * written, "round {round}: {} KiB for {} KiB", (used - first) >> 10, written >> 10);
         drop(session);
