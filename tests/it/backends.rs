@@ -306,10 +306,9 @@ fn keys_and_values_take_what_their_type_takes() {
     }
     let report = house.doctor(&tiny("kv_cache = \"q8\"")).1;
     let bytes = 32_768 * 3 * 2 * 2 * (8 + 4);
-    assert!(
-        report["models"][0]["dtypes"].as_array().unwrap().iter().all(|row| row["cache_bytes"] == bytes),
-        "{report}"
-    );
+    let rows = report["models"][0]["dtypes"].as_array().unwrap();
+    let mut able = rows.iter().filter(|row| row["fits"] == true).peekable();
+    assert!(able.peek().is_some() && able.all(|row| row["cache_bytes"] == bytes), "{report}");
     let generated = house.run(&tiny("kv_cache = \"q8\""), &["generate", "--prompt", "a", "--max-new-tokens", "9"]);
     assert!(generated.status.success(), "{}", String::from_utf8_lossy(&generated.stderr));
 }

@@ -63,10 +63,12 @@ pub(super) fn attend(
     mixed
 }
 
-/// How many heads of queries, of those that share keys and values, are one task. Their results do not depend on it.
+/// How many heads of queries, of those that share keys and values, are one task: no more than leave all threads about the
+/// same to do. Their results do not depend on it.
 fn together(heads: Heads, batch: usize, threads: usize) -> usize {
     let shared = heads.query / heads.kv;
-    let fits = |many: &usize| shared.is_multiple_of(*many) && batch * heads.query / many >= threads;
+    let even = |tasks: usize| tasks.is_multiple_of(threads) || tasks >= 4 * threads;
+    let fits = |many: &usize| shared.is_multiple_of(*many) && even(batch * heads.query / many);
     (1..=TOGETHER).rev().find(fits).unwrap_or(1)
 }
 
