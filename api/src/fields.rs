@@ -34,10 +34,10 @@ impl<'a> Fields<'a> {
         self.read(name, "an integer from 0 to 9223372036854775807", count)
     }
 
-    /// The integer of that name, all 64 bits of it.
+    /// The integer of that name, all 64 bits of it; as in the description, one with a sign.
     pub(crate) fn bits(&self, name: &str) -> Result<Option<u64>, Fault> {
-        let bits = |value: &Value| value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned));
-        self.read(name, "an integer of at most 64 bits", bits)
+        let bits = |value: &Value| value.as_i64().map(i64::cast_unsigned);
+        self.read(name, "an integer from -9223372036854775808 to 9223372036854775807", bits)
     }
 
     fn read<T>(&self, name: &str, what: &str, read: impl Fn(&'a Value) -> Option<T>) -> Result<Option<T>, Fault> {

@@ -23,7 +23,8 @@ fn null_is_absent(request: &mut Value) {
             continue;
         }
         // Beside a type, as the older dialect wants it.
-        let place = if member.get("type").is_some() { Some(member) } else { member.pointer_mut("/oneOf/0") };
+        let shape = ["/oneOf/0", "/anyOf/0"].into_iter().find(|at| member.pointer(at).is_some());
+        let place = if member.get("type").is_some() { Some(member) } else { member.pointer_mut(shape.unwrap_or("")) };
         if let Some(place) = place.filter(|place| place.get("type").is_some()) {
             place["nullable"] = json!(true);
             // It is one of the listed values only where it is listed.

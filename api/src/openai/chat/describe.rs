@@ -95,7 +95,11 @@ fn register_formats(registry: &mut Registry) {
     let named = object(
         "The schema.",
         vec!["schema"],
-        [("name", text("A name for it; it is not used.")), ("strict", boolean("Always so.")), ("schema", schema)],
+        [
+            ("name", MetaSchema { nullable: true, ..text("A name for it; it is not used.") }),
+            ("strict", MetaSchema { nullable: true, ..boolean("Always so.") }),
+            ("schema", schema),
+        ],
     );
     let mut add = |name: &str, shape: MetaSchema| registry.schemas.insert(name.to_owned(), shape);
     add(FREE, object("Any text.", vec!["type"], [kind("text")]));

@@ -83,13 +83,20 @@ fn grammar(value: Option<&Value>) -> Result<Option<Grammar>, Fault> {
     match value["type"].as_str() {
         Some("text") => Ok(None),
         Some("json_object") => Ok(Some(Grammar::JsonObject)),
-        Some("json_schema") => match &value["json_schema"]["schema"] {
-            schema @ Value::Object(_) => Ok(Some(Grammar::JsonSchema(schema.to_string()))),
-            other => {
-                let message = format!("{name}.json_schema.schema must be an object, not {}", kind(other));
-                Err(Fault::invalid(name, message))
+        Some("json_schema") => {
+            let none = serde_json::Map::new();
+            let fields = Fields(value["json_schema"].as_object().unwrap_or(&none));
+            let inside = |fault: Fault| Fault::invalid(name, format!("{name}.json_schema.{}", fault.message));
+            fields.text("name").map_err(inside)?;
+            fields.flag("strict").map_err(inside)?;
+            match &value["json_schema"]["schema"] {
+                schema @ Value::Object(_) => Ok(Some(Grammar::JsonSchema(schema.to_string()))),
+                other => {
+                    let message = format!("{name}.json_schema.schema must be an object, not {}", kind(other));
+                    Err(Fault::invalid(name, message))
+                }
             }
-        },
+        }
         _ => Err(Fault::invalid(name, format!("{name}.type must be one of text, json_object, json_schema"))),
     }
 }
@@ -188,9 +195,16 @@ mod tests {
         let schema =
             json!({"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": {"type": "object"}}});
         assert_eq!(grammar(schema).unwrap(), Some(Grammar::JsonSchema("{\"type\":\"object\"}".to_owned())));
-        for wrong in
-            [json!({"type": "xml"}), json!({}), json!("json"), json!({"type": "json_schema", "json_schema": {}})]
-        {
+        let named = |name: Value, strict: Value| json!({"type": "json_schema", "json_schema": {"name": name, "strict": strict, "schema": {}}});
+        assert!(grammar(named(Value::Null, Value::Null)).is_ok());
+        for wrong in [
+            json!({"type": "xml"}),
+            json!({}),
+            json!("json"),
+            json!({"type": "json_schema", "json_schema": {}}),
+            named(json!(5), json!(true)),
+            named(json!("x"), json!("yes")),
+        ] {
             assert_eq!(grammar(wrong).unwrap_err().param.as_deref(), Some("response_format"));
         }
     }

@@ -112,6 +112,7 @@ mod tests {
             (json!({"logprobs": 21}), "logprobs"),
             (json!({"logprobs": true}), "logprobs"),
             (json!({"top_k": 1u64 << 63}), "top_k"),
+            (json!({"seed": 1u64 << 63}), "seed"),
             (json!({"top_k": -1}), "top_k"),
             (json!({"max_tokens": 0}), "max_tokens"),
             (json!({"prompt": "a", "echo": true, "session_id": "6f1d2c3b4a5968778695a4b3c2d1e0f0"}), "session_id"),
@@ -120,6 +121,7 @@ mod tests {
         }
         assert!(CompletionAsk::read(&json!({"suffix": null, "best_of": 2, "n": 2})).is_ok());
         assert!(CompletionAsk::read(&json!({"max_tokens": 0, "echo": true})).unwrap().nothing);
+        assert_eq!(CompletionAsk::read(&json!({"seed": -1})).unwrap().like.sampling.seed, Some(u64::MAX));
         let tiny = CompletionAsk::read(&json!({"top_p": 1e-300})).unwrap().like.sampling.top_p;
         assert_eq!(tiny, Some(f32::MIN_POSITIVE), "it is above 0");
     }
