@@ -316,7 +316,9 @@ async fn measure() {
     assert_eq!([without.len(), late.len(), beside.len()], [STREAMS * TOKENS; 3]);
 
     let rate = STREAMS * 1000 / PACE.as_millis() as usize;
-    println!("{STREAMS} streams, {rate} tokens a second in all; milliseconds from the making of a token to its reader.\n");
+    println!(
+        "{STREAMS} streams, {rate} tokens a second in all; milliseconds from the making of a token to its reader.\n"
+    );
     println!("| | median | 99 of 100 | most |\n|---|---|---|---|");
     for (what, times) in [
         ("the same replies without HTTP", &mut without),

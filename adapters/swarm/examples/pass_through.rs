@@ -29,8 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [prefix, blocks, width] = arguments.as_slice() else { return Err(USAGE.into()) };
     let (blocks, width) = (BlockRange::first(blocks.parse()?), width.parse()?);
-    let entrance =
-        BootstrapConfig { listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()], ..BootstrapConfig::default() };
+    let entrance = BootstrapConfig { listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()], ..BootstrapConfig::default() };
     let bootstrap = Bootstrap::start(entrance.clone()).await?;
     let config = ServerConfig {
         dht_prefix: prefix.clone(),
