@@ -108,7 +108,7 @@ test("two people chat at the same time, and one who leaves stops costing anythin
 test("on a phone nothing has to be scrolled sideways", async () => {
   const page = await person({ ...PHONE });
   assert.ok((await sideways(page)) <= 0, "the empty page");
-  await say(page, `Say something about ${"unbreakable".repeat(20)}`);
+  await say(page, `Tell me a long story about three sisters who climb the ${"unbreakable".repeat(20)} mountain.`);
   await begun(page);
   assert.ok((await sideways(page)) <= 0, "the chat");
   const box = await composer(page).boundingBox();
