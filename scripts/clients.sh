@@ -1,7 +1,6 @@
 #!/bin/sh
 # Runs clients that others wrote, unmodified, against the given binary with the small chat model: clients.sh BINARY
 # Their packages are pinned in tests/clients, those for Python as pip resolved them on 3.11: 110 MB to fetch and 530 MB on disk, once.
-#   SCHEMAS, SPEED  how many drawn JSON schemas to try, and pairs of replies to compare for the speed (tests/clients/schemas.py)
 #   COROLLA_CACHE   where those for Python are kept (default: $XDG_CACHE_HOME/corolla, else ~/.cache/corolla)
 set -eu
 me=clients
@@ -31,7 +30,7 @@ unset OPENAI_API_KEY OPENAI_BASE_URL OPENAI_ORG_ID LANGCHAIN_TRACING_V2 LANGSMIT
 export PYTHONDONTWRITEBYTECODE=1 LITELLM_LOCAL_MODEL_COST_MAP=True
 step openai-python "$venv/bin/python" "$here/openai_client.py" "$base"
 step openai-node node "$here/openai.mjs" "$base"
-step schemas "$venv/bin/python" "$here/schemas.py" "$base" --count "${SCHEMAS:-20}" --speed "${SPEED:-0}"
+step schemas "$venv/bin/python" "$here/schemas.py" "$base" --count 20
 step litellm "$venv/bin/python" "$here/litellm_petals.py" "$base"
 step langchain env COROLLA_URL="$base" "$venv/bin/python" -m pytest -q -p no:cacheprovider -rs -o addopts= -o asyncio_mode=auto \
     -o asyncio_default_test_loop_scope=session "$here/test_langchain.py"

@@ -18,9 +18,9 @@ import sys
 PEER = pathlib.Path(__file__).with_name("llama_peer.py")
 
 
-def ours(args, model, threads, ids):
-    out = subprocess.run([args.greedy, model, str(args.tokens), *ids], check=True, capture_output=True, text=True,
-                         env={"THREADS": str(threads)}).stdout
+def ours(greedy, model, tokens, threads, ids, **environment):
+    out = subprocess.run([greedy, model, str(tokens), *ids], check=True, capture_output=True, text=True,
+                         env={"THREADS": str(threads), **environment}).stdout
     prompt = float(re.search(r"prompt of \d+ in ([\d.]+) s", out)[1])
     *_, tokens, speed = out.strip().splitlines()
     return {"prompt_s": prompt, "tokens_per_s": float(speed.split()[0]), "tokens": json.loads(tokens)}
@@ -45,7 +45,7 @@ def compare(args):
         rng = random.Random(7)
         ids = [str(rng.randrange(3, 30000)) for _ in range(args.prompt)]
         for threads in args.threads:
-            pairs = [(ours(args, model, threads, ids), peer(args, model, threads, ids)) for _ in range(args.pairs)]
+            pairs = [(ours(args.greedy, model, args.tokens, threads, ids), peer(args, model, threads, ids)) for _ in range(args.pairs)]
             median = lambda of: statistics.median(of(*pair) for pair in pairs)  # noqa: E731
             print(f"| {name} | {threads} | {median(lambda a, b: a['tokens_per_s']):.1f} | {median(lambda a, b: b['tokens_per_s']):.1f} "
                   f"| **{median(lambda a, b: a['tokens_per_s'] / b['tokens_per_s']):.2f}** "
@@ -61,7 +61,7 @@ def contended(args):
     try:
         for name in args.models:
             model, ids = str(args.folder / f"{name}.gguf"), [str(id) for id in range(5, 12)]
-            pairs = [[ours(args, model, threads, ids)["tokens_per_s"] for threads in (1, 2)] for _ in range(args.pairs)]
+            pairs = [[ours(args.greedy, model, args.tokens, threads, ids)["tokens_per_s"] for threads in (1, 2)] for _ in range(args.pairs)]
             ratio = statistics.median(two / one for one, two in pairs)
             print(f"| {name} | {statistics.median(p[0] for p in pairs):.1f} | {statistics.median(p[1] for p in pairs):.1f} | **{ratio:.2f}** |", flush=True)
     finally:

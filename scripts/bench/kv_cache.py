@@ -6,26 +6,12 @@ whole processes. Ratios are of one round, to the older build where there is one 
 are the same are counted up to the first that differs.
 """
 import argparse
-import json
 import random
-import re
 import statistics
-import subprocess
+
+from kernels import ours, same
 
 TOKENS = 48
-
-
-def run(greedy, kv_cache, model, threads, ids):
-    environment = {"THREADS": str(threads), "KV_CACHE": kv_cache}
-    out = subprocess.run([greedy, model, str(TOKENS), *ids], check=True, capture_output=True, text=True, env=environment).stdout
-    prompt = float(re.search(r"prompt of \d+ in ([\d.]+) s", out)[1])
-    *_, tokens, speed = out.strip().splitlines()
-    return {"prefill": len(ids) / prompt, "decode": float(speed.split()[0]), "tokens": json.loads(tokens)}
-
-
-def same(a, b):
-    """Tokens before the first that differs."""
-    return next((nth for nth, (x, y) in enumerate(zip(a, b)) if x != y), len(a))
 
 
 def main():
@@ -49,13 +35,13 @@ def main():
             rounds = []
             for nth in range(args.rounds):
                 order = forms if nth % 2 == 0 else forms[::-1]
-                rounds.append({name: run(greedy, kv_cache, args.model, threads, ids) for name, greedy, kv_cache in order})
+                rounds.append({name: ours(greedy, args.model, TOKENS, threads, ids, KV_CACHE=kv_cache) for name, greedy, kv_cache in order})
             first = forms[0][0]
             for name, _, _ in forms:
                 median = lambda of: statistics.median(of(one[name], one[first]) for one in rounds)  # noqa: E731
-                print(f"| {threads} | {prompt} | {name} | {median(lambda a, b: a['prefill']):.0f} "
-                      f"| {median(lambda a, b: a['prefill'] / b['prefill']):.2f} | {median(lambda a, b: a['decode']):.1f} "
-                      f"| {median(lambda a, b: a['decode'] / b['decode']):.2f} "
+                print(f"| {threads} | {prompt} | {name} | {prompt / median(lambda a, b: a['prompt_s']):.0f} "
+                      f"| {median(lambda a, b: b['prompt_s'] / a['prompt_s']):.2f} | {median(lambda a, b: a['tokens_per_s']):.1f} "
+                      f"| {median(lambda a, b: a['tokens_per_s'] / b['tokens_per_s']):.2f} "
                       f"| {median(lambda a, b: same(a['tokens'], b['tokens'])):.0f} of {TOKENS} |", flush=True)
 
 

@@ -61,14 +61,18 @@ def run(command, environment):
     return "\n".join(lines).strip("\n")
 
 
-def put(document, name, text):
-    mark = re.compile(rf"(<!-- measured: {re.escape(name)} -->\n).*?(<!-- end -->)", re.S)
-    old = document.read_text()
-    if len(mark.findall(old)) != 1:
+def split(document, name):
+    """What stands before and after the place of that name."""
+    parts = re.split(rf"(<!-- measured: {re.escape(name)} -->\n).*?(<!-- end -->)", document.read_text(), flags=re.S)
+    if len(parts) != 4:
         sys.exit(f"record: {document} must have one place `<!-- measured: {name} -->` that ends with `<!-- end -->`")
-    new = mark.sub(lambda found: f"{found[1]}{text}\n{found[2]}", old)
+    return parts[0] + parts[1], parts[2] + parts[3]
+
+
+def put(document, name, text):
+    before, after = split(document, name)
     part = document.with_suffix(".part")
-    part.write_text(new)
+    part.write_text(f"{before}{text}\n{after}")
     part.rename(document)
 
 
@@ -80,7 +84,7 @@ def main():
     while "=" in command[0]:
         key, value = command.pop(0).split("=", 1)
         environment[key] = value
-    put(document, name, (re.search(rf"<!-- measured: {re.escape(name)} -->\n(.*?)<!-- end -->", document.read_text(), re.S) or ["", ""])[1].rstrip("\n"))
+    split(document, name)  # before hours of work, not after
     about = f"{datetime.date.today()}, {machine()}, load {os.getloadavg()[0]:.1f} before; Corolla {revision()}."
     said = run(command, environment)
     put(document, name, f"{about}\n\n{said}")

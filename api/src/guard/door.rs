@@ -67,6 +67,8 @@ fn refusal(fault: &Fault, path: &str, id: &str, allow: Option<&str>) -> Response
     match (fault.status, allow) {
         (StatusCode::METHOD_NOT_ALLOWED, Some(allow)) => put(header::ALLOW, allow),
         (StatusCode::UNAUTHORIZED, _) => put(header::WWW_AUTHENTICATE, "Bearer"),
+        // Where the rest of a body is not read, nothing can follow it.
+        (StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT, _) => put(header::CONNECTION, "close"),
         _ if fault.code == CROWDED => put(header::CONNECTION, "close"),
         _ => {}
     }

@@ -41,6 +41,8 @@ async fn a_body_has_so_many_bytes_and_so_much_time() {
         ] {
             let response = client.post(path).content_type("application/json").body(body).send().await;
             response.assert_status(status);
+            let last = response.0.headers().get("connection").is_some_and(|value| value == "close");
+            assert_eq!(last, status != StatusCode::BAD_REQUEST, "{path} {name}: nothing can follow what is not read");
             let said: Value = serde_json::from_str(&response.0.into_body().into_string().await.unwrap()).unwrap();
             assert_eq!(code(path, &said), name, "{path} {said}");
         }

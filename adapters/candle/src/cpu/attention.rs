@@ -165,10 +165,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_that_share_are_read_together_where_all_threads_have_work() {
+    fn heads_that_share_are_read_together_where_all_threads_have_as_much_to_do() {
         let heads = |query, kv| Heads { query, kv, dim: 64 };
         for ((query, kv), batch, threads, many) in [
             ((9, 3), 1, 1, 3),
+            ((9, 3), 1, 2, 1),
             ((9, 3), 1, 3, 3),
             ((9, 3), 1, 4, 1),
             ((32, 8), 1, 8, 4),
