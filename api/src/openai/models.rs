@@ -111,14 +111,14 @@ mod tests {
 
     use crate::stage::Stage;
 
-    async fn get(path: &str) -> (u16, Value) {
-        let response = Stage::new().client().get(path).send().await.0;
-        let status = response.status().as_u16();
-        (status, serde_json::from_str(&response.into_body().into_string().await.unwrap()).unwrap())
-    }
-
     #[tokio::test]
     async fn models_are_listed_and_looked_up() {
+        let client = Stage::new().client();
+        let get = async |path: &str| -> (u16, Value) {
+            let response = client.get(path).send().await.0;
+            let status = response.status().as_u16();
+            (status, serde_json::from_str(&response.into_body().into_string().await.unwrap()).unwrap())
+        };
         let (status, list) = get("/v1/models").await;
         assert_eq!((status, &list["object"], &list["data"][0]["id"]), (200, &"list".into(), &"alphabet".into()));
         let (status, card) = get("/v1/models/alphabet").await;
