@@ -66,6 +66,21 @@ impl Mapped {
     }
 }
 
+impl Piece {
+    /// Has the system read the bytes at `place` and map their pages now, and not some at a time when they are first used.
+    /// It may decline: they are read later then, as they would have been.
+    pub fn populate(&self, place: Range<usize>) {
+        let here =
+            self.place.start + place.start.min(self.place.len())..self.place.end.min(self.place.start + place.end);
+        #[cfg(target_os = "linux")]
+        if let Err(error) = self.map.advise_range(memmap2::Advice::PopulateRead, here.start, here.len()) {
+            tracing::debug!(%error, "pages of a model file are not mapped ahead");
+        }
+        #[cfg(not(target_os = "linux"))]
+        drop(here);
+    }
+}
+
 impl Deref for Piece {
     type Target = [u8];
 

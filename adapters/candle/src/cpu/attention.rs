@@ -7,6 +7,7 @@ use super::{
     buffers,
     kernels::{Kernels, Strided, add_product, product_into},
     kv_cache::BlockCache,
+    piece,
     pool::Pool,
 };
 
@@ -52,13 +53,13 @@ pub(super) fn attend(
     results.resize_with(batch * per_row, || buffers::place(seq * many * heads.dim));
     pool.each_of(batch * heads.query * seq * (position + seq) * heads.dim, results.iter_mut(), one);
     let mut mixed = buffers::place(batch * seq * heads.query * heads.dim);
-    let mut places = mixed.chunks_exact_mut(many * heads.dim);
-    for row in results.chunks_exact(per_row) {
-        for at in 0..seq {
-            let all = row.iter().map(|some| &some[at * many * heads.dim..][..many * heads.dim]);
-            all.zip(&mut places).for_each(|(some, place)| place.copy_from_slice(some));
+    let (width, step) = (many * heads.dim, piece(per_row * many * heads.dim));
+    pool.each_of(mixed.len(), mixed.chunks_mut(step), |nth, places| {
+        for (place, which) in places.chunks_exact_mut(width).zip(nth * step / width..) {
+            let (row, at, head) = (which / per_row / seq, which / per_row % seq, which % per_row);
+            place.copy_from_slice(&results[row * per_row + head][at * width..][..width]);
         }
-    }
+    });
     results.into_iter().for_each(buffers::free);
     mixed
 }

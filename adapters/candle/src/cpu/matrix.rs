@@ -17,6 +17,9 @@ use super::{
 };
 use crate::{config::Activations, ggml::blocks};
 
+/// Bytes of a file that one task brings into memory: a guess.
+const POPULATED: usize = 4 << 20;
+
 /// A weight matrix of shape `[rows, cols]`.
 pub(crate) struct Matrix {
     cols: usize,
@@ -42,6 +45,13 @@ impl<T: Pod> Numbers<T> {
     /// Those of a file; `None` where they begin in the middle of one.
     fn of(piece: Piece) -> Option<Self> {
         bytemuck::try_cast_slice::<u8, T>(&piece).is_ok().then_some(Self::File(piece))
+    }
+
+    fn piece(&self) -> Option<&Piece> {
+        match self {
+            Self::Own(_) => None,
+            Self::File(piece) => Some(piece),
+        }
     }
 }
 
@@ -89,10 +99,21 @@ impl Matrix {
 
     /// Whether the numbers are used where they lie in a file.
     pub(super) fn is_in_file(&self) -> bool {
+        self.piece().is_some()
+    }
+
+    /// Brings numbers that are used where they lie in a file into memory, so that the first prompt does not wait for them.
+    pub(super) fn populate(&self, pool: &Pool) {
+        let Some(piece) = self.piece() else { return };
+        let places = (0..piece.len()).step_by(POPULATED);
+        pool.each(places, |_, start| piece.populate(start..start + POPULATED));
+    }
+
+    fn piece(&self) -> Option<&Piece> {
         match &self.data {
-            Data::F32(numbers) => matches!(numbers, Numbers::File(_)),
-            Data::Bf16(numbers) | Data::F16(numbers) => matches!(numbers, Numbers::File(_)),
-            Data::Quantised(_) => false,
+            Data::F32(numbers) => numbers.piece(),
+            Data::Bf16(numbers) | Data::F16(numbers) => numbers.piece(),
+            Data::Quantised(_) => None,
         }
     }
 
@@ -109,7 +130,7 @@ impl Matrix {
             Data::Bf16(bits) if activations == Activations::F32 => {
                 kernels::matmul(with, x, Operand::Bf16(bits), self.cols)
             }
-            Data::Bf16(bits) => kernels::narrow_product(with, x, bits, self.cols),
+            Data::Bf16(bits) => kernels::narrow_product(with, x, rounded, bits, self.cols),
             Data::F16(bits) => kernels::matmul(with, x, Operand::F16(bits), self.cols),
             Data::Quantised(packed) if activations == Activations::F32 => {
                 kernels::matmul(with, x, Operand::Packed(packed), self.cols)

@@ -33,6 +33,11 @@ use crate::config::{Activations, Cpu, kept};
 
 pub use kernels::kernel_sets;
 
+/// Numbers that one task takes of what is done to each: a guess, some microseconds.
+const PIECE: usize = 1 << 13;
+/// About how many multiplications a number of an activation function costs.
+const CURVE: usize = 8;
+
 /// Arithmetic with a pool of threads and one set of kernels.
 pub(crate) struct CpuArithmetic {
     pool: Pool,
@@ -88,10 +93,24 @@ impl CpuArithmetic {
         Ok(Self { pool, kernels, dtype, activations, screen, kv_type })
     }
 
+    /// Calls `work` with pieces of `x` and the same pieces of `y`, on all threads where that pays; a number costs as much as
+    /// `steps` multiplications.
+    fn pairwise(&self, steps: usize, x: &mut [f32], y: &[f32], work: impl Fn(&mut [f32], &[f32]) + Sync) {
+        let size = steps * x.len();
+        self.pool.each_of(size, x.chunks_mut(PIECE).zip(y.chunks(PIECE)), |_, (x, y)| work(x, y));
+    }
+
     /// The form in which a matrix that a file has as `stored` is kept. In single precision, numbers of 16 bits are widened on
     /// their way from memory: the same products, to the bit, as if they were kept so, from half the bytes.
     fn kept(&self, stored: Stored) -> Stored {
         kept(self.dtype.kept(&stored.into(), true), stored)
+    }
+
+    /// The matrix, where it lies in the file if it is used as it is there.
+    fn take(&self, view: &View<'_>) -> Result<Matrix, PortError> {
+        let kept = self.kept(view.stored);
+        let in_place = if kept == view.stored { Matrix::in_place(view) } else { None };
+        in_place.map_or_else(|| Matrix::new(view, kept, &self.pool), Ok)
     }
 }
 
@@ -106,10 +125,13 @@ impl Arithmetic for CpuArithmetic {
         kept(self.dtype, stored).name()
     }
 
-    fn matrix(&self, view: &View<'_>, _: Use) -> Result<Matrix, PortError> {
-        let kept = self.kept(view.stored);
-        let in_place = if kept == view.stored { Matrix::in_place(view) } else { None };
-        in_place.map_or_else(|| Matrix::new(view, kept, &self.pool), Ok)
+    fn matrix(&self, view: &View<'_>, of_use: Use) -> Result<Matrix, PortError> {
+        let matrix = self.take(view)?;
+        // Of embeddings few rows are ever read.
+        if of_use != Use::Rows {
+            matrix.populate(&self.pool);
+        }
+        Ok(matrix)
     }
 
     fn head(&self, view: &View<'_>, of_use: Use) -> Result<Matrix, PortError> {
@@ -120,7 +142,7 @@ impl Arithmetic for CpuArithmetic {
             return self.matrix(view, of_use);
         }
         // Of the rows themselves few are read from then on: where the file has them as they are used, they stay there.
-        let matrix = self.matrix(view, of_use)?;
+        let matrix = self.take(view)?;
         if kept == view.stored && !matrix.is_in_file() {
             let file = view.file.display();
             tracing::warn!(%file, "the head cannot be used where it lies in the file, and takes memory beside its screen");
@@ -152,7 +174,9 @@ impl Arithmetic for CpuArithmetic {
         let mut numbers = matrix.product((&self.kernels, &self.pool), &x.numbers, &x.rounded, self.activations);
         let width = numbers.len() / (x.numbers.len() / x.width);
         if let Some(bias) = bias {
-            numbers.chunks_exact_mut(width).for_each(|row| add(row, bias));
+            self.pool.each_of(numbers.len(), numbers.chunks_mut(piece(width)), |_, rows| {
+                rows.chunks_exact_mut(width).for_each(|row| add(row, bias));
+            });
         }
         Ok(Rows::new(numbers, width))
     }
@@ -168,7 +192,7 @@ impl Arithmetic for CpuArithmetic {
     }
 
     fn add(&self, mut x: Rows, y: &Rows) -> Result<Rows, PortError> {
-        add(&mut x.numbers, &y.numbers);
+        self.pairwise(1, &mut x.numbers, &y.numbers, add);
         let width = x.width;
         Ok(Rows::new(x.into_numbers(), width))
     }
@@ -176,8 +200,12 @@ impl Arithmetic for CpuArithmetic {
     fn columns(&self, x: &Rows, start: usize, end: usize) -> Result<Rows, PortError> {
         let width = end - start;
         let mut numbers = buffers::place(x.numbers.len() / x.width * width);
-        let rows = x.numbers.chunks_exact(x.width).zip(numbers.chunks_exact_mut(width));
-        rows.for_each(|(row, part)| part.copy_from_slice(&row[start..end]));
+        let (from, many) = (x.width, piece(x.width) / x.width);
+        let pieces = x.numbers.chunks(many * from).zip(numbers.chunks_mut(many * width));
+        self.pool.each_of(x.numbers.len(), pieces, |_, (x, parts)| {
+            let rows = x.chunks_exact(from).zip(parts.chunks_exact_mut(width));
+            rows.for_each(|(row, part)| part.copy_from_slice(&row[start..end]));
+        });
         Ok(Rows::new(numbers, width))
     }
 
@@ -200,21 +228,21 @@ impl Arithmetic for CpuArithmetic {
     }
 
     fn layer_norm(&self, x: &Rows, scale: &Vec<f32>, shift: &Vec<f32>, eps: f32) -> Result<Rows, PortError> {
-        Ok(Rows::new(norm::layer_norm(&x.numbers, scale, shift, eps), x.width))
+        Ok(Rows::new(norm::layer_norm(&self.pool, &x.numbers, scale, shift, eps), x.width))
     }
 
     fn rms_norm(&self, x: &Rows, scale: &Vec<f32>, eps: f32) -> Result<Rows, PortError> {
-        Ok(Rows::new(norm::rms_norm(&x.numbers, scale, eps), x.width))
+        Ok(Rows::new(norm::rms_norm(&self.pool, &x.numbers, scale, eps), x.width))
     }
 
     fn gelu(&self, mut x: Rows) -> Result<Rows, PortError> {
-        (self.kernels.gelu)(&mut x.numbers);
+        self.pool.each_of(CURVE * x.numbers.len(), x.numbers.chunks_mut(PIECE), |_, x| (self.kernels.gelu)(x));
         let width = x.width;
         Ok(Rows::new(x.into_numbers(), width))
     }
 
     fn gated(&self, mut gate: Rows, up: &Rows) -> Result<Rows, PortError> {
-        (self.kernels.gate)(&mut gate.numbers, &up.numbers);
+        self.pairwise(CURVE, &mut gate.numbers, &up.numbers, self.kernels.gate);
         let width = gate.width;
         Ok(Rows::new(gate.into_numbers(), width))
     }
@@ -254,11 +282,14 @@ impl Arithmetic for CpuArithmetic {
     ) -> Result<Rows, PortError> {
         let Place { batch, seq, position } = frame.place;
         if let Some(turns) = &frame.turns {
+            let pairs = heads.dim / 2;
             for rows in [&mut queries, &mut keys] {
-                for (at, row) in rows.numbers.chunks_exact_mut(rows.width).enumerate() {
-                    let pairs = heads.dim / 2;
-                    turn(row, heads.dim, &turns[at % seq * pairs..][..pairs]);
-                }
+                let (size, width, piece) = (2 * rows.numbers.len(), rows.width, piece(rows.width));
+                self.pool.each_of(size, rows.numbers.chunks_mut(piece), |nth, piece_of_rows| {
+                    for (at, row) in (nth * piece / width..).zip(piece_of_rows.chunks_exact_mut(width)) {
+                        turn(row, heads.dim, &turns[at % seq * pairs..][..pairs]);
+                    }
+                });
             }
         }
         let mut new = keys.numbers.chunks_exact(keys.width).zip(values.numbers.chunks_exact(values.width));
@@ -269,6 +300,11 @@ impl Arithmetic for CpuArithmetic {
         let numbers = attend((&self.kernels, &self.pool), &queries.numbers, cache, frame.place, heads, slopes);
         Ok(Rows::new(numbers, queries.width))
     }
+}
+
+/// The same in whole rows of `width` numbers.
+fn piece(width: usize) -> usize {
+    (PIECE / width).max(1) * width
 }
 
 fn add(x: &mut [f32], y: &[f32]) {

@@ -1,31 +1,48 @@
 //! What happens to activation rows between two products.
 
-use super::buffers;
+use super::{buffers, piece, pool::Pool};
 
 /// Each row of `x`: mean 0, variance 1, scaled and shifted.
-pub(super) fn layer_norm(x: &[f32], scale: &[f32], shift: &[f32], eps: f32) -> Vec<f32> {
+pub(super) fn layer_norm(pool: &Pool, x: &[f32], scale: &[f32], shift: &[f32], eps: f32) -> Vec<f32> {
     let width = scale.len();
-    let mut normed = buffers::place(x.len());
-    for (row, normed) in x.chunks_exact(width).zip(normed.chunks_exact_mut(width)) {
-        let mean = (row.iter().map(|v| f64::from(*v)).sum::<f64>() / width as f64) as f32;
-        let variance = row.iter().map(|v| f64::from(v - mean).powi(2)).sum::<f64>() / width as f64;
+    by_rows(pool, x, width, |row, normed| {
+        let mean = (sum(row, f64::from) / width as f64) as f32;
+        let variance = sum(row, |v| f64::from(v - mean).powi(2)) / width as f64;
         let root = 1.0 / (variance as f32 + eps).sqrt();
         let numbers = row.iter().zip(scale).zip(shift);
         normed.iter_mut().zip(numbers).for_each(|(n, ((v, w), b))| *n = (v - mean) * root * w + b);
-    }
-    normed
+    })
 }
 
 /// Each row of `x` divided by its root mean square, and scaled.
-pub(super) fn rms_norm(x: &[f32], scale: &[f32], eps: f32) -> Vec<f32> {
+pub(super) fn rms_norm(pool: &Pool, x: &[f32], scale: &[f32], eps: f32) -> Vec<f32> {
     let width = scale.len();
-    let mut normed = buffers::place(x.len());
-    for (row, normed) in x.chunks_exact(width).zip(normed.chunks_exact_mut(width)) {
-        let square = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / width as f64;
+    by_rows(pool, x, width, |row, normed| {
+        let square = sum(row, |v| f64::from(v).powi(2)) / width as f64;
         let root = 1.0 / (square as f32 + eps).sqrt();
         normed.iter_mut().zip(row.iter().zip(scale)).for_each(|(n, (v, w))| *n = v * root * w);
+    })
+}
+
+/// What `one` makes of each row of `x`, shared among the threads.
+fn by_rows(pool: &Pool, x: &[f32], width: usize, one: impl Fn(&[f32], &mut [f32]) + Sync) -> Vec<f32> {
+    let mut made = buffers::place(x.len());
+    let pieces = x.chunks(piece(width)).zip(made.chunks_mut(piece(width)));
+    // About as much as four multiplications for each number.
+    pool.each_of(4 * x.len(), pieces, |_, (x, made)| {
+        x.chunks_exact(width).zip(made.chunks_exact_mut(width)).for_each(|(row, made)| one(row, made));
+    });
+    made
+}
+
+/// The sum of `of` each number, in eight sums side by side: one would wait for itself at each number.
+fn sum(numbers: &[f32], of: impl Fn(f32) -> f64) -> f64 {
+    let (eights, rest) = numbers.as_chunks::<8>();
+    let mut sums = [0.0; 8];
+    for eight in eights {
+        sums.iter_mut().zip(eight).for_each(|(sum, number)| *sum += of(*number));
     }
-    normed
+    sums.into_iter().chain(rest.iter().map(|number| of(*number))).sum()
 }
 
 /// Turns every head of `dim` numbers in `x` by `turns`, cosine and sine of each pair: a number of the first half of a head

@@ -6,7 +6,11 @@ use testkit::local_model::noise;
 
 use super::{
     GROUP, GROUP_LINES, Kernels, Line, MOST, NibbleGroup, Operand, Packed, Planes, RoundedRows, SPAN, Vectors, ZERO,
-    bf16, crumbs, f16, matmul, narrow_product, rounded_product, scalar, sets, several::SEVERAL, some_products,
+    bf16, crumbs, f16, matmul,
+    narrow::{self, LANES},
+    narrow_product, rounded_product, scalar, sets,
+    several::SEVERAL,
+    some_products,
 };
 use crate::cpu::pool::Pool;
 
@@ -307,6 +311,27 @@ proptest! {
     }
 
     #[test]
+    fn activations_are_grouped_to_the_bit(
+        (pairs, many) in (1usize..70, 1usize..=LANES), seed in any::<u64>(), odd in any::<[u32; 4]>()
+    ) {
+        let mut x = noise(many * 2 * pairs, seed);
+        // Numbers of any kind, and some that are none.
+        let kinds = odd.into_iter().chain([0x7f80_0001, 0xff80_0000, 0x7f7f_ffff, 0x0000_8001, 0x8000_0000]);
+        for (nth, bits) in kinds.enumerate() {
+            let place = (nth * 7919 + seed as usize % 97) % x.len();
+            x[place] = f32::from_bits(bits);
+        }
+        let mut wanted = vec![[0f32; LANES]; pairs];
+        narrow::group(&x, 2 * pairs, &mut wanted);
+        for narrow in sets().iter().filter_map(|set| set.narrow) {
+            let mut ours = vec![[0f32; LANES]; pairs];
+            (narrow.group)(&x, 2 * pairs, &mut ours);
+            let bits = |groups: &[[f32; LANES]]| groups.as_flattened().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&ours), bits(&wanted));
+        }
+    }
+
+    #[test]
     fn narrow_products_are_those_of_rounded_numbers(
         (rows, pairs, many) in (1usize..100, 1usize..70, 1usize..40), seed in any::<u64>()
     ) {
@@ -318,7 +343,7 @@ proptest! {
         let exact = magnitudes(&widened, &x.iter().map(|x| rounded(x).to_f32()).collect::<Vec<_>>(), cols);
         for set in sets().iter().filter(|set| set.narrow.is_some()) {
             for threads in [1, 3] {
-                let ours = narrow_product((set, &Pool::new(Some(threads)).unwrap()), &x, &bits, cols);
+                let ours = narrow_product((set, &Pool::new(Some(threads)).unwrap()), &x, &RoundedRows::default(), &bits, cols);
                 prop_assert_eq!(ours.len(), exact.len());
                 for (ours, (exact, terms)) in ours.iter().zip(&exact) {
                     prop_assert!((ours - exact).abs() <= 1e-5 * terms, "{ours} {exact}");

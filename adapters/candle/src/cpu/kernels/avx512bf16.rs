@@ -13,10 +13,13 @@ use super::{
     Narrow,
     avx512::{AHEAD, add_four},
     bf16,
-    narrow::{self, Group, LANES, ROWS, Sums},
+    narrow::{self, Group, LANES, Pairs, ROWS, Sums},
     packed::Line,
     several::several,
 };
+
+/// Numbers of a cache line.
+const LINE: usize = 32;
 
 /// The functions, if this processor has what they need.
 pub(super) fn kernels() -> Option<Narrow> {
@@ -28,22 +31,33 @@ pub(super) fn kernels() -> Option<Narrow> {
         // SAFETY: as above.
         several: |weights, x, cols, products| unsafe { several(weights, x, cols, products) },
         // SAFETY: as above.
-        pack: |rows, cols| unsafe { pack(rows, cols) },
+        group: |x, cols, groups| unsafe { group(x, cols, groups) },
         // SAFETY: as above.
-        product: |weight, x, sums| unsafe { product(weight, x, sums) },
+        pack: |rows, cols, packed| unsafe { pack(rows, cols, packed) },
+        // SAFETY: as above.
+        product: |weight, x, sums, next| unsafe { product(weight, x, sums, next) },
     })
 }
 
 /// Sums of the products of [`ROWS`] packed rows with each row of a group.
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn product(weight: &[[Line; 2]], x: &[Group], sums: &mut Sums) {
+fn product(weight: &[Pairs], x: &[Group], sums: &mut Sums, next: &[u16]) {
+    /// Pairs of columns between which lines are asked for.
+    const STEP: usize = 4;
     let mut lanes = [[_mm512_setzero_ps(); 2]; LANES];
-    for ([a, b], x) in weight.iter().zip(x) {
-        let (a, b) = (pairs(load(a)), pairs(load(b)));
-        for (lanes, x) in lanes.iter_mut().zip(x) {
-            let x = pairs(_mm512_castps_si512(_mm512_set1_ps(*x)));
-            lanes[0] = _mm512_dpbf16_ps(lanes[0], a, x);
-            lanes[1] = _mm512_dpbf16_ps(lanes[1], b, x);
+    let mut next = next.chunks(LINE);
+    let lines = next.len().div_ceil(weight.len().div_ceil(STEP).max(1));
+    for (weight, x) in weight.chunks(STEP).zip(x.chunks(STEP)) {
+        for line in next.by_ref().take(lines) {
+            _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
+        }
+        for ([a, b], x) in weight.iter().zip(x) {
+            let (a, b) = (pairs(load(a)), pairs(load(b)));
+            for (lanes, x) in lanes.iter_mut().zip(x) {
+                let x = pairs(_mm512_castps_si512(_mm512_set1_ps(*x)));
+                lanes[0] = _mm512_dpbf16_ps(lanes[0], a, x);
+                lanes[1] = _mm512_dpbf16_ps(lanes[1], b, x);
+            }
         }
     }
     for (sums, lanes) in sums.iter_mut().zip(lanes) {
@@ -75,24 +89,86 @@ fn round(x: &[f32]) -> Vec<u16> {
     narrow::round(x)
 }
 
+/// Rounds up to [`LANES`] rows of `cols` activations, an even number of them, and puts pairs of columns side by side.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn group(x: &[f32], cols: usize, groups: &mut [Group]) {
+    for (nth, groups) in groups.chunks_mut(16).enumerate() {
+        let mut square = [_mm512_setzero_si512(); 16];
+        for (line, row) in square.iter_mut().zip(x.chunks_exact(cols)) {
+            *line = round_pairs(&row[32 * nth..cols.min(32 * nth + 32)]);
+        }
+        transpose(&mut square);
+        for (group, line) in groups.iter_mut().zip(square) {
+            // SAFETY: lanes whose bit is not set are not written, and a group has twelve numbers of four bytes; the store
+            // needs no alignment.
+            unsafe { _mm512_mask_storeu_epi32(group.as_mut_ptr().cast(), (1 << LANES) - 1, line) };
+        }
+    }
+}
+
+/// Up to sixteen pairs of activations, rounded; 0 where there are none.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn round_pairs(x: &[f32]) -> __m512i {
+    let (first, second) = x.split_at(x.len().min(16));
+    let (a, b) = (load_some(first), load_some(second));
+    let evens = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    let odds = _mm512_add_epi32(evens, _mm512_set1_epi32(1));
+    let (first, second) = (_mm512_permutex2var_ps(a, evens, b), _mm512_permutex2var_ps(a, odds, b));
+    let high = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+    _mm512_or_si512(_mm512_srli_epi32::<16>(rounded_up(first)), _mm512_and_si512(rounded_up(second), high))
+}
+
+/// The bits of numbers, of which the upper sixteen are the nearest bf16, of two the even one.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn rounded_up(x: __m512) -> __m512i {
+    let bits = _mm512_castps_si512(x);
+    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+    let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    // What is no number stays none, whichever of its bits are cut off.
+    let none = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+    _mm512_mask_or_epi32(rounded, none, bits, _mm512_set1_epi32(0x40_0000))
+}
+
+/// Up to sixteen numbers, 0 where there are none.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_some(x: &[f32]) -> __m512 {
+    let count = x.len().min(16);
+    // SAFETY: lanes whose bit is not set are not read, and the slice has `count` numbers of four bytes; the load needs no
+    // alignment.
+    unsafe { _mm512_maskz_loadu_ps(((1u32 << count) - 1) as u16, x.as_ptr()) }
+}
+
 /// Packs up to [`ROWS`] rows of `cols` numbers, an even number of them; rows that are missing are 0.
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn pack(rows: &[u16], cols: usize) -> Vec<[Line; 2]> {
-    let mut packed = vec![[Line([0; 16]); 2]; cols / 2];
-    for (half, rows) in rows.chunks(ROWS / 2 * cols).enumerate() {
+fn pack(rows: &[u16], cols: usize, packed: &mut [Pairs]) {
+    let (first, second) = rows.split_at(rows.len().min(ROWS / 2 * cols));
+    for (half, rows) in [first, second].into_iter().enumerate() {
         for (nth, packed) in packed.chunks_mut(16).enumerate() {
+            let columns = 32 * nth..cols.min(32 * nth + 32);
             let mut square = [_mm512_setzero_si512(); 16];
-            for (line, row) in square.iter_mut().zip(rows.chunks_exact(cols)) {
-                *line = load_pairs(&row[32 * nth..cols.min(32 * nth + 32)]);
+            if rows.len() == ROWS / 2 * cols && columns.len() == 32 {
+                // A loop of known length stays in registers.
+                for r in 0..16 {
+                    square[r] = load_line(&rows[r * cols + 32 * nth..]);
+                }
+            } else {
+                for (line, row) in square.iter_mut().zip(rows.chunks_exact(cols)) {
+                    *line = load_pairs(&row[columns.clone()]);
+                }
             }
             transpose(&mut square);
-            for (packed, line) in packed.iter_mut().zip(square) {
-                // SAFETY: a line is 64 bytes, aligned to 64.
-                unsafe { _mm512_store_si512(packed[half].0.as_mut_ptr().cast(), line) };
+            if let Some(packed) = packed.as_chunks_mut::<16>().0.first_mut() {
+                for r in 0..16 {
+                    store(&mut packed[r][half], square[r]);
+                }
+            } else {
+                packed.iter_mut().zip(square).for_each(|(packed, line)| store(&mut packed[half], line));
             }
         }
     }
-    packed
 }
 
 /// Lane `i` of register `j` becomes lane `j` of register `i`.
@@ -120,6 +196,13 @@ fn transpose(square: &mut [__m512i; 16]) {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
+fn store(line: &mut Line, numbers: __m512i) {
+    // SAFETY: a line is 64 bytes, aligned to 64.
+    unsafe { _mm512_store_si512(std::ptr::from_mut(line).cast(), numbers) };
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
 fn load(line: &Line) -> __m512i {
     // SAFETY: a line is 64 bytes, aligned to 64.
     unsafe { _mm512_load_si512(std::ptr::from_ref(line).cast()) }
@@ -129,8 +212,16 @@ fn load(line: &Line) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn load_whole(numbers: &[u16; 32]) -> __m512bh {
-    // SAFETY: the array is 64 bytes; the load needs no alignment.
-    pairs(unsafe { _mm512_loadu_si512(numbers.as_ptr().cast()) })
+    pairs(load_line(numbers))
+}
+
+/// The bits of the first sixteen pairs.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_line(numbers: &[u16]) -> __m512i {
+    let numbers = &numbers[..32];
+    // SAFETY: the slice is 64 bytes; the load needs no alignment.
+    unsafe { _mm512_loadu_si512(numbers.as_ptr().cast()) }
 }
 
 /// Up to sixteen pairs, 0 where there are none.

@@ -47,7 +47,7 @@ pub(crate) use several::lone_products;
 pub(crate) use vectors::Vectors;
 
 use self::{
-    narrow::{Group, PackedRows, Sums},
+    narrow::{Group, Sums},
     packed::{Format, Tiles},
     rounded::Rounded,
     tiles::Lanes,
@@ -109,10 +109,12 @@ pub(crate) struct Narrow {
     round: fn(&[f32]) -> Vec<u16>,
     /// Products of weights with several rows of rounded activations, of an even number of columns.
     several: several::Kernel<u16, u16>,
-    /// Packs up to 32 rows of an even number of columns.
-    pack: fn(&[u16], usize) -> PackedRows,
-    /// Products of packed rows with a group of rows.
-    product: fn(&[[Line; 2]], &[Group], &mut Sums),
+    /// Rounds up to 12 rows of an even number of columns, and puts them side by side.
+    group: fn(&[f32], usize, &mut [Group]),
+    /// Packs up to 32 rows of an even number of columns, into a place for each pair of them.
+    pack: fn(&[u16], usize, &mut [narrow::Pairs]),
+    /// Products of packed rows with a group of rows. Weights that will be wanted next are asked for meanwhile.
+    product: fn(&[narrow::Pairs], &[Group], &mut Sums, &[u16]),
 }
 
 /// The sets that this processor can run, the fastest first.

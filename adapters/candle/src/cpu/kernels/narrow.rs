@@ -3,9 +3,9 @@
 //! One row is rounded too, though little is won by it: so what a row becomes does not depend, but for the order of sums, on
 //! how many others are multiplied beside it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, cell::RefCell};
 
-use super::{Kernels, Narrow, Operand, bf16, dense::matmul, packed::Line, parts, several};
+use super::{Kernels, Narrow, Operand, RoundedRows, bf16, dense::matmul, packed::Line, parts, several};
 use crate::cpu::{buffers, pool::Pool};
 
 /// Up to this many rows of activations, weights are multiplied as they lie in memory; above, packing them pays: a guess.
@@ -19,12 +19,23 @@ pub(super) const LANES: usize = 12;
 pub(super) type Group = [f32; LANES];
 /// Sums of [`ROWS`] weight rows with each of [`LANES`] rows of activations.
 pub(super) type Sums = [[f32; ROWS]; LANES];
-/// Two neighbouring columns of [`ROWS`] weight rows each.
-pub(super) type PackedRows = Vec<[Line; 2]>;
+/// Two neighbouring columns of [`ROWS`] weight rows.
+pub(super) type Pairs = [Line; 2];
+
+thread_local! {
+    /// Where a thread packs weights.
+    static PACKED: RefCell<Vec<Pairs>> = const { RefCell::new(Vec::new()) };
+}
 
 /// `x` of shape `[m, cols]` times the transpose of `bits` of shape `[rows, cols]`: `[m, rows]`. Activations stay as they
-/// are where the processor multiplies no bf16 numbers, or not an odd number of them.
-pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits: &[u16], cols: usize) -> Vec<f32> {
+/// are where the processor multiplies no bf16 numbers, or not an odd number of them. `rounded` belongs to `x`.
+pub(crate) fn narrow_product(
+    (kernels, pool): (&Kernels, &Pool),
+    x: &[f32],
+    rounded: &RoundedRows,
+    bits: &[u16],
+    cols: usize,
+) -> Vec<f32> {
     let (many, rows) = (x.len() / cols, bits.len() / cols);
     let Some(narrow) = narrow(kernels, cols).filter(|_| many > 1) else {
         return matmul((kernels, pool), &narrowed(kernels, x, cols), Operand::Bf16(bits), cols);
@@ -32,19 +43,29 @@ pub(crate) fn narrow_product((kernels, pool): (&Kernels, &Pool), x: &[f32], bits
     if many <= FEW {
         return several::lone_products(pool, &(narrow.round)(x), bits, cols, narrow.several);
     }
-    let mut rounded = buffers::place(many.div_ceil(LANES) * LANES * (cols / 2));
-    let groups = rounded.as_chunks_mut::<LANES>().0;
-    pool.each(groups.chunks_mut(cols / 2).zip(x.chunks(LANES * cols)), |_, (group, x)| group_up(x, cols, group));
+    let groups = rounded.groups.get_or_init(|| {
+        let mut rounded = buffers::place(many.div_ceil(LANES) * LANES * (cols / 2));
+        let groups = rounded.as_chunks_mut::<LANES>().0.chunks_mut(cols / 2);
+        pool.each_of(x.len(), groups.zip(x.chunks(LANES * cols)), |_, (group, x)| (narrow.group)(x, cols, group));
+        rounded
+    });
+    let groups = groups.as_chunks::<LANES>().0;
     let mut products = parts::place((many, rows), ROWS);
-    pool.each(products.chunks_exact_mut(ROWS * many).zip(bits.chunks(ROWS * cols)), |_, (products, bits)| {
-        let weight = (narrow.pack)(bits, cols);
+    let panel = ROWS * cols;
+    pool.each(products.chunks_exact_mut(ROWS * many).zip(bits.chunks(panel)), |nth, (products, weight)| {
+        let mut packed = PACKED.take();
+        packed.resize(cols / 2, [Line([0; 16]); 2]);
+        (narrow.pack)(weight, cols, &mut packed);
+        // Packing would wait for memory, while products leave it idle: they ask for what is packed next.
+        let next = &bits[((nth + 1) * panel).min(bits.len())..((nth + 2) * panel).min(bits.len())];
+        let mut next = next.chunks(panel.div_ceil(many.div_ceil(LANES)));
         let mut sums = [[0f32; ROWS]; LANES];
         for (products, x) in products.chunks_mut(LANES * ROWS).zip(groups.chunks_exact(cols / 2)) {
-            (narrow.product)(&weight, x, &mut sums);
+            (narrow.product)(&packed, x, &mut sums, next.next().unwrap_or_default());
             products.copy_from_slice(&sums.as_flattened()[..products.len()]);
         }
+        PACKED.set(packed);
     });
-    buffers::free(rounded);
     parts::together(pool, products, (many, rows), ROWS)
 }
 
@@ -65,8 +86,9 @@ pub(super) fn round(x: &[f32]) -> Vec<u16> {
     x.iter().map(|x| to_bf16(*x)).collect()
 }
 
-/// Rounds up to [`LANES`] rows.
-fn group_up(x: &[f32], cols: usize, group: &mut [Group]) {
+/// Rounds up to [`LANES`] rows, an even number of columns each: the reference.
+#[cfg(test)]
+pub(super) fn group(x: &[f32], cols: usize, group: &mut [Group]) {
     for (lane, row) in x.chunks_exact(cols).enumerate() {
         for (pairs, [first, second]) in group.iter_mut().zip(row.as_chunks::<2>().0) {
             pairs[lane] = f32::from_bits(u32::from(to_bf16(*first)) | u32::from(to_bf16(*second)) << 16);

@@ -14,13 +14,18 @@ use crate::cpu::{buffers, pool::Pool};
 /// Bytes of weights that are worth a task of their own: a guess.
 const TASK_BYTES: usize = 24 << 10;
 
-/// Rows of activations rounded on first use, in chunks of at most [`CHUNK`].
+/// Rows of activations rounded on first use.
 #[derive(Default)]
-pub(crate) struct RoundedRows(OnceCell<Vec<Rounded>>);
+pub(crate) struct RoundedRows {
+    /// To 8 bits, in chunks of at most [`CHUNK`].
+    bytes: OnceCell<Vec<Rounded>>,
+    /// To bf16, in the groups of [`narrow_product`](super::narrow_product).
+    pub(super) groups: OnceCell<Vec<f32>>,
+}
 
 impl RoundedRows {
     fn of(&self, kernels: &Kernels, pool: &Pool, x: &[f32], cols: usize) -> &[Rounded] {
-        self.0.get_or_init(|| {
+        self.bytes.get_or_init(|| {
             let rows = x.len() / cols;
             let chunk = rows.div_ceil(rows.div_ceil(CHUNK).max(1)).max(1);
             let mut chunks: Vec<Option<Rounded>> = Vec::new();
@@ -30,6 +35,12 @@ impl RoundedRows {
             pool.each_of(x.len(), both, round);
             chunks.into_iter().flatten().collect()
         })
+    }
+}
+
+impl Drop for RoundedRows {
+    fn drop(&mut self) {
+        self.groups.take().into_iter().for_each(buffers::free);
     }
 }
 
