@@ -21,7 +21,7 @@ use std::{
 
 use futures_util::{
     StreamExt,
-    future::{Either, select},
+    future::{Either, pending, select},
 };
 use poem::{
     Addr, Body, Endpoint, Request, Response,
@@ -40,6 +40,8 @@ use crate::settings::Connections;
 
 /// Connections above the limit that are answered with 503; those above wait to be accepted.
 const TURNED_AWAY: usize = 64;
+/// The highest limit: as many as are counted.
+const MOST: usize = (u32::MAX >> 3) as usize - TURNED_AWAY;
 /// Pause after a connection could not be accepted, for instance for want of file descriptors.
 const BREATH: Duration = Duration::from_millis(50);
 
@@ -47,6 +49,48 @@ const BREATH: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Crowded {
     pub(crate) limit: usize,
+}
+
+/// Stands on a request, and hears when the server is asked to stop.
+#[derive(Debug, Clone)]
+pub(crate) struct Leaving(watch::Receiver<bool>);
+
+impl Leaving {
+    /// Of a server that is never asked.
+    pub(crate) fn never() -> Self {
+        Self(watch::channel(false).1)
+    }
+
+    /// Ready once the server was asked.
+    pub(crate) async fn heard(&mut self) {
+        if self.0.wait_for(|leaving| *leaving).await.is_err() {
+            pending().await
+        }
+    }
+
+    pub(crate) fn is_heard(&self) -> bool {
+        *self.0.borrow()
+    }
+}
+
+/// The way out for connections that outlive their requests: WebSockets, of which the server that accepted them knows no more.
+pub(crate) struct Exit {
+    leaving: watch::Sender<bool>,
+    places: Arc<Semaphore>,
+    all: usize,
+}
+
+impl Exit {
+    /// Tells them that the server is about to stop.
+    pub(crate) fn announce(&self) {
+        self.leaving.send_replace(true);
+    }
+
+    /// Ready once the last connection has ended.
+    pub(crate) async fn passed(&self) {
+        let all = u32::try_from(self.all).unwrap_or(u32::MAX);
+        let _ = self.places.acquire_many(all).await;
+    }
 }
 
 /// Who is connected, by address.
@@ -89,13 +133,20 @@ impl Drop for UnderWay {
 ///
 /// # Errors
 /// Where the listener cannot be used.
-pub(crate) fn watch<E>(listener: TcpListener, routes: E, limits: Connections) -> io::Result<(Watched, Attentive<E>)> {
+pub(crate) fn watch<E>(
+    listener: TcpListener,
+    routes: E,
+    limits: Connections,
+) -> io::Result<(Watched, Attentive<E>, Exit)> {
     let lines = Lines::default();
-    let most = limits.most.clamp(1, Semaphore::MAX_PERMITS - TURNED_AWAY);
-    let places = Arc::new(Semaphore::new(most + TURNED_AWAY));
+    let most = limits.most.clamp(1, MOST);
+    let all = most + TURNED_AWAY;
+    let places = Arc::new(Semaphore::new(all));
+    let (leaving, hears) = watch::channel(false);
+    let exit = Exit { leaving, places: Arc::clone(&places), all };
     let inner = TcpAcceptor::from_tokio(listener)?;
     let acceptor = Watched { inner, lines: lines.clone(), places, limits: Connections { most, ..limits } };
-    Ok((acceptor, Attentive { inner: routes, lines }))
+    Ok((acceptor, Attentive { inner: routes, lines, leaving: Leaving(hears) }, exit))
 }
 
 /// Accepts connections and watches their sockets.
@@ -264,6 +315,7 @@ impl AsyncWrite for Line {
 pub(crate) struct Attentive<E> {
     inner: E,
     lines: Lines,
+    leaving: Leaving,
 }
 
 impl<E: Endpoint<Output = Response>> Endpoint for Attentive<E> {
@@ -272,6 +324,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Attentive<E> {
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let Some(line) = self.lines.of(request.remote_addr()) else { return self.inner.call(request).await };
         let under_way = UnderWay::new(&line.requests);
+        request.extensions_mut().insert(self.leaving.clone());
         if let Some(crowded) = line.crowded {
             request.extensions_mut().insert(crowded);
         }

@@ -88,3 +88,24 @@ async fn a_session_goes_from_dialect_to_dialect() {
     assert_eq!(format!("{first}{second}{}", third["outputs"].as_str().unwrap()), whole);
     assert!(timing.contains("computed=1\""), "only the pending token is computed: {timing}");
 }
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_terminated_ends_replies_over_sockets_too() {
+    let server = Server::start(&smollm2()).await;
+    let first = json!({"type": "open_inference_session", "max_length": 512});
+    let (mut idle, mut busy) = (open(&server, first.clone()).await, open(&server, first).await);
+    let story = "<|im_start|>user\nTell a long story.<|im_end|>\n<|im_start|>assistant\n";
+    say(&mut busy, json!({"type": "generate", "inputs": story, "max_new_tokens": 100})).await;
+    say(&mut busy, json!({"type": "generate", "inputs": "\n", "max_new_tokens": 1})).await;
+    server.until("it is written", async || server.metric("corolla_turns_running").await == 1).await;
+    let ended = tokio::spawn(server.terminate());
+    let (text, frames) = reply(&mut busy).await;
+    assert!(text.len() > 100 && frames.len() == 1, "{frames:?}");
+    // What was sent ahead is not begun.
+    for socket in [&mut busy, &mut idle] {
+        let Some(Ok(Message::Close(Some(why)))) = socket.next().await else { panic!("no farewell") };
+        assert_eq!((u16::from(why.code), why.reason.as_str()), (1001, "the server stops"));
+    }
+    assert_eq!(ended.await.unwrap().code(), Some(0));
+}

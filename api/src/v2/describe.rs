@@ -38,7 +38,8 @@ const DESCRIPTION: &str = "A WebSocket of text frames, each a JSON object. The c
      frame waits for characters that are not complete and for what may be the beginning of a stop text. A failure is one \
      SocketAnswer with `ok: false`, after which the server closes with code 1000. The session lives as long as the \
      socket, unless the first frame named one by `session_id`. Closing the socket stops the compute. The server sends \
-     pings; a client that sends nothing for as long as a session may idle is told so and let go.";
+     pings; a client that sends nothing for as long as a session may idle is told so and let go. A server that is asked to \
+     stop closes with code 1001 once the reply under way has ended.";
 
 pub(super) fn register(registry: &mut Registry) {
     Tag::V2.register(registry);

@@ -26,6 +26,7 @@ use tracing::{Instrument, Span};
 use crate::{
     error::Fault,
     guard::Held,
+    hangup::Leaving,
     settings::ApiSettings,
     table::{self, Table},
 };
@@ -61,11 +62,12 @@ impl V2 {
             .max_message_size(Some(longest))
             .max_frame_size(Some(longest))
             .max_write_buffer_size(socket::WRITE_BUFFER);
-        let talk = talk::Talk::new(self.service.clone(), self.settings.clone());
+        let leaving = request.data::<Leaving>().cloned().unwrap_or_else(Leaving::never);
+        let talk = talk::Talk::new(self.service.clone(), self.settings.clone(), leaving.clone());
         // The socket goes on after this request: so do its places, and its name in the log.
         let (held, span) = (request.data::<Arc<Held>>().cloned(), Span::current());
         let upgraded = socket.config(config).on_upgrade(move |socket| async move {
-            socket::run(socket, talk, longest).instrument(span).await;
+            socket::run(socket, talk, leaving, longest).instrument(span).await;
             drop((place, held));
         });
         Ok(upgraded.into_response())

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{PING, frame, talk::Talk};
-use crate::error::Fault;
+use crate::{error::Fault, hangup::Leaving};
 
 /// Messages that may wait while a reply is written.
 pub(super) const QUEUE: usize = 64;
@@ -53,7 +53,7 @@ impl Inbox {
 }
 
 /// Runs `talk` over `socket` until one of the two ends. Dropping the talk stops its compute.
-pub(super) async fn run(socket: WebSocketStream, talk: Talk, longest: usize) {
+pub(super) async fn run(socket: WebSocketStream, talk: Talk, leaving: Leaving, longest: usize) {
     let (mut sink, mut stream) = socket.split();
     let (sender, messages) = channel(QUEUE);
     let bytes = Arc::<AtomicUsize>::default();
@@ -71,15 +71,16 @@ pub(super) async fn run(socket: WebSocketStream, talk: Talk, longest: usize) {
         if let Some(fault) = fault {
             let _ = sink.send(Message::Text(frame::failure(&fault, None))).await;
         }
-        let _ = sink.send(goodbye()).await;
+        let _ = sink.send(goodbye(&leaving)).await;
         while let Some(Ok(_)) = stream.next().await {}
     };
     let _ = timeout(GOODBYE, farewell).await;
 }
 
-/// The normal end of a connection.
-fn goodbye() -> Message {
-    Message::Close(Some((CloseCode::Normal, String::new())))
+/// The end of a connection.
+fn goodbye(leaving: &Leaving) -> Message {
+    let why = if leaving.is_heard() { (CloseCode::Away, "the server stops") } else { (CloseCode::Normal, "") };
+    Message::Close(Some((why.0, why.1.to_owned())))
 }
 
 /// Reads ahead until the client is gone (`Ok`), or sends what cannot be taken.

@@ -1,11 +1,12 @@
 //! What is said over one socket: a session is opened, then replies are written in it, one after the other.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use corolla_domain::{
     generation::FinishReason,
     session::{ReplyError, SessionService},
 };
+use futures_util::future::{Either, select};
 use poem::http::StatusCode;
 use poem_openapi::types::ToJSON as _;
 use tokio::{runtime::Handle, sync::mpsc::Sender, time::timeout};
@@ -15,12 +16,13 @@ use super::{
     frame::{self, Frame, Generate, Open},
     socket::Inbox,
 };
-use crate::{error::Fault, reply::Running, settings::ApiSettings};
+use crate::{error::Fault, hangup::Leaving, reply::Running, settings::ApiSettings};
 
 /// One talk. It ends with the first failure, or when its socket does.
 pub(super) struct Talk {
     service: Arc<SessionService>,
     settings: Arc<ApiSettings>,
+    leaving: Leaving,
 }
 
 /// Why a talk ended, and the text that was written and not sent yet.
@@ -36,8 +38,8 @@ impl From<Fault> for End {
 struct Gone;
 
 impl Talk {
-    pub(super) fn new(service: Arc<SessionService>, settings: Arc<ApiSettings>) -> Self {
-        Self { service, settings }
+    pub(super) fn new(service: Arc<SessionService>, settings: Arc<ApiSettings>, leaving: Leaving) -> Self {
+        Self { service, settings, leaving }
     }
 
     /// Takes messages from `inbox` and puts frames into `out`, a failure last.
@@ -61,10 +63,16 @@ impl Talk {
         Ok(())
     }
 
-    /// The next message. A client that says nothing for as long as a session may idle is told so.
+    /// The next message; `None` once the server is asked to stop. A client that says nothing for as long as a session may idle
+    /// is told so.
     async fn message(&self, inbox: &mut Inbox) -> Result<Option<String>, Fault> {
         let idle = self.service.limits().idle;
-        timeout(idle, inbox.next()).await.map_err(|_| {
+        let mut leaving = self.leaving.clone();
+        let next = match select(pin!(leaving.heard()), pin!(timeout(idle, inbox.next()))).await {
+            Either::Left(_) => return Ok(None),
+            Either::Right((next, _)) => next,
+        };
+        next.map_err(|_| {
             let message = format!("no message came for {} seconds", idle.as_secs());
             Fault { legacy: "TypeError", ..Fault::new(StatusCode::REQUEST_TIMEOUT, "idle", message) }
         })

@@ -35,16 +35,28 @@ pub(super) fn kernels() -> Option<Narrow> {
         // SAFETY: as above.
         pack: |rows, cols, packed| unsafe { pack(rows, cols, packed) },
         // SAFETY: as above.
-        product: |weight, x, sums, next| unsafe { product(weight, x, sums, next) },
+        product: |weight, x, rows, sums, next| unsafe { product(weight, x, rows, sums, next) },
     })
 }
 
-/// Sums of the products of [`ROWS`] packed rows with each row of a group.
+/// Sums of the products of [`ROWS`] packed rows with the first `rows` rows of a group.
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn product(weight: &[Pairs], x: &[Group], sums: &mut Sums, next: &[u16]) {
+fn product(weight: &[Pairs], x: &[Group], rows: usize, sums: &mut Sums, next: &[u16]) {
+    // The last group of many is seldom full, and four rows keep the processor as busy as twelve.
+    match rows {
+        0..=4 => product_of::<4>(weight, x, sums, next),
+        5..=8 => product_of::<8>(weight, x, sums, next),
+        _ => product_of::<LANES>(weight, x, sums, next),
+    }
+}
+
+/// The same for the first `N` rows of the group.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn product_of<const N: usize>(weight: &[Pairs], x: &[Group], sums: &mut Sums, next: &[u16]) {
     /// Pairs of columns between which lines are asked for.
     const STEP: usize = 4;
-    let mut lanes = [[_mm512_setzero_ps(); 2]; LANES];
+    let mut lanes = [[_mm512_setzero_ps(); 2]; N];
     let mut next = next.chunks(LINE);
     let lines = next.len().div_ceil(weight.len().div_ceil(STEP).max(1));
     for (weight, x) in weight.chunks(STEP).zip(x.chunks(STEP)) {

@@ -113,8 +113,8 @@ pub(crate) struct Narrow {
     group: fn(&[f32], usize, &mut [Group]),
     /// Packs up to 32 rows of an even number of columns, into a place for each pair of them.
     pack: fn(&[u16], usize, &mut [narrow::Pairs]),
-    /// Products of packed rows with a group of rows. Weights that will be wanted next are asked for meanwhile.
-    product: fn(&[narrow::Pairs], &[Group], &mut Sums, &[u16]),
+    /// Products of packed rows with that many rows of a group. Weights that will be wanted next are asked for meanwhile.
+    product: fn(&[narrow::Pairs], &[Group], usize, &mut Sums, &[u16]),
 }
 
 /// The sets that this processor can run, the fastest first.

@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, cell::RefCell};
 
-use super::{Kernels, Narrow, Operand, RoundedRows, bf16, dense::matmul, packed::Line, parts, several};
+use super::{Kernels, Narrow, Operand, RoundedRows, bf16, dense::matmul, packed::Line, several};
 use crate::cpu::{buffers, pool::Pool};
 
 /// Up to this many rows of activations, weights are multiplied as they lie in memory; above, packing them pays: a guess.
@@ -50,23 +50,28 @@ pub(crate) fn narrow_product(
         rounded
     });
     let groups = groups.as_chunks::<LANES>().0;
-    let mut products = parts::place((many, rows), ROWS);
-    let panel = ROWS * cols;
-    pool.each(products.chunks_exact_mut(ROWS * many).zip(bits.chunks(panel)), |nth, (products, weight)| {
+    let mut products = buffers::place(many * rows);
+    // Of each panel of weights, where its products go in each row.
+    let mut panels: Vec<Vec<&mut [f32]>> = (0..rows).step_by(ROWS).map(|_| Vec::with_capacity(many)).collect();
+    for row in products.chunks_exact_mut(rows) {
+        panels.iter_mut().zip(row.chunks_mut(ROWS)).for_each(|(panel, part)| panel.push(part));
+    }
+    let size = ROWS * cols;
+    pool.each(panels.into_iter().zip(bits.chunks(size)), |nth, (mut places, weight)| {
         let mut packed = PACKED.take();
         packed.resize(cols / 2, [Line([0; 16]); 2]);
         (narrow.pack)(weight, cols, &mut packed);
         // Packing would wait for memory, while products leave it idle: they ask for what is packed next.
-        let next = &bits[((nth + 1) * panel).min(bits.len())..((nth + 2) * panel).min(bits.len())];
-        let mut next = next.chunks(panel.div_ceil(many.div_ceil(LANES)));
+        let next = &bits[((nth + 1) * size).min(bits.len())..((nth + 2) * size).min(bits.len())];
+        let mut next = next.chunks(size.div_ceil(many.div_ceil(LANES)));
         let mut sums = [[0f32; ROWS]; LANES];
-        for (products, x) in products.chunks_mut(LANES * ROWS).zip(groups.chunks_exact(cols / 2)) {
-            (narrow.product)(&packed, x, &mut sums, next.next().unwrap_or_default());
-            products.copy_from_slice(&sums.as_flattened()[..products.len()]);
+        for (places, x) in places.chunks_mut(LANES).zip(groups.chunks_exact(cols / 2)) {
+            (narrow.product)(&packed, x, places.len(), &mut sums, next.next().unwrap_or_default());
+            places.iter_mut().zip(&sums).for_each(|(place, sums)| place.copy_from_slice(&sums[..place.len()]));
         }
         PACKED.set(packed);
     });
-    parts::together(pool, products, (many, rows), ROWS)
+    products
 }
 
 /// Activations as [`narrow_product`] multiplies them with rows of `cols` weights.
