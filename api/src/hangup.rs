@@ -64,7 +64,7 @@ impl Leaving {
     /// Ready once the server was asked.
     pub(crate) async fn heard(&mut self) {
         if self.0.wait_for(|leaving| *leaving).await.is_err() {
-            pending().await
+            pending::<()>().await;
         }
     }
 
