@@ -31,9 +31,12 @@ def machine():
     return f"{len(os.sched_getaffinity(0))} cores of {processor()}, {memory:.0f} GiB, Linux {os.uname().release.split('-')[0]}{virtual}"
 
 
-def revision():
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "no git"
+def revision(document):
+    """The commit, and whether more than the document itself differs from it."""
+    git = lambda *args: subprocess.run(["git", *args], cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, check=False).stdout.strip()  # noqa: E731
+    commit = git("rev-parse", "--short", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", f":(exclude){document}")
+    return f"{commit}{', changed' if changed else ''}" if commit else "no git"
 
 
 def ahead():
@@ -85,7 +88,7 @@ def main():
         key, value = command.pop(0).split("=", 1)
         environment[key] = value
     split(document, name)  # before hours of work, not after
-    about = f"{datetime.date.today()}, {machine()}, load {os.getloadavg()[0]:.1f} before; Corolla {revision()}."
+    about = f"{datetime.date.today()}, {machine()}, load {os.getloadavg()[0]:.1f} before; Corolla {revision(document)}."
     said = run(command, environment)
     put(document, name, f"{about}\n\n{said}")
 
