@@ -130,6 +130,8 @@ bench-llama: model ## decoding and prefill beside llama.cpp, same files, one run
 	$(call recorded,llama) "$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --models 'smollm2.*' && \
 	$(call recorded,llama-large) "$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --models 'bloom-*' 'llama-*' \
 		--prompt 128 --tokens 32 && \
+	$(call recorded,llama-screened) "$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --models 'bloom-*.BF16' \
+		--prompt 128 --tokens 32 --screen int8 && \
 	$(call recorded,contended) "$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --contended --models smollm2.Q4_1 smollm2.BF16
 
 bench-cold: model ## a reply from the start of a process on, beside llama.cpp

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Decoding and prefill beside llama.cpp, on the same files: kernels.py GREEDY FOLDER [--models NAME...] [--threads N...] [--pairs 5] [--prompt 512] [--tokens 48] [--contended]
+"""Decoding and prefill beside llama.cpp, on the same files: kernels.py GREEDY FOLDER [--models NAME...] [--threads N...] [--pairs 5] [--prompt 512] [--tokens 48] [--screen int8|int4] [--contended]
 
 GREEDY is the example of corolla-candle, FOLDER what llama_shapes.py filled. The two run in turns, A B A B, as whole processes; each ratio
-is of one pair, and the medians of ratios are printed. Tokens that are the same are counted up to the first that differs. `--contended`
+is of one pair, and the medians of ratios are printed. Tokens that are the same are counted up to the first that differs. `--screen` lets Corolla find tokens through a screen of the LM head. `--contended`
 measures Corolla alone: two threads with a busy process on one core against one thread with the same company.
 """
 import argparse
@@ -40,12 +40,13 @@ def compare(args):
     print(f"A prompt of {args.prompt} tokens, then {args.tokens} greedy ones; medians of {args.pairs} pairs.\n")
     print("| model | threads | decode, tokens/s | llama.cpp | ratio | prefill, tokens/s | llama.cpp | ratio | same tokens |")
     print("|---|---|---|---|---|---|---|---|---|")
+    screen = {"SCREEN": args.screen} if args.screen else {}
     for name in args.models:
         model = str(args.folder / f"{name}.gguf")
         rng = random.Random(7)
         ids = [str(rng.randrange(3, 30000)) for _ in range(args.prompt)]
         for threads in args.threads:
-            pairs = [(ours(args.greedy, model, args.tokens, threads, ids), peer(args, model, threads, ids)) for _ in range(args.pairs)]
+            pairs = [(ours(args.greedy, model, args.tokens, threads, ids, **screen), peer(args, model, threads, ids)) for _ in range(args.pairs)]
             median = lambda of: statistics.median(of(*pair) for pair in pairs)  # noqa: E731
             print(f"| {name} | {threads} | {median(lambda a, b: a['tokens_per_s']):.1f} | {median(lambda a, b: b['tokens_per_s']):.1f} "
                   f"| **{median(lambda a, b: a['tokens_per_s'] / b['tokens_per_s']):.2f}** "
@@ -77,6 +78,7 @@ def main():
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--screen", choices=["int8", "int4"])
     parser.add_argument("--contended", action="store_true")
     args = parser.parse_args()
     there = sorted(path.stem for path in args.folder.glob("*.gguf"))
