@@ -7,7 +7,7 @@ LISTEN   ?= 127.0.0.1:8000
 
 .PHONY: help run model ui check-ui test check tools unit debug browser clients libtorch cuda test-libtorch check-cuda cuda-selftest swarm-demo test-namespaces interop chaos soak spec lint-spec typed-clients schemathesis bench \
         bench-llama bench-cold bench-head bench-client-part bench-backends bench-sessions bench-hosts bench-swarm bench-hostile bench-hop \
-        bench-http bench-kv-cache bench-schemas check-head pictures
+        bench-http bench-kv-cache bench-limits bench-schemas check-head pictures
 
 help:            ## what there is to do
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -114,7 +114,7 @@ spec: debug      ## write openapi.yaml, and the same as OpenAPI 3.1
 	target/debug/corolla openapi > openapi.yaml.new && mv openapi.yaml.new openapi.yaml
 	target/debug/corolla openapi --oas 3.1 > openapi-3.1.yaml.new && mv openapi-3.1.yaml.new openapi-3.1.yaml
 
-bench: bench-llama bench-cold bench-head bench-client-part bench-backends bench-sessions bench-kv-cache bench-hosts bench-swarm bench-hostile bench-http bench-schemas ## all measurements beside other programs, which are fetched; writes docs/benchmarks.md (hours, 40 GB of disk, 20 GB of memory; `corolla bench` measures this machine alone)
+bench: bench-limits bench-llama bench-cold bench-head bench-client-part bench-backends bench-sessions bench-kv-cache bench-hosts bench-swarm bench-hostile bench-http bench-schemas ## all measurements beside other programs, which are fetched; writes docs/benchmarks.md (hours, 40 GB of disk, 20 GB of memory; `corolla bench` measures this machine alone)
 
 # Each of these writes its part of docs/benchmarks.md; `make bench-llama RECORD=` only prints it.
 RECORD := python3 scripts/bench/record.py docs/benchmarks.md
@@ -133,6 +133,10 @@ bench-llama: model ## decoding and prefill beside llama.cpp, same files, one run
 	$(call recorded,llama-screened) "$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --models 'bloom-*.BF16' \
 		--prompt 128 --tokens 32 --screen int8 && \
 	$(call recorded,contended) "$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --contended --models smollm2.Q4_1 smollm2.BF16
+
+bench-limits: model ## how fast this machine reads memory and multiplies bf16 at best (AVX-512, a C compiler)
+	cc -O2 -march=native -pthread scripts/bench/limits.c -o target/limits
+	$(SHAPES) --large && $(call recorded,limits) target/limits "$$models/llama-1.1b.BF16.gguf"
 
 bench-cold: model ## a reply from the start of a process on, beside llama.cpp
 	cargo build --release --locked
