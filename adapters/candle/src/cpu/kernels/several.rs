@@ -12,6 +12,10 @@ use crate::cpu::pool::Pool;
 pub(super) const SEVERAL: usize = 32;
 /// Numbers of weights that one task takes: a guess, small enough for threads to end at the same time.
 pub(super) const TASK: usize = 1 << 14;
+/// Of large matrices a task takes more, up to this many and a share of what a thread does: threads that take a task wait for each
+/// other's count of those that are done.
+const MOST: usize = 1 << 17;
+const SHARES: usize = 32;
 /// Weight rows that one task takes at least: a line of results for each row of activations.
 const ROWS: usize = 16;
 
@@ -29,7 +33,8 @@ pub(crate) fn lone_products<W: Sync, X: Sync>(
     kernel: Kernel<W, X>,
 ) -> Vec<f32> {
     let (many, rows) = (x.len() / cols, weight.len() / cols);
-    let step = (TASK / cols).next_multiple_of(ROWS).max(ROWS).min(rows).max(1);
+    let task = (weight.len() / (SHARES * pool.threads())).clamp(TASK, MOST);
+    let step = (task / cols).next_multiple_of(ROWS).max(ROWS).min(rows).max(1);
     let mut products = place((many, rows), step);
     pool.each(products.chunks_exact_mut(step * many).zip(weight.chunks(step * cols)), |_, (products, weight)| {
         kernel(weight, x, cols, products);
