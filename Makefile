@@ -134,8 +134,8 @@ bench-llama: model ## decoding and prefill beside llama.cpp, same files, one run
 		--prompt 128 --tokens 32 --screen int8 && \
 	$(call recorded,contended) "$$venv/bin/python" scripts/bench/kernels.py target/release/examples/greedy "$$models" --contended --models smollm2.Q4_1 smollm2.BF16
 
-bench-limits: model ## how fast this machine reads memory and multiplies bf16 at best (AVX-512, a C compiler)
-	cc -O2 -march=native -pthread scripts/bench/limits.c -o target/limits
+bench-limits: model ## how fast this machine reads memory and multiplies bf16 at best (a C compiler)
+	cc -O3 -march=native -pthread scripts/bench/limits.c -o target/limits
 	$(SHAPES) --large && $(call recorded,limits) target/limits "$$models/llama-1.1b.BF16.gguf"
 
 bench-cold: model ## a reply from the start of a process on, beside llama.cpp

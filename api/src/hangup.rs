@@ -39,9 +39,9 @@ use tokio::{
 use crate::settings::Connections;
 
 /// Connections above the limit that are answered with 503; those above wait to be accepted.
-const TURNED_AWAY: usize = 64;
-/// The highest limit: as many as are counted.
-const MOST: usize = (u32::MAX >> 3) as usize - TURNED_AWAY;
+const TURNED_AWAY: u32 = 64;
+/// The highest limit: no system has more sockets.
+const MOST: u32 = 1 << 24;
 /// Pause after a connection could not be accepted, for instance for want of file descriptors.
 const BREATH: Duration = Duration::from_millis(50);
 
@@ -77,7 +77,7 @@ impl Leaving {
 pub(crate) struct Exit {
     leaving: watch::Sender<bool>,
     places: Arc<Semaphore>,
-    all: usize,
+    all: u32,
 }
 
 impl Exit {
@@ -88,8 +88,7 @@ impl Exit {
 
     /// Ready once the last connection has ended.
     pub(crate) async fn passed(&self) {
-        let all = u32::try_from(self.all).unwrap_or(u32::MAX);
-        let _ = self.places.acquire_many(all).await;
+        let _ = self.places.acquire_many(self.all).await;
     }
 }
 
@@ -139,13 +138,14 @@ pub(crate) fn watch<E>(
     limits: Connections,
 ) -> io::Result<(Watched, Attentive<E>, Exit)> {
     let lines = Lines::default();
-    let most = limits.most.clamp(1, MOST);
+    let most = u32::try_from(limits.most).map_or(MOST, |most| most.clamp(1, MOST));
     let all = most + TURNED_AWAY;
-    let places = Arc::new(Semaphore::new(all));
+    let places = Arc::new(Semaphore::new(all as usize));
     let (leaving, hears) = watch::channel(false);
     let exit = Exit { leaving, places: Arc::clone(&places), all };
     let inner = TcpAcceptor::from_tokio(listener)?;
-    let acceptor = Watched { inner, lines: lines.clone(), places, limits: Connections { most, ..limits } };
+    let acceptor =
+        Watched { inner, lines: lines.clone(), places, limits: Connections { most: most as usize, ..limits } };
     Ok((acceptor, Attentive { inner: routes, lines, leaving: Leaving(hears) }, exit))
 }
 
@@ -174,7 +174,7 @@ impl Acceptor for Watched {
                 return Err(fault);
             }
         };
-        let crowded = self.places.available_permits() < TURNED_AWAY;
+        let crowded = self.places.available_permits() < TURNED_AWAY as usize;
         // Tokens leave one by one; waiting to fill a packet would delay each of them.
         socket.set_nodelay(true)?;
         let (closed, watcher) = watch::channel(false);

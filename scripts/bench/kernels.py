@@ -2,8 +2,9 @@
 """Decoding and prefill beside llama.cpp, on the same files: kernels.py GREEDY FOLDER [--models NAME...] [--threads N...] [--pairs 5] [--prompt 512] [--tokens 48] [--screen int8|int4] [--contended]
 
 GREEDY is the example of corolla-candle, FOLDER what llama_shapes.py filled. The two run in turns, A B A B, as whole processes; each ratio
-is of one pair, and the medians of ratios are printed. Tokens that are the same are counted up to the first that differs. `--screen` lets Corolla find tokens through a screen of the LM head. `--contended`
-measures Corolla alone: two threads with a busy process on one core against one thread with the same company.
+is of one pair, and the medians of ratios are printed. Tokens that are the same are counted up to the first that differs. `--screen` lets
+Corolla find tokens through a screen of the LM head. `--contended` measures Corolla alone: two threads with a busy process on one core
+against one thread with the same company.
 """
 import argparse
 import fnmatch

@@ -158,27 +158,27 @@ fn load_some(x: &[f32]) -> __m512 {
 fn pack(rows: &[u16], cols: usize, packed: &mut [Pairs]) {
     let (first, second) = rows.split_at(rows.len().min(ROWS / 2 * cols));
     for (half, rows) in [first, second].into_iter().enumerate() {
-        for (nth, packed) in packed.chunks_mut(16).enumerate() {
-            let columns = 32 * nth..cols.min(32 * nth + 32);
+        let (whole, rest) = packed.as_chunks_mut::<16>();
+        // Rows and columns that there are sixteen of: loops of known length stay in registers.
+        let known = if rows.len() == ROWS / 2 * cols { whole.len() } else { 0 };
+        for (nth, packed) in whole[..known].iter_mut().enumerate() {
             let mut square = [_mm512_setzero_si512(); 16];
-            if rows.len() == ROWS / 2 * cols && columns.len() == 32 {
-                // A loop of known length stays in registers.
-                for r in 0..16 {
-                    square[r] = load_line(&rows[r * cols + 32 * nth..]);
-                }
-            } else {
-                for (line, row) in square.iter_mut().zip(rows.chunks_exact(cols)) {
-                    *line = load_pairs(&row[columns.clone()]);
-                }
+            for r in 0..16 {
+                square[r] = load_line(&rows[r * cols + 32 * nth..]);
             }
             transpose(&mut square);
-            if let Some(packed) = packed.as_chunks_mut::<16>().0.first_mut() {
-                for r in 0..16 {
-                    store(&mut packed[r][half], square[r]);
-                }
-            } else {
-                packed.iter_mut().zip(square).for_each(|(packed, line)| store(&mut packed[half], line));
+            for r in 0..16 {
+                store(&mut packed[r][half], square[r]);
             }
+        }
+        let others = whole[known..].iter_mut().map(<[Pairs; 16]>::as_mut_slice).chain([rest]);
+        for (packed, first) in others.zip((32 * known..cols).step_by(32)) {
+            let mut square = [_mm512_setzero_si512(); 16];
+            for (line, row) in square.iter_mut().zip(rows.chunks_exact(cols)) {
+                *line = load_pairs(&row[first..cols.min(first + 32)]);
+            }
+            transpose(&mut square);
+            packed.iter_mut().zip(square).for_each(|(packed, line)| store(&mut packed[half], line));
         }
     }
 }
